@@ -1,0 +1,75 @@
+"""Ctrl-C, SIGTERM and SIGHUP: leave at once, or after the token or record in hand.
+
+Knows no model, text or stream. A process that a signal ends returns 128 + its number as an
+exit code of its own (130, 143, 129); it does not die by the signal, so what was written
+stays whole and a script reads one number on every path.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class _State:
+    """What has happened so far in this process; handlers have nowhere else to keep it."""
+
+    received = 0  # the signal's number, 0 before the first
+    patient = False  # whether someone is polling `received`
+    farewell = ""  # what to leave on the terminal when leaving at once
+
+
+def install() -> None:
+    """Take over the signals. One that was inherited as ignored (nohup, cron) stays ignored."""
+    for name in _NAMES:
+        number = getattr(signal, name, None)  # SIGHUP is missing on Windows
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _handle)
+
+
+@contextmanager
+def patience() -> Iterator[Callable[[], bool]]:
+    """Inside, the first signal only sets a flag; the function given back reads it.
+
+    Poll it after each piece of work. The second signal leaves at once, as every signal
+    does outside: there is nothing in hand worth keeping while torch or weights load.
+    """
+    _State.patient = True
+    try:
+        yield interrupted
+    finally:
+        _State.patient = False
+
+
+@contextmanager
+def farewell(text: str) -> Iterator[None]:
+    """Inside, a signal that ends the process at once writes this to standard error first."""
+    _State.farewell = text
+    try:
+        yield
+    finally:
+        _State.farewell = ""
+
+
+def interrupted() -> bool:
+    """Whether a signal has asked the process to end."""
+    return _State.received != 0
+
+
+def exit_code() -> int:
+    """128 + the number of the signal received, 0 without one."""
+    return 128 + _State.received if _State.received else 0
+
+
+def _handle(number: int, _frame: FrameType | None) -> None:
+    if _State.patient and not _State.received:
+        _State.received = number
+    else:
+        if _State.farewell:
+            os.write(2, _State.farewell.encode())
+        # No flush: every piece of text was flushed when it was written, and a reader that
+        # has stopped reading would hold us here for ever.
+        os._exit(128 + number)
