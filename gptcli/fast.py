@@ -1,0 +1,189 @@
+"""The same network as `gptcli.model`, arranged for speed: what generates.
+
+Packed weights, query, key and value in one product, activations and additions fused, all rows of a
+step in one flat product and attention row by row. Built from a GPTModel, whose weights it takes
+over one by one so that no second copy of the model exists at any time.
+
+Shapes: N rows of a step, each one token of some sequence; E emb_dim, H heads, D head_dim.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptcli.config import GPTConfig
+from gptcli.linear import Linear, packed_linear
+from gptcli.model import GPTModel, KVCache, LayerNorm, TransformerBlock, late_mask
+from gptcli.quantize import Width, quantized_linear
+
+
+class Span(NamedTuple):
+    """Consecutive tokens of one sequence within the N rows of a step."""
+
+    row: int  # of the cache
+    past: int  # positions of this sequence that the cache holds already
+    first: int  # of the N rows
+    length: int
+
+
+class _Norm(NamedTuple):
+    scale: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of(cls, norm: LayerNorm) -> "_Norm":
+        return cls(norm.scale.detach(), norm.shift.detach())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.scale.shape, self.scale, self.shift, LayerNorm.eps)
+
+
+class _Block(NamedTuple):
+    norm1: _Norm
+    qkv: Linear
+    out_proj: Linear
+    norm2: _Norm
+    up: Linear
+    down: Linear
+
+
+class FastGPT:
+    """A model for `gptcli.engine`: same ids in, same logits out, within rounding."""
+
+    def __init__(self, model: GPTModel, width: Width | None = None) -> None:
+        """Take over `model`, which is of no use afterwards.
+
+        Args:
+            model: the network; its dtype is that of the arithmetic.
+            width: of the weights; None keeps the model's own.
+
+        Raises:
+            UsageError: this processor or model cannot have the width.
+        """
+        self.config: GPTConfig = model.config
+        self._tok_emb = model.tok_emb.weight.detach()
+        self._pos_emb = model.pos_emb.weight.detach()
+        self._blocks = [
+            _take_block(model.trf_blocks, n, width) for n in range(self.config.n_layers)
+        ]
+        self._final_norm = _Norm.of(model.final_norm)
+        self._out_head = _layer(model.out_head.weight.detach(), None, width, head=True)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._tok_emb.device
+
+    def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
+        """An empty cache: float32 on a CPU, whose attention is several times slower in bfloat16."""
+        dtype = torch.float32 if self.device.type == "cpu" else self._tok_emb.dtype
+        return KVCache(self.config, batch, capacity, dtype, self.device)
+
+    @torch.inference_mode()
+    def __call__(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
+        """(B, T) ids → (B, T, V) logits, or (B, 1, V) of the last position if `last`.
+
+        Raises:
+            ValueError: if the positions go past `context_length` or the cache's capacity.
+        """
+        B, T = ids.shape
+        cache = self.new_cache(B, T) if cache is None else cache
+        past = cache.length
+        spans = [Span(row, past, row * T, T) for row in range(B)]
+        x = self.hidden(ids.flatten(), spans, cache).unflatten(0, (B, T))
+        cache.length = past + T
+        return self.logits((x[:, -1:] if last else x).flatten(0, 1)).unflatten(0, (B, -1))
+
+    def hidden(self, ids: Tensor, spans: Sequence[Span], cache: KVCache) -> Tensor:
+        """(N,) ids → (N, E) what the last block leaves; the cache gets every row's key and value.
+
+        `cache.length` is not used: each span says where its sequence stands.
+
+        Raises:
+            ValueError: if a span goes past `context_length` or the cache's capacity.
+        """
+        self._refuse_overflow(spans, cache)
+        positions = torch.cat(
+            [torch.arange(s.past, s.past + s.length, device=self.device) for s in spans]
+        )
+        x = self._tok_emb[ids] + self._pos_emb[positions]
+        for block, store in zip(self._blocks, cache.store, strict=True):
+            x = block.out_proj.add(self._attend(block.qkv(block.norm1(x)), spans, store), x)
+            x = block.down.add(block.up(block.norm2(x), "gelu"), x)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, E) → (N, V)."""
+        return self._out_head(self._final_norm(x))
+
+    def _attend(self, qkv: Tensor, spans: Sequence[Span], store: Tensor) -> Tensor:
+        """(N, 3E) and this layer's (2, B, H, C, D) keys and values → (N, E)."""
+        qkv = qkv.view(qkv.shape[0], 3, self.config.n_heads, self.config.head_dim)
+        rows = [_attend_span(qkv[s.first : s.first + s.length], s, store) for s in spans]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def _refuse_overflow(self, spans: Sequence[Span], cache: KVCache) -> None:
+        longest = max(s.past + s.length for s in spans)
+        if longest > self.config.context_length:
+            raise ValueError(f"{longest} tokens, but the context is {self.config.context_length}")
+        if longest > cache.capacity:
+            raise ValueError(f"the cache holds {cache.capacity} positions, {longest} are needed")
+
+
+def _attend_span(qkv: Tensor, span: Span, store: Tensor) -> Tensor:
+    """(T, 3, H, D) of one sequence → (T, E). Its shapes depend on no other sequence."""
+    end = span.past + span.length
+    held = store[:, span.row, :, :end]  # (2, H, S, D)
+    held[:, :, span.past :] = qkv[:, 1:].permute(1, 2, 0, 3)
+    queries = qkv[:, 0].transpose(0, 1).to(store.dtype)  # (H, T, D)
+    if span.length == 1:
+        context = _attend_one(queries, held[0], held[1])
+    else:
+        context = F.scaled_dot_product_attention(
+            queries.unsqueeze(0),
+            held[0].unsqueeze(0),
+            held[1].unsqueeze(0),
+            attn_mask=late_mask(span.length, end, queries.device) if span.past else None,
+            is_causal=span.past == 0,
+        )[0]
+    return context.transpose(0, 1).flatten(1).to(qkv.dtype)
+
+
+def _attend_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """(H, 1, D) and (H, S, D) twice → (H, 1, D).
+
+    Two plain products where the fused kernel would split the positions among threads, and so
+    give other bits with another number of threads.
+    """
+    scores = torch.bmm(query, keys.transpose(1, 2)) * query.shape[-1] ** -0.5
+    return torch.bmm(scores.softmax(-1), values)
+
+
+def _take_block(blocks: nn.ModuleList, n: int, width: Width | None) -> _Block:
+    block: TransformerBlock = blocks[n]  # type: ignore[assignment]
+    att, layers = block.att, block.ff.layers
+    qkv = (att.W_query, att.W_key, att.W_value)
+    bias = None if att.W_query.bias is None else torch.cat([layer.bias.detach() for layer in qkv])
+    taken = _Block(
+        _Norm.of(block.norm1),
+        _layer(torch.cat([layer.weight.detach() for layer in qkv]), bias, width),
+        _of(att.out_proj, width),
+        _Norm.of(block.norm2),
+        _of(layers[0], width),
+        _of(layers[2], width),
+    )
+    blocks[n] = nn.Identity()  # let go of the originals before the next block is packed
+    return taken
+
+
+def _of(layer: nn.Module, width: Width | None) -> Linear:
+    return _layer(layer.weight.detach(), layer.bias.detach(), width)  # type: ignore[operator]
+
+
+def _layer(weight: Tensor, bias: Tensor | None, width: Width | None, head: bool = False) -> Linear:
+    if width is None:
+        return packed_linear(weight, bias)
+    return quantized_linear(weight, bias, width, head=head)

@@ -1,0 +1,165 @@
+"""8- and 4-bit weights: how they are chosen, and the layers that multiply by them.
+
+int8: a weight is a whole number from -127 to 127 times a scale of its output row; inputs are
+rounded to 8 bits too, each token by its own largest value. Sums are exact integers, so a token's
+result cannot depend on its neighbours.
+
+int4: a weight is one of 16 levels of its group of 32, each group with a scale and a zero of its
+own; inputs are bfloat16. The output head, where an error is seen at once, stays int8.
+
+Shapes: N tokens, K features in, M features out, G groups of a row.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptcli.errors import UsageError
+from gptcli.linear import Activation, Linear
+
+Width = Literal["int8", "int4"]
+
+GROUP = 32
+_TILE = 64  # the 4-bit kernel takes output features in multiples of this
+
+
+class Int8Weight(NamedTuple):
+    """(M, K) int8 values and (M,) float32 scales: weight = values * scales."""
+
+    values: Tensor
+    scales: Tensor
+
+    def dequantized(self) -> Tensor:
+        """(M, K) float32."""
+        return self.values * self.scales[:, None]
+
+
+class Int4Weight(NamedTuple):
+    """(M, K) uint8 levels 0 to 15, (M, G) bfloat16 scales and zeros.
+
+    weight = (level - 8) * scale + zero, by groups of 32 inputs.
+    """
+
+    levels: Tensor
+    scales: Tensor
+    zeros: Tensor
+
+    def dequantized(self) -> Tensor:
+        """(M, K) float32."""
+        grouped = self.levels.unflatten(1, (-1, GROUP)).float() - 8
+        return (grouped * self.scales.float()[..., None] + self.zeros.float()[..., None]).flatten(1)
+
+
+def to_int8(weight: Tensor) -> Int8Weight:
+    """(M, K) → 8 bits, each row's largest magnitude at 127."""
+    weight = weight.float()
+    scales = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
+    values = (weight / scales[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    return Int8Weight(values, scales)
+
+
+def to_int4(weight: Tensor) -> Int4Weight:
+    """(M, K) → 4 bits, the range of each group shrunk to where the squared error is least.
+
+    Raises:
+        UsageError: K is no multiple of the group.
+    """
+    if weight.shape[1] % GROUP:
+        raise UsageError(
+            "--quantize",
+            f"int4 needs layers whose width is a multiple of {GROUP} (found {weight.shape[1]})",
+            "Use int8",
+        )
+    grouped = weight.float().unflatten(1, (-1, GROUP))
+    low, high = grouped.amin(-1), grouped.amax(-1)
+    best, least = _levels(grouped, low, high)
+    for keep in (0.92, 0.84):
+        middle, half = (low + high) / 2, (high - low) / 2 * keep
+        tried, error = _levels(grouped, middle - half, middle + half)
+        better = error < least
+        least = torch.where(better, error, least)
+        pairs = zip(tried, best, strict=True)
+        best = Int4Weight(*(torch.where(_like(better, old), new, old) for new, old in pairs))
+    return best._replace(levels=best.levels.flatten(1))
+
+
+def _levels(grouped: Tensor, low: Tensor, high: Tensor) -> tuple[Int4Weight, Tensor]:
+    """(M, G, 32) and (M, G) ranges → levels, and the (M, G) squared error they leave."""
+    scales = ((high - low).clamp_min(1e-8) / 15).bfloat16()
+    zeros = (low + 8 * scales.float()).bfloat16()
+    scale, zero = scales.float()[..., None], zeros.float()[..., None]
+    levels = ((grouped - zero) / scale + 8).round_().clamp_(0, 15)
+    error = ((levels - 8) * scale + zero - grouped).square_().sum(-1)
+    return Int4Weight(levels.to(torch.uint8), scales, zeros), error
+
+
+def _like(condition: Tensor, other: Tensor) -> Tensor:
+    """(M, G) → (M, G, 1) where the other has groups' values too."""
+    return condition[..., None] if other.dim() > condition.dim() else condition
+
+
+class Int8Linear:
+    """oneDNN's integer product, exact up to one rounding of input and weight each."""
+
+    def __init__(self, weight: Int8Weight, bias: Tensor | None) -> None:
+        M, K = weight.values.shape
+        self._weight = torch.ops.onednn.qlinear_prepack(weight.values, [32, K])
+        self._scales = weight.scales
+        self._no_zeros = torch.zeros(M, dtype=torch.int64)
+        self._bias = torch.zeros(M) if bias is None else bias.float()
+
+    def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        """(N, K) → (N, M), both float32."""
+        scale = x.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
+        # Unsigned with zero at 128: the kernels for signed inputs are far slower.
+        rounded = (x / scale).round_().add_(128).to(torch.uint8)
+        y = torch.ops.onednn.qlinear_pointwise(
+            rounded, 1.0, 128, self._weight, self._scales, self._no_zeros, None,
+            1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        y = torch.addcmul(self._bias, y, scale)
+        return F.gelu(y, approximate="tanh") if activation == "gelu" else y
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """(N, K) and (N, M) → (N, M)."""
+        return self(x).add_(residual)
+
+
+class Int4Linear:
+    """PyTorch's weight-only 4-bit product."""
+
+    def __init__(self, weight: Int4Weight, bias: Tensor | None) -> None:
+        self._features = weight.levels.shape[0]
+        padding = -self._features % _TILE
+        levels = F.pad(weight.levels, (0, 0, 0, padding)).to(torch.int32)
+        self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
+        both = torch.stack([weight.scales, weight.zeros], dim=-1)  # (M, G, 2)
+        self._scales_and_zeros = F.pad(both, (0, 0, 0, 0, 0, padding)).transpose(0, 1).contiguous()
+        self._bias = torch.zeros(self._features) if bias is None else bias.float()
+
+    def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        """(N, K) → (N, M), both float32."""
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x.bfloat16(), self._weight, GROUP, self._scales_and_zeros
+        )
+        y = y[:, : self._features] + self._bias
+        return F.gelu(y, approximate="tanh") if activation == "gelu" else y
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """(N, K) and (N, M) → (N, M)."""
+        return self(x).add_(residual)
+
+
+def quantized_linear(weight: Tensor, bias: Tensor | None, width: Width, *, head: bool) -> Linear:
+    """The layer of these weights (M, K) at a width; the head never has fewer than 8 bits.
+
+    Raises:
+        UsageError: this processor or layer cannot have the width. Never another width instead.
+    """
+    if weight.device.type != "cpu":
+        raise UsageError("--quantize", f"{width} weights run on a CPU only", "Use --device cpu")
+    if width == "int8" or head:
+        return Int8Linear(to_int8(weight), bias)
+    return Int4Linear(to_int4(weight), bias)
