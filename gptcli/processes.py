@@ -1,0 +1,63 @@
+"""One process or several: what `torchrun` started, and how its parts agree.
+
+With one process every function here does nothing. Knows no model and no data.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """This process's place among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+    device: str = "cpu"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.rank == 0
+
+    def agreed(self, value: float) -> float:
+        """The leader's value, in all processes."""
+        return self._shared(value if self.leads else 0.0, dist.ReduceOp.SUM)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in some process."""
+        return self._shared(float(flag), dist.ReduceOp.MAX) > 0
+
+    def total(self, value: float) -> float:
+        """The sum over all processes."""
+        return self._shared(value, dist.ReduceOp.SUM)
+
+    def _shared(self, value: float, operation: "dist.ReduceOp.RedOpType") -> float:
+        if self.size == 1:
+            return value
+        held = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(held, op=operation)
+        return float(held)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Group]:
+    """The group that `torchrun` describes in the environment, left again at the end."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Group(device=device)
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "cuda":
+        device = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Group(int(os.environ["RANK"]), size, device)
+    finally:
+        dist.destroy_process_group()
