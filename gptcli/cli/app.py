@@ -1,0 +1,120 @@
+"""The Typer app: the table of commands, and the options every command has.
+
+A command's module is imported when the command is run or its help is shown, and imports
+torch only inside its function.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gptcli.cli import shared
+from gptcli.cli.usage import no_such_command
+
+# Each is a function of that name in a module of that name here; a command added is a line.
+COMMANDS = (
+    "generate",
+    "batch",
+    "merge",
+    "replay",
+    "count-params",
+    "inspect",
+    "train",
+    "bench",
+    "models",
+    "selftest",
+)
+
+
+class Commands(TyperGroup):
+    """The group of all commands, each built when it is first asked for."""
+
+    def list_commands(self, _context: Any) -> list[str]:
+        """In the order of the table; what this build lacks is left out."""
+        return [name for name in COMMANDS if find_spec(_module(name)) is not None]
+
+    def get_command(self, context: Any, cmd_name: str) -> Any:
+        """The command of this name, None without one."""
+        if cmd_name not in self.commands and cmd_name in self.list_commands(context):
+            self.add_command(_build(cmd_name, self), cmd_name)
+        return self.commands.get(cmd_name)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """--help; its default is a bool, for None would be checked."""
+        option: Any = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As in Typer; a name that does not exist is our own kind of error."""
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            raise no_such_command(args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="gptcli",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback(context_settings={"help_option_names": ["--help", "-h"]})
+def gptcli(
+    debug: shared.Debug = False,
+    color: shared.Color = "auto",
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", callback=shared.show_version, is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    """Write text with a GPT, and look inside one."""
+
+
+def command() -> Any:
+    """The whole command line, for `main(args, standalone_mode=False)`."""
+    group: Any = typer.main.get_command(app)
+    for option in group.params:
+        # Typer checks values with pydantic, 60 ms that the help can do without.
+        if option.name == "color":
+            option.process_value = shared.set_color
+        elif option.name in {"install_completion", "show_completion"}:
+            option.default = False  # None would be checked
+    return _without_bool(group)
+
+
+def _without_bool(built: Any) -> Any:
+    """Leave out of the help that the value of a flag, which has none, is a <bool>."""
+    for option in built.params:
+        if getattr(option, "is_flag", False) and option.metavar is None:
+            option.metavar = " "
+    return built
+
+
+def _paragraphs(docstring: str | None) -> str:
+    """One line a paragraph, which the help wraps to the terminal's width."""
+    paragraphs = (docstring or "").strip().split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _module(name: str) -> str:
+    return f"gptcli.cli.{name.replace('-', '_')}"
+
+
+def _build(name: str, group: TyperGroup) -> Any:
+    function = getattr(import_module(_module(name)), name.replace("-", "_"))
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    settings = {"help_option_names": ["--help", "-h"]}
+    single.command(name, help=_paragraphs(function.__doc__), context_settings=settings)(function)
+    built = typer.main.get_command(single)
+    # --debug and --color mean the same before and after the command's name
+    built.params += [option for option in group.params if option.name in {"debug", "color"}]
+    return _without_bool(built)

@@ -1,0 +1,65 @@
+"""Beam search in the form of generations, so that views need not know the difference."""
+
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
+
+from gptcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gptcli.completion import Completion
+    from gptcli.engine import FinishReason, Model, Token
+    from gptcli.params import SamplingParams
+    from gptcli.tokenizer import Tokenizer
+
+
+class Found:
+    """A completion that a search has found, to be read like `gptcli.engine.Generation`."""
+
+    def __init__(self, ids: Sequence[int], finish_reason: "FinishReason", seconds: float) -> None:
+        self.ids, self.finish_reason, self.seconds = list(ids), finish_reason, seconds
+
+    def __iter__(self) -> Iterator["Token"]:
+        """Its tokens; all are there at once."""
+        from gptcli.engine import Token
+
+        return iter([Token(id) for id in self.ids])
+
+
+def completions(
+    model: "Model",
+    ids: Sequence[int],
+    params: "SamplingParams",
+    beams: int,
+    tokenizer: "Tokenizer",
+    stop: Sequence[str],
+    keep_stop: bool,
+) -> list["Completion"]:
+    """The completions of one search, the best first.
+
+    Raises:
+        UsageError: the prompt is longer than the context.
+    """
+    from gptcli.beams import beam_search
+    from gptcli.completion import Completion
+    from gptcli.engine import Generation
+
+    context = model.config.context_length
+    if len(ids) > context:
+        raise UsageError(
+            "prompt", f"too long ({len(ids):,} tokens, expected at most {context:,}, the context)"
+        )
+    start = perf_counter()
+    found = beam_search(
+        model, ids, params, beams, eos_id=tokenizer.eos_id, n_vocab=tokenizer.n_vocab
+    )
+    seconds = perf_counter() - start
+    return [
+        Completion(
+            cast(Generation, Found(best.ids, best.finish_reason, seconds)),
+            tokenizer,
+            stop,
+            keep_stop,
+        )
+        for best in found
+    ]

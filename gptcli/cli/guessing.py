@@ -1,0 +1,52 @@
+"""--lookup and --draft: who guesses tokens ahead of the model."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gptcli.cli.loading import ModelOptions
+from gptcli.cli.plan import Plan
+from gptcli.errors import UsageError
+from gptcli.escape import shown
+
+if TYPE_CHECKING:
+    from gptcli.engine import Prompt
+    from gptcli.speculation import Drafter, Speculation
+    from gptcli.tokenizer import Tokenizer
+
+
+def drafter(options: ModelOptions, plan: Plan, tokenizer: "Tokenizer") -> "Drafter | None":
+    """Who guesses, None if nobody was asked to.
+
+    Raises:
+        UsageError: the draft model has another tokenizer.
+    """
+    if not plan.lookup and plan.draft is None:
+        return None
+    from gptcli.speculation import DraftModel, PromptLookup
+
+    if plan.draft is None:
+        return PromptLookup()
+    smaller = replace(options, model=plan.draft, config=None, weights=None)
+    target = smaller.target()
+    model = smaller.load_fast(target, options.seed or 0)
+    _require_same(tokenizer, smaller.tokenizer(target, model.config), plan.draft)
+    return DraftModel(model)
+
+
+def speculation(prompt: "Prompt", drafter: "Drafter | None") -> "Speculation | None":
+    """Guessing for one prompt, whose samples share it."""
+    if drafter is None:
+        return None
+    from gptcli.speculation import Speculation
+
+    return Speculation(prompt, drafter)
+
+
+def _require_same(ours: "Tokenizer", theirs: "Tokenizer", name: str) -> None:
+    same_ends = (ours.n_vocab, ours.eos_id) == (theirs.n_vocab, theirs.eos_id)
+    if same_ends and all(
+        ours.token_bytes(id) == theirs.token_bytes(id) for id in range(ours.n_vocab)
+    ):
+        return
+    problem = f'"{shown(name, 60)}" has another tokenizer ({theirs.name}, expected {ours.name})'
+    raise UsageError("--draft", problem, "A guess is a token id: both models need the same ids")

@@ -1,0 +1,132 @@
+"""From the options that name a model to the model: what generate, batch and inspect share."""
+
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptcli import console, progress
+from gptcli.cli.options import Dtypes, Widths, at_least, check_seed
+from gptcli.errors import UsageError
+from gptcli.escape import shown
+
+if TYPE_CHECKING:
+    from gptcli.config import GPTConfig
+    from gptcli.fast import FastGPT
+    from gptcli.model import GPTModel
+    from gptcli.target import Target
+    from gptcli.tokenizer import Tokenizer
+
+_DEVICE = re.compile(r"cpu|mps|cuda(:\d{1,3})?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """--model, --config, --weights and how to compute; checked without torch."""
+
+    model: str | None
+    config: Path | None
+    weights: Path | None
+    offline: bool
+    seed: int | None
+    device: str
+    dtype: Dtypes
+    threads: int | None
+    check_finite: bool
+    quantize: Widths | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        at_least("--threads", self.threads, 1)
+        if not _DEVICE.fullmatch(self.device):
+            given = shown(self.device, 60)
+            raise UsageError("--device", f'must be cpu, cuda, cuda:N or mps, got "{given}"')
+        if self.dtype == "float16" and self.device == "cpu":
+            hint = "Use bfloat16 or float32"
+            raise UsageError("--dtype", "float16 is not computed on a CPU", hint)
+        if self.quantize and self.dtype != "float32":
+            problem = f"{self.quantize} weights bring their own arithmetic, got {self.dtype}"
+            raise UsageError("--dtype", problem, "Leave out --dtype or --quantize")
+
+    @property
+    def numbers(self) -> str:
+        """What weights are multiplied as: part of what a text depends on."""
+        return self.quantize or self.dtype
+
+    def target(self, *, need_weights: bool = True) -> "Target":
+        """The files of the model, downloaded if they must be."""
+        from gptcli.target import resolve
+
+        with progress.downloads() as report:
+            return resolve(
+                self.model,
+                self.config,
+                self.weights,
+                offline=self.offline,
+                need_weights=need_weights,
+                progress=report,
+            )
+
+    def tokenizer(self, target: "Target", config: "GPTConfig") -> "Tokenizer":
+        """The tokenizer that goes with the model."""
+        from gptcli.tokenizer import load_tokenizer
+
+        return load_tokenizer(
+            config.tokenizer, target.directory, vocab_size=config.vocab_size, offline=self.offline
+        )
+
+    def load_fast(self, target: "Target", seed: int) -> "FastGPT":
+        """The model arranged for speed, at the width of --quantize."""
+        model = self.load(target, seed)
+        from gptcli.fast import FastGPT
+
+        return FastGPT(model, self.quantize)
+
+    def torch(self) -> Any:
+        """PyTorch, imported as these options have it.
+
+        Raises:
+            UsageError: it does not have the device.
+        """
+        # On a busy machine, threads that spin while they wait cost nine tenths of the speed.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        if self.threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(self.threads)
+        import torch
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        _require(self.device, torch)
+        return torch
+
+    def load(self, target: "Target", seed: int) -> "GPTModel":
+        """The book's model; this is where torch is imported."""
+        with console.waiting(f"loading {shown(target.name, 60)} ..."):
+            torch = self.torch()
+            from gptcli.checkpoint import load_model
+
+            model = load_model(
+                target,
+                seed=seed,
+                dtype=getattr(torch, self.dtype),
+                device=self.device,
+                check_finite=self.check_finite,
+            )
+        if target.weights is None:
+            console.notice(f"untrained model, initialised from seed {seed}: its text is noise")
+        return model
+
+
+def fresh_seed() -> int:
+    """A seed for a run that was given none; short enough to type again."""
+    return secrets.randbits(32)
+
+
+def _require(device: str, torch: Any) -> None:
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    kind = device.partition(":")[0]
+    if kind in there and not there[kind]():
+        problem = f"{device} is not available to this PyTorch"
+        raise UsageError("--device", problem, "Use --device cpu")

@@ -1,0 +1,187 @@
+"""What `inspect` found out by running a model: one text, its readings, its gradients.
+
+Knows no terminal; `gptcli.cli.probe_record` is the same as JSON.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gptcli.cli.loading import ModelOptions
+from gptcli.cli.options import at_least
+from gptcli.cli.prompt import read_prompt
+from gptcli.config import GPTConfig
+from gptcli.errors import UsageError
+from gptcli.escape import shown
+from gptcli.target import resolve
+
+if TYPE_CHECKING:
+    from gptcli.gradients import Gradients
+    from gptcli.model import GPTModel
+    from gptcli.probe import Probe, Reading
+    from gptcli.tokenizer import Tokenizer
+
+SEED = 123  # the book's, so that an untrained model shows the book's numbers
+TEXT = "Every effort moves you"  # what gradients are taken on where there is no --prompt
+LENS_POSITIONS = 64  # each costs an output head a block
+LENS_TOP = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to find out. `maps` are (block, head) pairs whose attention weights are shown."""
+
+    prompt: str | None
+    gradients: bool
+    maps: tuple[str, ...] = ()
+    all_heads: bool = False
+    top: int = 10
+
+    def __post_init__(self) -> None:
+        at_least("--top", self.top, 1)
+        for option, given in (("--attention", self.maps), ("--all-heads", self.all_heads)):
+            if given and self.prompt is None:
+                raise UsageError(option, "needs a text to look at", 'Add --prompt "..."')
+
+    @property
+    def text(self) -> str:
+        """What the model is run on."""
+        return TEXT if self.prompt is None else self.prompt
+
+
+def text_of(prompt: str | None) -> str | None:
+    """The text of --prompt: standard input for "-".
+
+    Raises:
+        UsageError, InputError: it is empty, too long or not UTF-8.
+    """
+    if prompt is None:
+        return None
+    text = read_prompt(prompt, None, allow_empty=True)
+    if not text:
+        raise UsageError("--prompt", "is empty")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """One text in one model.
+
+    Attributes:
+        probe: its activations.
+        readings: what the model says after each token.
+        next: the same after the last token, with as many candidates as were asked for.
+        lens: the readings of the last LENS_POSITIONS tokens, before the first block and after each.
+        maps: the (block, head) pairs to show.
+    """
+
+    probe: "Probe"
+    readings: "list[Reading]"
+    next: "Reading"
+    lens: "list[list[Reading]]"
+    maps: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Everything about one text. `seed` is that of an untrained model, None for a trained one."""
+
+    name: str
+    config: GPTConfig
+    seed: int | None
+    text: str
+    ids: list[int]
+    tokenizer: "Tokenizer"
+    inside: Inside | None
+    gradients: "tuple[Gradients, Gradients] | None"
+
+
+def look(options: ModelOptions, wanted: Wanted, *, every_map: bool = False) -> Looked:
+    """Load the model and run it; with `every_map` all attention weights are kept.
+
+    Raises:
+        UsageError: the text has too many tokens, or too few; there is no such head.
+        GptcliError: whatever keeps the model from being loaded.
+    """
+    named = (options.model, options.config, options.weights)
+    resolve(*named, need_weights=False, option="TARGET")  # a wrong name is TARGET's here
+    target = options.target()
+    # Cheap to dear: what tokenizer and config can refuse is refused before weights are read.
+    tokenizer = options.tokenizer(target, target.config) if target.config else None
+    if target.config and tokenizer:
+        check_text(tokenizer.encode(wanted.text), wanted, target.config)
+    seed = SEED if options.seed is None else options.seed
+    model = options.load(target, seed)
+    tokenizer = tokenizer or options.tokenizer(target, model.config)
+    ids = tokenizer.encode(wanted.text)
+    maps = check_text(ids, wanted, model.config)
+    kept = range(model.config.n_layers) if every_map else {layer for layer, _ in maps}
+    return Looked(
+        name=target.name,
+        config=model.config,
+        seed=seed if target.weights is None else None,
+        text=wanted.text,
+        ids=ids,
+        tokenizer=tokenizer,
+        inside=None
+        if wanted.prompt is None
+        else _inside(model, ids, wanted, maps, kept, tokenizer),
+        gradients=_both_gradients(model, ids) if wanted.gradients else None,
+    )
+
+
+def check_text(
+    ids: Sequence[int], wanted: Wanted, config: GPTConfig
+) -> tuple[tuple[int, int], ...]:
+    """The heads to show; refuses what this model cannot look at."""
+    option = "--prompt" if wanted.prompt is not None else "--gradients"
+    if len(ids) > config.context_length:
+        found = f"{len(ids):,} tokens, expected at most {config.context_length:,}"
+        raise UsageError(option, f"does not fit the context ({found})")
+    if wanted.gradients and len(ids) < 2:
+        raise UsageError(option, "has one token, and gradients need a second one to predict")
+    if wanted.all_heads:
+        return tuple((i, j) for i in range(config.n_layers) for j in range(config.n_heads))
+    return tuple(_head(given, config) for given in wanted.maps)
+
+
+def _head(given: str, config: GPTConfig) -> tuple[int, int]:
+    """LAYER.HEAD as numbers, both counted from 0 as in the names of the weights."""
+    parts = given.split(".")
+    problem = f'must be LAYER.HEAD, as 0.0, got "{shown(given, 60)}"'
+    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise UsageError("--attention", problem)
+    layer, head = (int(part[:9]) for part in parts)
+    if layer >= config.n_layers or head >= config.n_heads:
+        last = f"{config.n_layers - 1}.{config.n_heads - 1}"
+        raise UsageError("--attention", f"no head {layer}.{head} (expected 0.0 to {last})")
+    return layer, head
+
+
+def _inside(
+    model: "GPTModel",
+    ids: list[int],
+    wanted: Wanted,
+    maps: tuple[tuple[int, int], ...],
+    kept: Collection[int],
+    tokenizer: "Tokenizer",
+) -> Inside:
+    from gptcli.probe import probe, read
+
+    n_vocab = min(tokenizer.n_vocab, model.config.vocab_size)
+    found = probe(model, ids, maps=kept)
+    coming = ids[1:]
+    readings = read(model, found.hidden[-1], coming, top=1, n_vocab=n_vocab)
+    (following,) = read(model, found.hidden[-1][-1:], top=wanted.top, n_vocab=n_vocab)
+    first = max(0, len(ids) - LENS_POSITIONS)
+    lens = [
+        read(model, hidden[first:], coming[first:], top=LENS_TOP, n_vocab=n_vocab)
+        for hidden in found.hidden
+    ]
+    return Inside(found, readings, following, lens, maps)
+
+
+def _both_gradients(model: "GPTModel", ids: list[int]) -> "tuple[Gradients, Gradients]":
+    from gptcli.gradients import gradients
+
+    return gradients(model, ids), gradients(model, ids, shortcuts=False)

@@ -1,0 +1,132 @@
+"""One `generate` command from checked options to its last newline."""
+
+import sys
+from collections.abc import Iterator
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING
+
+import typer
+
+from gptcli import console, signals
+from gptcli.cli import beaming, guessing
+from gptcli.cli.dryrun import show_dry_run
+from gptcli.cli.loading import ModelOptions, fresh_seed
+from gptcli.cli.plan import Plan
+from gptcli.cli.record import JsonView, Run, statistics
+from gptcli.cli.views import TableView, TextView, View, legend
+from gptcli.errors import UsageError
+from gptcli.params import SamplingParams
+
+if TYPE_CHECKING:
+    from gptcli.completion import Completion
+    from gptcli.fast import FastGPT
+    from gptcli.tokenizer import Tokenizer
+
+
+def run(options: ModelOptions, params: SamplingParams, plan: Plan, text: str) -> None:
+    """Load, generate, show.
+
+    Raises:
+        typer.Exit: with the signal's code, if one ended the generation.
+        GptcliError: whatever a user can mend.
+    """
+    target = options.target(need_weights=not plan.dry_run)
+    # Cheap to dear: the tokenizer can refuse before the weights are read.
+    tokenizer = options.tokenizer(target, target.config) if target.config else None
+    if plan.dry_run:
+        ids = prompt_ids(tokenizer, text) if tokenizer else None
+        show_dry_run(target, params, ids, dtype=options.dtype, plan=plan)
+        return
+    seed = fresh_seed() if options.seed is None else options.seed
+    start = perf_counter()
+    model = options.load_fast(target, seed)
+    loaded = perf_counter() - start
+    tokenizer = tokenizer or options.tokenizer(target, model.config)
+    ids = prompt_ids(tokenizer, text)
+    job = Run(target.name, text, ids, tokenizer, seed, loaded)
+    job.drafter = guessing.drafter(options, plan, tokenizer)
+    finish(job, plan, show_all(job, model, params, plan))
+
+
+def show_all(job: Run, model: "FastGPT", params: SamplingParams, plan: Plan) -> list["Completion"]:
+    """Show every sample in turn → what was shown."""
+    view = _view(job, plan)
+    shown = []
+    for sample, completion in enumerate(_completions(job, model, params, plan)):
+        if plan.num_samples > 1 and not plan.json:
+            console.notice(f"sample {sample + 1} of {plan.num_samples}")
+        shown.append(completion)
+        with signals.patience():
+            view.show(completion, sample)
+        if signals.interrupted():
+            break
+    return shown
+
+
+def finish(job: Run, plan: Plan, completions: list["Completion"]) -> None:
+    """Statistics if they were asked for, and the exit code of an interruption."""
+    if plan.stats:
+        console.say(statistics(job, completions))
+    if signals.interrupted():
+        new = sum(len(completion.generation.ids) for completion in completions)
+        console.say(f"interrupted after {new:,} tokens")
+        raise typer.Exit(signals.exit_code())
+
+
+def prompt_ids(tokenizer: "Tokenizer", text: str) -> list[int]:
+    """The prompt's tokens; of an empty one the end-of-text token, where texts begin."""
+    if text:
+        return tokenizer.encode(text)
+    if tokenizer.eos_id is None:
+        raise UsageError("--allow-empty", "the tokenizer has no end-of-text token to begin at")
+    return [tokenizer.eos_id]
+
+
+def _completions(
+    job: Run, model: "FastGPT", params: SamplingParams, plan: Plan
+) -> Iterator["Completion"]:
+    if plan.beams is None:
+        yield from _samples(job, model, params, plan)
+        return
+    found = beaming.completions(
+        model, job.ids, params, plan.beams, job.tokenizer, plan.stop, plan.keep_stop
+    )
+    yield from found[: plan.num_samples]
+
+
+def _samples(
+    job: Run, model: "FastGPT", params: SamplingParams, plan: Plan
+) -> Iterator["Completion"]:
+    """Completions drawn one after another from one reading of the prompt."""
+    from gptcli.completion import Completion
+    from gptcli.engine import Generation, Prompt
+
+    deadline = None if plan.time_limit is None else monotonic() + plan.time_limit
+    prompt = Prompt(model, job.ids, params.max_new_tokens, plan.overflow)
+    job.prefill_seconds = prompt.seconds
+    job.speculation = guessing.speculation(prompt, job.drafter)
+    for sample in range(plan.num_samples):
+        generation = Generation(
+            prompt,
+            params,
+            seed=job.seed,
+            sample=sample,
+            eos_id=job.tokenizer.eos_id,
+            n_vocab=job.tokenizer.n_vocab,
+            overflow=plan.overflow,
+            speculation=job.speculation,
+            deadline=deadline,
+            stopped=signals.interrupted,
+            logprobs=plan.alternatives,
+        )
+        yield Completion(generation, job.tokenizer, plan.stop, plan.keep_stop)
+
+
+def _view(job: Run, plan: Plan) -> View:
+    if plan.json:
+        return JsonView(job, plan.echo, plan.logprobs)
+    if plan.top is not None or (plan.show is not None and not console.wants_color(sys.stdout)):
+        return TableView(job.tokenizer)
+    if plan.show is not None:
+        console.notice(legend())
+    return TextView(job.text if plan.echo else "", plan.raw, plan.show is not None)

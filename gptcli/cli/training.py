@@ -1,0 +1,160 @@
+"""Carry a training out: prepare, show how it goes, end it well. What `gptcli train` runs."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from gptcli import console, signals
+from gptcli.cli.options import at_least
+from gptcli.cli.trainview import View
+from gptcli.curve import binned, text_curve
+from gptcli.errors import RunError, UsageError
+from gptcli.escape import shown
+from gptcli.recipe import CARD, STATE, WEIGHTS, Recipe, TrainSettings
+
+if TYPE_CHECKING:
+    from gptcli.processes import Group
+    from gptcli.trainjob import Job
+    from gptcli.trainstate import Progress
+
+_POINTS = 400  # of a plotted line
+_WRITTEN = {"-o", "--output", "--plot"}  # options that name what is made
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that the command line says; checked without torch."""
+
+    recipe: Recipe
+    settings: TrainSettings
+    device: str | None
+    resume: bool
+    plot: Path | None
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        at_least("--threads", self.recipe.threads, 1)
+        if self.plot is not None and self.plot.suffix.lower() not in {".svg", ".png"}:
+            raise UsageError("--plot", f'must end in .svg or .png, got "{shown(self.plot.name)}"')
+        if self.resume:
+            return
+        for name, what in ((STATE, "an unfinished training"), (WEIGHTS, "a model")):
+            if (self.recipe.directory / name).exists():
+                hint = "Go on with --resume, or name another directory"
+                where = shown(self.recipe.directory)
+                raise UsageError("--output", f"{where} holds {what} already", hint)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        directory = self.recipe.directory
+        return self.resume and (directory / CARD).exists() and not (directory / STATE).exists()
+
+
+def carry_out(request: Request) -> None:
+    """Train as the request says, to the end or to the first signal.
+
+    Raises:
+        typer.Exit: interrupted, with the state written; the code is the signal's.
+    """
+    if request.finished:
+        console.notice(f"{shown(request.recipe.directory)} is finished: there is nothing to resume")
+        return
+    with console.waiting("reading the texts ..."):
+        if request.recipe.threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(request.recipe.threads)
+        import torch
+
+        from gptcli.heap import keep_freed_memory
+        from gptcli.processes import joined
+
+        if request.recipe.threads is not None:
+            torch.set_num_threads(request.recipe.threads)
+        keep_freed_memory()
+    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with joined(device) as group:
+        _train(request, group)
+
+
+def _train(request: Request, group: "Group") -> None:
+    from gptcli.trainjob import prepare
+
+    started = request.resume and (request.recipe.directory / STATE).exists()
+    with console.waiting("reading the texts ..."):
+        job = prepare(request.recipe, request.settings, group, resume=started)
+    progress = job.training.progress
+    if group.leads:
+        _announce(job)
+    with signals.patience() as interrupted, View(job.settings.steps, progress, group.leads) as view:
+        for report in job.training.run(interrupted):
+            view.show(report)
+    if progress.step < job.settings.steps and not progress.stopped:
+        if group.leads:
+            console.say(f"interrupted after step {progress.step:,}; go on with --resume")
+        raise typer.Exit(signals.exit_code())
+    if group.leads:
+        _end(request, job)
+
+
+def _announce(job: "Job") -> None:
+    from gptcli.parameters import count
+
+    total, settings = count(job.config).total, job.settings
+    console.notice(
+        f"{total:,} parameters, {job.config.vocab_size:,} tokens in the vocabulary,"
+        f" {job.tokens:,} in the texts, {settings.steps:,} steps of"
+        f" {settings.batch_size * job.config.context_length:,}"
+    )
+    if job.training.progress.step:
+        console.notice(f"going on after step {job.training.progress.step:,}")
+
+
+def _end(request: Request, job: "Job") -> None:
+    from gptcli.trainend import finish
+
+    with console.waiting("measuring the model ..."):
+        bits = finish(job, command_for_the_card(sys.argv[1:]), request.notes)
+    progress = job.training.progress
+    if not console.Settings.quiet:
+        console.say(text_curve([entry["loss"] for entry in progress.history]))
+    stopped = f", stopped early at {progress.step:,}" if progress.stopped else ""
+    console.notice(
+        f"validation {bits:.4f} bits per byte, weights of step {progress.best_step:,}{stopped}"
+    )
+    if request.plot is not None:
+        _draw(request.plot, progress)
+    console.notice(f"try: gptcli generate --model {shown(request.recipe.directory)}")
+
+
+def _draw(path: Path, progress: "Progress") -> None:
+    from gptcli.atomic import write_atomically
+    from gptcli.plot import Chart, png, svg
+
+    losses = [entry["loss"] for entry in progress.history]
+    steps = [float(entry["step"]) for entry in progress.history]
+    training = list(zip(binned(steps, _POINTS), binned(losses, _POINTS), strict=True))
+    bits = [(entry["step"], entry["bits"]) for entry in progress.history if "bits" in entry]
+    chart = Chart({"training loss": training, "validation bits per byte": bits})
+    draw = png if path.suffix.lower() == ".png" else svg
+    try:
+        write_atomically(path, draw(chart))
+    except RunError as problem:  # the model is whole; a picture is no reason to fail
+        console.error(problem)
+
+
+def command_for_the_card(arguments: Sequence[str]) -> list[str]:
+    """The command for the card: of absolute paths only the end, which others can make sense of."""
+    kept = [argument for argument in arguments if argument != "--resume"]
+    return [
+        _shortened(argument, 1 if before in _WRITTEN else 2)
+        for before, argument in zip(["", *kept], kept, strict=False)
+    ]
+
+
+def _shortened(argument: str, parts: int) -> str:
+    return "/".join(argument.split("/")[-parts:]) if argument.startswith("/") else argument

@@ -1,0 +1,165 @@
+"""What `count-params` asks for beside its targets: a changed config, a budget, a way of running.
+
+Checks options; knows no files.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+
+from gptcli.config import GPTConfig
+from gptcli.errors import InputError, UsageError
+from gptcli.escape import shown
+from gptcli.footprint import Running, Training, running, training
+from gptcli.largest import largest, relative
+from gptcli.presets import BUILT_IN, PRESETS, preset_config
+
+_TYPES = {f.name: f.type for f in fields(GPTConfig) if f.name != "tokenizer"}
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?)B?|B)?", re.ASCII)
+_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+_WORDS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a model is used: `tokens` None is its whole context."""
+
+    dtype: str = "float32"
+    texts: int = 1
+    tokens: int | None = None
+
+    def length(self, config: GPTConfig) -> int:
+        """Tokens of each text."""
+        return config.context_length if self.tokens is None else self.tokens
+
+    def running(self, config: GPTConfig) -> Running:
+        """The memory to write texts."""
+        return running(config, self.dtype, self.texts, self.length(config))
+
+    def training(self, config: GPTConfig) -> Training:
+        """The memory to train."""
+        return training(config, self.texts, self.length(config))
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The largest relative of a target that fits a budget, and which of GPT-2's own sizes do.
+
+    Attributes:
+        like: the target's name.
+        config: the largest.
+        needs: its bytes.
+        loading: the most that it takes before its first token.
+        presets: name and bytes of each of the book's sizes.
+    """
+
+    like: str
+    budget: int
+    config: GPTConfig
+    needs: int
+    loading: int
+    presets: tuple[tuple[str, int], ...]
+
+
+def changes(text: str) -> dict[str, int | float | bool]:
+    """`emb_dim=1024,n_layers=24` as keys of a config and values.
+
+    Raises:
+        UsageError: not a key, or not a value of its kind.
+    """
+    found: dict[str, int | float | bool] = {}
+    for part in text.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or key not in _TYPES:
+            raise _unknown(part, key)
+        found[key] = _value(key, value)
+    return found
+
+
+def _unknown(part: str, key: str) -> UsageError:
+    near = get_close_matches(key[:200], _TYPES, n=1)
+    hint = f'Did you mean "{near[0]}"?' if near else f"Keys are {', '.join(_TYPES)}"
+    return UsageError("--what-if", f'expected key=value of a config, got "{shown(part)}"', hint)
+
+
+def _value(key: str, text: str) -> int | float | bool:
+    kind = _TYPES[key]
+    if kind in {bool, "bool"} and text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        if kind in {int, "int"} and len(text) < 20:
+            return int(text.replace("_", ""))
+        if kind in {float, "float"}:
+            return float(text)
+    except ValueError:
+        pass
+    name = kind if isinstance(kind, str) else kind.__name__
+    raise UsageError("--what-if", f'{key}: expected {_KINDS[name]}, got "{shown(text)}"')
+
+
+_KINDS = {"int": "an integer", "bool": "true or false", "float": "a number"}
+
+
+def changed(config: GPTConfig, values: Mapping[str, int | float | bool]) -> GPTConfig:
+    """The config with other values. Heads stay as wide as they were if only the width changes.
+
+    Raises:
+        UsageError: no model can have them.
+    """
+    widened = dict(values)
+    emb_dim = values.get("emb_dim", config.emb_dim)
+    if "n_heads" not in values and emb_dim % config.head_dim == 0:
+        widened["n_heads"] = max(1, int(emb_dim) // config.head_dim)
+    try:
+        return replace(config, **widened)  # type: ignore[arg-type]
+    except InputError as error:
+        raise UsageError("--what-if", error.problem) from None
+
+
+def size(text: str) -> int:
+    """`8GB` (10^9), `8GiB` (2^30), `512M`, `1000000` in bytes.
+
+    Raises:
+        UsageError: not a size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        hint = "For example 8GB, 512MB or 1.5GiB"
+        raise UsageError("--fit", f'expected a size, got "{shown(text)}"', hint)
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** _POWERS.get((match[2] or "").upper(), 0))
+
+
+def fit(name: str, config: GPTConfig, use: Use, budget: int, *, train: bool) -> Fit:
+    """The largest of a target's family, and which of GPT-2's sizes, `budget` bytes have room for.
+
+    Raises:
+        UsageError: not even the smallest fits.
+    """
+
+    def cost(one: GPTConfig) -> int:
+        return use.training(one).total if train else use.running(one).total
+
+    like = roomy(config, use.tokens)
+    found = largest(like, cost, budget)
+    if found is None:
+        needs = cost(relative(like, 1))
+        problem = (
+            f"nothing like {shown(name)} is as small as this (the smallest needs {needs:,} bytes)"
+        )
+        raise UsageError("--fit", problem)
+    presets = tuple((n, cost(roomy(c, use.tokens))) for n, c in _sizes())
+    return Fit(name, budget, found, cost(found), use.running(found).loading, presets)
+
+
+def _sizes() -> Iterable[tuple[str, GPTConfig]]:
+    presets = (p for p in PRESETS.values() if p.repo is None and p.name != BUILT_IN)
+    return [(preset.name, preset_config(preset)) for preset in presets]
+
+
+def roomy(config: GPTConfig, tokens: int | None) -> GPTConfig:
+    """The config with room for `tokens`: a context as long as that, if its own is shorter."""
+    if tokens is None or tokens <= config.context_length:
+        return config
+    return replace(config, context_length=tokens)
