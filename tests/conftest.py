@@ -1,0 +1,36 @@
+"""Fixtures that several test files use."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# A busy machine is no failure: nothing here is held to a time.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of data beside the repository, which a plain checkout lacks."""
+    path = Path(__file__).parent.parent.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("needs the data folder ../shared")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiktoken_cache(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TIKTOKEN_CACHE_DIR with GPT-2's encoding."""
+    path = tmp_path_factory.mktemp("tiktoken")
+    script = shared / "tools" / "tiktoken-cache.sh"
+    command = ["bash", str(script), str(path)]
+    subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
+    )
+    return path

@@ -1,0 +1,41 @@
+"""The comparison with other engines still runs: with the peer that the tests have anyway."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+TINY = ["--shape", "tiny", "--threads", "1", "--rounds", "2"]
+
+
+def ran(script: str, directory: Path, *arguments: str) -> list[list[str]]:
+    """The cells of the tables that a script prints."""
+    only = ["--only", "gptcli:float32", "--only", "transformers:float32", "--only", "no-such"]
+    command = [sys.executable, str(BENCHMARKS / script), *TINY, *only, *arguments]
+    command += ["--directory", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.slow
+def test_the_engines_write_the_same_tokens_and_are_set_side_by_side(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sizes = ["--new-tokens", "8", "--prefill", "16", "--rows", "2", "--row-tokens", "3"]
+    rows = ran("compare.py", tmp_path, *sizes)
+    agreed = {row[0]: row[-1] for row in rows if row[1] == "float32"}
+    assert agreed == {"gptcli": "8 of 8", "transformers": "8 of 8"}
+    (ratios,) = [row for row in rows if row[0] == "32"]
+    assert ratios[1] == "transformers float32"
+    assert all(float(ratio) > 0 for ratio in ratios[3:])
+
+
+@pytest.mark.slow
+def test_batches_are_set_side_by_side(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sizes = ["--prompts", "3", "--in-tokens", "2", "9", "--out-tokens", "2", "5"]
+    rows = ran("compare_batch.py", tmp_path, *sizes)
+    assert [row[0] for row in rows[2:]] == ["gptcli float32", "transformers float32"]
+    assert rows[2][2] == "1.00"

@@ -1,0 +1,94 @@
+"""The fast arrangement against the book's network and transformers."""
+
+import pytest
+import torch
+from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
+
+from gptcli.config import GPTConfig
+from gptcli.fast import FastGPT, Span
+from gptcli.linear import PlainLinear, packed_linear
+from gptcli.model import GPTModel, untrained
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_equal_transformers(shape: dict[str, int]) -> None:
+    oracle = lively_gpt2(**shape)
+    model = FastGPT(copy_weights(oracle))
+    ids = torch.randint(shape["vocab_size"], (3, shape["n_positions"]))
+    torch.testing.assert_close(model(ids), oracle(ids).logits.detach(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pieces", [[1] * 12, [5, 1, 1, 3, 2], [11, 1], [1, 11]])
+def test_a_cache_filled_in_ragged_pieces_changes_nothing(pieces: list[int]) -> None:
+    oracle = lively_gpt2(**SHAPES[0])
+    model, ids = FastGPT(copy_weights(oracle)), torch.randint(61, (2, sum(pieces)))
+    cache = model.new_cache(batch=2)
+    in_pieces = torch.cat([model(piece, cache) for piece in ids.split(pieces, dim=1)], dim=1)
+    torch.testing.assert_close(in_pieces, oracle(ids).logits.detach(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("qkv_bias", [False, True])
+def test_every_combination_of_biases_and_heads(qkv_bias: bool) -> None:
+    config = GPTConfig(
+        vocab_size=50,
+        context_length=12,
+        emb_dim=32,
+        n_heads=4,
+        n_layers=2,
+        qkv_bias=qkv_bias,
+        tie_weights=qkv_bias,
+    )
+    model, ids = untrained(config, 1), torch.arange(12)[None]
+    expected = model(ids).detach()
+    torch.testing.assert_close(FastGPT(model)(ids), expected, atol=1e-4, rtol=0)
+
+
+def rows_of_a_step(
+    model: FastGPT, lengths: list[int], seed: int
+) -> tuple[torch.Tensor, list[Span]]:
+    ids = torch.randint(97, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    first = [sum(lengths[:n]) for n in range(len(lengths))]
+    spans = [
+        Span(row, 0, at, count) for row, (at, count) in enumerate(zip(first, lengths, strict=True))
+    ]
+    return ids, spans
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sequence_has_the_same_bits_whatever_stands_beside_it(dtype: torch.dtype) -> None:
+    model = FastGPT(untrained(GPTConfig(
+        vocab_size=97, context_length=40, emb_dim=64, n_heads=4, n_layers=2
+    ), 0).to(dtype))  # fmt: skip
+    lengths = [7, 1, 30, 2, 12, 40, 5]
+    ids, spans = rows_of_a_step(model, lengths, seed=1)
+    together = model.logits(model.hidden(ids, spans, model.new_cache(batch=len(lengths))))
+    for span, length in zip(spans, lengths, strict=True):
+        if length == 1:
+            continue  # alone it would be a product of one row, which promises nothing
+        own = ids[span.first : span.first + length]
+        cache = model.new_cache(batch=1)
+        alone = model.logits(model.hidden(own, [Span(0, 0, 0, length)], cache))
+        assert torch.equal(alone, together[span.first : span.first + length])
+
+
+def test_positions_past_the_context_or_the_cache_are_refused() -> None:
+    model = FastGPT(copy_weights(lively_gpt2(**SHAPES[0])))
+    with pytest.raises(ValueError, match="13 tokens, but the context is 12"):
+        model(torch.zeros(1, 13, dtype=torch.long))
+    with pytest.raises(ValueError, match="the cache holds 2 positions, 3 are needed"):
+        model(torch.zeros(1, 3, dtype=torch.long), model.new_cache(capacity=2))
+
+
+def test_the_book_layout_is_let_go_block_by_block() -> None:
+    model = GPTModel(GPTConfig(vocab_size=9, context_length=4, emb_dim=8, n_heads=2, n_layers=2))
+    FastGPT(model)
+    assert all(isinstance(block, torch.nn.Identity) for block in model.trf_blocks)
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+def test_packed_and_plain_products_agree(activation: str) -> None:
+    weight, bias = torch.randn(48, 32), torch.randn(48)
+    x, residual = torch.randn(5, 32), torch.randn(5, 48)
+    packed, plain = packed_linear(weight, bias), PlainLinear(weight, bias)
+    torch.testing.assert_close(packed(x, activation), plain(x, activation), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(packed.add(x, residual), plain.add(x, residual))
