@@ -1,8 +1,8 @@
 """The same network as `gptcli.model`, arranged for speed: what generates.
 
 Packed weights, query, key and value in one product, activations and additions fused, all rows of a
-step in one flat product and attention row by row. Built from a GPTModel, whose weights it takes
-over one by one so that no second copy of the model exists at any time.
+step in one flat product and attention row by row. Built from weights that it takes over one by one
+(`gptcli.layers`), so that no second copy of the model exists at any time.
 
 Shapes: N rows of a step, each one token of some sequence; E emb_dim, H heads, D head_dim.
 """
@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gptcli.config import GPTConfig
-from gptcli.linear import Linear, packed_linear
-from gptcli.model import GPTModel, KVCache, LayerNorm, TransformerBlock, late_mask
-from gptcli.quantize import Width, quantized_linear
+from gptcli.layers import Floats, Weights
+from gptcli.linear import Linear
+from gptcli.model import GPTModel, KVCache, LayerNorm, late_mask
+from gptcli.quantize import Width
 
 
 class Span(NamedTuple):
@@ -34,8 +35,8 @@ class _Norm(NamedTuple):
     shift: Tensor
 
     @classmethod
-    def of(cls, norm: LayerNorm) -> "_Norm":
-        return cls(norm.scale.detach(), norm.shift.detach())
+    def of(cls, weights: Weights, name: str) -> "_Norm":
+        return cls(weights.tensor(f"{name}.scale"), weights.tensor(f"{name}.shift"))
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.scale.shape, self.scale, self.shift, LayerNorm.eps)
@@ -53,33 +54,32 @@ class _Block(NamedTuple):
 class FastGPT:
     """A model for `gptcli.engine`: same ids in, same logits out, within rounding."""
 
-    def __init__(self, model: GPTModel, width: Width | None = None) -> None:
+    def __init__(self, model: GPTModel | Weights, width: Width | None = None) -> None:
         """Take over `model`, which is of no use afterwards.
 
         Args:
             model: the network; its dtype is that of the arithmetic.
-            width: of the weights; None keeps the model's own.
+            width: to round a GPTModel's weights to; None keeps its own.
 
         Raises:
             UsageError: this processor or model cannot have the width.
         """
-        self.config: GPTConfig = model.config
-        self._tok_emb = model.tok_emb.weight.detach()
-        self._pos_emb = model.pos_emb.weight.detach()
-        self._blocks = [
-            _take_block(model.trf_blocks, n, width) for n in range(self.config.n_layers)
-        ]
-        self._final_norm = _Norm.of(model.final_norm)
-        self._out_head = _layer(model.out_head.weight.detach(), None, width, head=True)
+        weights = Floats(model, width) if isinstance(model, GPTModel) else model
+        self.config: GPTConfig = weights.config
+        self._tok_emb = weights.embedding()
+        self._pos_emb = weights.tensor("pos_emb.weight")
+        self._blocks = [_block(weights, f"trf_blocks.{n}") for n in range(self.config.n_layers)]
+        self._final_norm = _Norm.of(weights, "final_norm")
+        self._out_head = weights.linear("out_head")
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._tok_emb.device
+        return self._pos_emb.device
 
     def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
         """An empty cache: float32 on a CPU, whose attention is several times slower in bfloat16."""
-        dtype = torch.float32 if self.device.type == "cpu" else self._tok_emb.dtype
+        dtype = torch.float32 if self.device.type == "cpu" else self._pos_emb.dtype
         return KVCache(self.config, batch, capacity, dtype, self.device)
 
     @torch.inference_mode()
@@ -162,28 +162,12 @@ def _attend_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return torch.bmm(scores.softmax(-1), values)
 
 
-def _take_block(blocks: nn.ModuleList, n: int, width: Width | None) -> _Block:
-    block: TransformerBlock = blocks[n]  # type: ignore[assignment]
-    att, layers = block.att, block.ff.layers
-    qkv = (att.W_query, att.W_key, att.W_value)
-    bias = None if att.W_query.bias is None else torch.cat([layer.bias.detach() for layer in qkv])
-    taken = _Block(
-        _Norm.of(block.norm1),
-        _layer(torch.cat([layer.weight.detach() for layer in qkv]), bias, width),
-        _of(att.out_proj, width),
-        _Norm.of(block.norm2),
-        _of(layers[0], width),
-        _of(layers[2], width),
+def _block(weights: Weights, name: str) -> _Block:
+    return _Block(
+        _Norm.of(weights, f"{name}.norm1"),
+        weights.linear(f"{name}.att.W_query", f"{name}.att.W_key", f"{name}.att.W_value"),
+        weights.linear(f"{name}.att.out_proj"),
+        _Norm.of(weights, f"{name}.norm2"),
+        weights.linear(f"{name}.ff.layers.0"),
+        weights.linear(f"{name}.ff.layers.2"),
     )
-    blocks[n] = nn.Identity()  # let go of the originals before the next block is packed
-    return taken
-
-
-def _of(layer: nn.Module, width: Width | None) -> Linear:
-    return _layer(layer.weight.detach(), layer.bias.detach(), width)  # type: ignore[operator]
-
-
-def _layer(weight: Tensor, bias: Tensor | None, width: Width | None, head: bool = False) -> Linear:
-    if width is None:
-        return packed_linear(weight, bias)
-    return quantized_linear(weight, bias, width, head=head)

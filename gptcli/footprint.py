@@ -24,8 +24,8 @@ class Running:
     """Bytes to write B texts of S tokens with one model.
 
     Attributes:
-        weights: in the dtype they are computed with; embeddings and norms of int8 and int4 are
-            float32, and the head of int4 is int8.
+        weights: in the dtype they are computed with; positions and norms of int8 and int4 are
+            float32, and the token embedding and head of int4 are int8.
         head_copy: a tied head once more, in the layout that the processor multiplies fastest.
         cache: keys and values of all positions, float32 whatever the weights are.
         activations: of the longest step, which reads prompts: 7 numbers a token and channel.
@@ -82,9 +82,10 @@ def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
         weights = total * BYTES[dtype]
         loading = weights + head
     else:
-        rest = total - count(config).matrices - (0 if config.tie_weights else V * E)
+        rest = total - count(config).matrices - (1 if config.tie_weights else 2) * V * E
         own_head = 0 if config.tie_weights else head
-        weights = _FLOAT * rest + _matrices(config, dtype) + own_head
+        embedding = V * (E + _FLOAT)
+        weights = _FLOAT * rest + embedding + _matrices(config, dtype) + own_head
         # Beside all of float32 the first layer is rounded; the head, which comes last, beside
         # what is left of it.
         copies = 5 if dtype == "int4" else 2

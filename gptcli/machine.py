@@ -72,7 +72,7 @@ def _product(
 ) -> Callable[[], Tensor]:
     weight = torch.randn(side, side, device=device)
     if width == "int8":
-        layer, x = quantized_linear(weight, None, width, head=False), torch.randn(side, side)
+        layer, x = quantized_linear(weight, None, width), torch.randn(side, side)
         return lambda: layer(x)
     weight = weight.to(torch.bfloat16 if width == "int4" else dtype)
     return lambda: F.linear(weight, weight)

@@ -7,6 +7,8 @@ result cannot depend on its neighbours.
 int4: a weight is one of 16 levels of its group of 32, each group with a scale and a zero of its
 own; inputs are bfloat16. The output head, where an error is seen at once, stays int8.
 
+The token embedding is int8 at both widths, a scale for each token: the rows of a tied head.
+
 Shapes: N tokens, K features in, M features out, G groups of a row.
 """
 
@@ -152,14 +154,42 @@ class Int4Linear:
         return self(x).add_(residual)
 
 
-def quantized_linear(weight: Tensor, bias: Tensor | None, width: Width, *, head: bool) -> Linear:
-    """The layer of these weights (M, K) at a width; the head never has fewer than 8 bits.
+class Int8Embedding:
+    """Rows of 8 bits, looked up as float32."""
+
+    def __init__(self, weight: Int8Weight) -> None:
+        self._weight = weight
+
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        """(N,) ids → (N, E) float32."""
+        values, scales = self._weight
+        return Int8Weight(values[ids], scales[ids]).dequantized()
+
+
+def quantized(weight: Tensor, width: Width, *, is_outer: bool) -> Int8Weight | Int4Weight:
+    """(M, K) at a width; embedding and head, the outer ones, never have fewer than 8 bits.
 
     Raises:
         UsageError: this processor or layer cannot have the width. Never another width instead.
     """
     if weight.device.type != "cpu":
         raise UsageError("--quantize", f"{width} weights run on a CPU only", "Use --device cpu")
-    if width == "int8" or head:
-        return Int8Linear(to_int8(weight), bias)
-    return Int4Linear(to_int4(weight), bias)
+    return to_int8(weight) if width == "int8" or is_outer else to_int4(weight)
+
+
+def layer_of(weight: Int8Weight | Int4Weight, bias: Tensor | None) -> Linear:
+    """The layer that multiplies by a rounded weight."""
+    if isinstance(weight, Int8Weight):
+        return Int8Linear(weight, bias)
+    return Int4Linear(weight, bias)
+
+
+def quantized_linear(
+    weight: Tensor, bias: Tensor | None, width: Width, *, is_outer: bool = False
+) -> Linear:
+    """The layer of these weights (M, K) at a width.
+
+    Raises:
+        UsageError: as `quantized`.
+    """
+    return layer_of(quantized(weight, width, is_outer=is_outer), bias)

@@ -57,7 +57,7 @@ MEMORY: dict[str, list[tuple[str, Value]]] = {
 }
 WHY_MEMORY = (
     "memory to write: what this program keeps on a CPU, prompts included, beside about "
-    f"{PROGRAM >> 20} MiB of Python and PyTorch. The cache is float32 with any weights; embeddings "
+    f"{PROGRAM >> 20} MiB of Python and PyTorch. The cache is float32 with any weights; positions "
     "stay float32 with int8 and int4. --batch, --context and --dtype change it.",
     "memory to train: float32, as many rows as --batch says. AdamW keeps two numbers a parameter; "
     "activations grow with rows x tokens and, where there is dropout, with the square of tokens.",
