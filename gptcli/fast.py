@@ -8,6 +8,7 @@ Shapes: N rows of a step, each one token of some sequence; E emb_dim, H heads, D
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from gptcli.config import GPTConfig
 from gptcli.layers import Floats, Weights
 from gptcli.linear import Linear
 from gptcli.model import GPTModel, KVCache, LayerNorm, late_mask
+from gptcli.pace import Pace
 from gptcli.quantize import Width
 
 
@@ -52,7 +54,11 @@ class _Block(NamedTuple):
 
 
 class FastGPT:
-    """A model for `gptcli.engine`: same ids in, same logits out, within rounding."""
+    """A model for `gptcli.engine`: same ids in, same logits out, within rounding.
+
+    Attributes:
+        pace: chooses the number of threads for each step; None leaves it alone.
+    """
 
     def __init__(self, model: GPTModel | Weights, width: Width | None = None) -> None:
         """Take over `model`, which is of no use afterwards.
@@ -71,6 +77,7 @@ class FastGPT:
         self._blocks = [_block(weights, f"trf_blocks.{n}") for n in range(self.config.n_layers)]
         self._final_norm = _Norm.of(weights, "final_norm")
         self._out_head = weights.linear("out_head")
+        self.pace: Pace | None = None
 
     @property
     def device(self) -> torch.device:
@@ -110,9 +117,10 @@ class FastGPT:
             [torch.arange(s.past, s.past + s.length, device=self.device) for s in spans]
         )
         x = self._tok_emb[ids] + self._pos_emb[positions]
-        for block, store in zip(self._blocks, cache.store, strict=True):
-            x = block.out_proj.add(self._attend(block.qkv(block.norm1(x)), spans, store), x)
-            x = block.down.add(block.up(block.norm2(x), "gelu"), x)
+        with self.pace.step(len(ids)) if self.pace else nullcontext():
+            for block, store in zip(self._blocks, cache.store, strict=True):
+                x = block.out_proj.add(self._attend(block.qkv(block.norm1(x)), spans, store), x)
+                x = block.down.add(block.up(block.norm2(x), "gelu"), x)
         return x
 
     def logits(self, x: Tensor) -> Tensor:

@@ -20,16 +20,16 @@ GROUPS = {
     "files": "files yamlread atomic lines tables textset",
     "config": "config huggingface presets parameters footprint largest bounds memory batchsize",
     "places": "hub target available",
-    "text": "tokenizer encodings vocabulary hfjson bpe rankfile",
+    "text": "tokenizer tokenizerfiles encodings vocabulary hfjson bpe rankfile",
     "terminal": "streams console progress table",
     "pictures": "curve plot page",
-    "weights": "header impostors layout fit stored",
+    "weights": "header impostors quantformat layout fit stored",
     "values": "tensordata normalised stats compare",
-    "network": "model placeholder shortcut linear quantize fast",
+    "network": "pace model placeholder shortcut linear quantize layers fast",
     "sampling": "params draws filters penalties sampling",
-    "engine": "sequence engine speculation batching beams",
+    "engine": "sequence engine speculation prefixes batching beams",
     "completion": "completion",
-    "loading": "fill checkpoint",
+    "loading": "fill quantstore checkpoint",
     "probe": "probe gradients",
     "records": (
         "badrecord overrides openai idtable jobspec records results digests"
@@ -38,8 +38,8 @@ GROUPS = {
     "answers": "answers replay",
     "cluster": "cluster clusterlink clusterworker",
     "train": (
-        "recipe rows muon optimizer processes bitsperbyte train trainstate trainjob trainend"
-        " modelcard"
+        "recipe rows precision muon optimizer processes bitsperbyte train trainstate trainstart"
+        " trainjob trainend modelcard"
     ),
     "bench": "machine workload bench",
     "selftest": "selftest",
@@ -67,7 +67,7 @@ ALLOWED = {
     "records": "ground files config places text weights sampling",
     "answers": "ground files text network sampling engine completion records",
     "cluster": "ground config places text network loading records answers",
-    "train": "ground files config text network loading",
+    "train": "ground files config places text weights network loading",  # to begin from a model
     "bench": "ground config network sampling engine",
     "selftest": "ground config places text weights network sampling engine loading",
     "api": "ground config places text network sampling engine completion loading",
