@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from gptcli import checkpoint, target
+from gptcli import target
+from gptcli.checkpoint import load_fast
 from gptcli.completion import Completion
 from gptcli.engine import Generation, Overflow, Prompt
 from gptcli.fast import FastGPT
@@ -45,7 +46,8 @@ def load(
         seed: initialises a model that has a config and no weights.
         dtype: of the weights and the arithmetic.
         device: as PyTorch names it.
-        quantize: round the weights to "int8" or "int4"; None keeps `dtype`.
+        quantize: round the weights to "int8" or "int4"; None keeps `dtype`, or the width that the
+            weights are stored at.
         offline: download nothing.
 
     Raises:
@@ -57,12 +59,12 @@ def load(
         Path(weights) if weights else None,
         offline=offline,
     )
-    model_of_book = checkpoint.load_model(named, seed=seed, dtype=dtype, device=device)
-    shape = model_of_book.config
+    fast = load_fast(named, quantize, seed=seed, dtype=dtype, device=device)
+    shape = fast.config
     tokenizer = load_tokenizer(
         shape.tokenizer, named.directory, vocab_size=shape.vocab_size, offline=offline
     )
-    return Loaded(FastGPT(model_of_book, quantize), tokenizer)
+    return Loaded(fast, tokenizer)
 
 
 def generate(

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from gptcli.config import GPTConfig
 from gptcli.errors import InputError, RunError, one_message
 from gptcli.escape import shown
+from gptcli.fast import FastGPT
 from gptcli.fill import fill, same_bytes
 from gptcli.fit import check
 from gptcli.header import Header, read_headers
@@ -31,6 +32,9 @@ from gptcli.layout import EMBEDDING, HEAD, Layout, implied_config, recognise
 from gptcli.memory import available_bytes, require
 from gptcli.model import GPTModel, untrained
 from gptcli.parameters import count
+from gptcli.quantformat import metadata, refuse_other_numbers, stored_width
+from gptcli.quantize import Width
+from gptcli.quantstore import StoredWeights, read_stored, stored_tensors
 from gptcli.target import Target
 
 _MARGIN = 1.2  # activations, staging, and what the allocator wastes
@@ -59,20 +63,46 @@ def load_model(
     """
     if target.weights is None:
         return _untrained(target, seed or 0, dtype, device)
-    headers = read_headers(target.weights)
-    layout = recognise(headers)
-    if target.config is None:
-        raise _no_config(target.weights, implied_config(headers, layout))
-    _refuse_misfit(target.weights, headers, layout, target.config)
-    least = replace(target.config, tie_weights=True)
+    headers, layout, config = _checked(target.weights, target.config)
+    least = replace(config, tie_weights=True)
     _require_memory(target.weights, least, dtype, device)  # before a head is compared
-    config = replace(target.config, tie_weights=_is_tied(headers, layout))
+    if layout.width:
+        stored = _stored(headers, layout, config, check_finite)
+        return _assign(_skeleton(stored.config), stored.floats()).to(device, dtype).eval()
+    config = replace(config, tie_weights=_is_tied(headers, layout))
     _require_memory(target.weights, config, dtype, device)
-    with torch.device("meta"), _NoInitialisation():
-        model = GPTModel(config)
+    model = _skeleton(config)
     weights = _allocate(model, dtype, device)
     fill(headers, layout, weights, check_finite=check_finite)
     return _assign(model, weights).eval()
+
+
+def load_fast(
+    target: Target,
+    width: Width | None = None,
+    *,
+    seed: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    check_finite: bool = True,
+) -> FastGPT:
+    """The model of a target arranged for speed, its weights rounded to `width` if there is one.
+
+    Quantised weights are used as they are stored. Otherwise as `load_model`.
+
+    Raises:
+        UsageError: quantised weights of another width, for another dtype or device; this processor
+            or model cannot have the width.
+        InputError, RunError: as `load_model`.
+    """
+    if (stored := stored_width(target.weights)) is None:
+        model = load_model(target, seed=seed, dtype=dtype, device=device, check_finite=check_finite)
+        return FastGPT(model, width)
+    refuse_other_numbers(stored, width, str(dtype).removeprefix("torch."), device)
+    assert target.weights is not None
+    headers, layout, config = _checked(target.weights, target.config)
+    _require_memory(target.weights, config, torch.int8, "cpu")
+    return FastGPT(_stored(headers, layout, config, check_finite))
 
 
 def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> None:
@@ -83,9 +113,9 @@ def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> N
             data is bad, the model may hold some of it.
         RunError: the file changed while it was being read.
     """
-    headers = read_headers(path)
-    layout = recognise(headers)
-    _refuse_misfit(path, headers, layout, model.config)
+    headers, layout, _ = _checked(path, model.config)
+    if layout.width:
+        raise InputError(shown(path), f"holds {layout.width} weights, expected floats")
     tied = _is_tied(headers, layout)
     if model.config.tie_weights and not tied:
         raise InputError(shown(path), "has an output head of its own, the model's is tied")
@@ -104,12 +134,28 @@ def save(model: GPTModel, directory: Path) -> None:
         RunError: the directory cannot be written.
     """
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    text = json.dumps(model.config.to_dict(), indent=2) + "\n"
+    _write(directory, weights, {"format": "pt"}, model.config)
+
+
+def save_quantized(model: GPTModel, directory: Path, width: Width) -> None:
+    """The same with the weights rounded: a file that `load_fast` uses as it is.
+
+    Raises:
+        UsageError: the model cannot have the width.
+        RunError: the directory cannot be written.
+    """
+    _write(directory, stored_tensors(model, width), metadata(width), model.config)
+
+
+def _write(
+    directory: Path, weights: dict[str, Tensor], about: dict[str, str], config: GPTConfig
+) -> None:
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         parts = directory / ".model.safetensors.part", directory / ".config.json.part"
         try:
-            save_file(weights, parts[0], metadata={"format": "pt"})
+            save_file(weights, parts[0], metadata=about)
             parts[1].write_text(text, encoding="utf-8")
             for part in parts:
                 _sync(part)
@@ -132,17 +178,35 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _skeleton(config: GPTConfig) -> GPTModel:
+    """A model without memory behind its parameters."""
+    with torch.device("meta"), _NoInitialisation():
+        return GPTModel(config)
+
+
+def _stored(
+    headers: Sequence[Header], layout: Layout, config: GPTConfig, check_finite: bool
+) -> StoredWeights:
+    config = replace(config, tie_weights=HEAD not in layout.sources)
+    return read_stored(headers, layout, config, check_finite=check_finite)
+
+
 def _untrained(target: Target, seed: int, dtype: torch.dtype, device: str) -> GPTModel:
     assert target.config is not None, "a target without weights has a config"
     _require_memory(target.name, target.config, torch.float32, "cpu")
     return untrained(target.config, seed).to(dtype=dtype, device=device)
 
 
-def _refuse_misfit(
-    path: Path, headers: Sequence[Header], layout: Layout, config: GPTConfig
-) -> None:
+def _checked(path: Path, config: GPTConfig | None) -> tuple[list[Header], Layout, GPTConfig]:
+    """Headers, layout and config that go together."""
+    headers = read_headers(path)
+    layout = recognise(headers)
+    if config is None:
+        raise _no_config(path, implied_config(headers, layout))
     if problems := check(headers, layout, config):
-        raise InputError(shown(path), one_message(problems), "Is this the config of these weights?")
+        hint = "Is this the config of these weights?"
+        raise InputError(shown(path), one_message(problems), hint)
+    return headers, layout, config
 
 
 def _no_config(path: Path, implied: dict[str, Any]) -> InputError:

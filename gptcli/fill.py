@@ -27,6 +27,7 @@ WORKERS = 2  # tensors on their way at once, each with a buffer of its own
 
 DTYPES = {
     "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64,
+    "I8": torch.int8, "U8": torch.uint8,
 }  # fmt: skip
 
 
@@ -42,7 +43,8 @@ def fill(
     Args:
         headers: of the files, and what they were when they were checked.
         layout: where in the files each tensor is.
-        destinations: contiguous tensors of the right shapes, of any float dtype, on any device.
+        destinations: contiguous tensors of the right shapes, of any float dtype, on any device;
+            integers are read only into their own dtype.
         check_finite: refuse NaN, infinities and values too large for a destination's dtype
             (in F64 tensors the last is refused always).
 

@@ -3,7 +3,7 @@
 Works on headers alone: knows no tensor data and no torch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from gptcli.errors import InputError
 from gptcli.escape import listed, shown
 from gptcli.header import Header, TensorInfo
 from gptcli.layout import DTYPES, HEAD, Layout, all_tensors, expected_shapes, implied_config
+from gptcli.quantformat import GROUP, Width, all_stored
 
 SIZES = ("vocab_size", "context_length", "emb_dim", "n_layers")
 _MOST = 5  # problems of one kind
@@ -29,8 +30,11 @@ def check(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[
     infos = all_tensors(headers)
     problems, config = _against_implied(implied_config(headers, layout), config)
     expected = expected_shapes(config)
-    if HEAD not in layout.sources and (config.tie_weights or layout.name != "book"):
+    may_lack_head = layout.name not in {"book", "quantized"}
+    if HEAD not in layout.sources and (config.tie_weights or may_lack_head):
         del expected[HEAD]
+    if layout.width:
+        return problems + _quantized(infos, expected, layout.width, config)
     if line := _names(layout, expected):
         problems.append(line)
     shapes = {**_source_shapes(layout, expected), **_mask_shapes(layout, config)}
@@ -66,13 +70,35 @@ def _names(layout: Layout, expected: dict[str, Shape]) -> str:
     missing = [n for n in expected if n not in layout.sources and n not in layout.zeros]
     absent = dict.fromkeys(layout.file_name(name) for name in missing)
     surplus = [source.name for name, source in layout.sources.items() if name not in expected]
-    extra = dict.fromkeys([*layout.unexpected, *surplus])
+    return _counted(absent, dict.fromkeys([*layout.unexpected, *surplus]))
+
+
+def _counted(absent: Collection[str], extra: Collection[str]) -> str:
     counted: list[str] = []
     for names, word in (absent, "missing"), (extra, "unexpected"):
         if names:
             noun = "" if counted else " tensor" if len(names) == 1 else " tensors"
             counted.append(f"{len(names):,}{noun} {word} ({listed(names)})")
     return ", ".join(counted)
+
+
+def _quantized(
+    infos: dict[str, TensorInfo], expected: dict[str, Shape], width: Width, config: GPTConfig
+) -> list[str]:
+    """The same of quantised weights, all of whose tensors the config and the width tell."""
+    if width == "int4" and config.emb_dim % GROUP:
+        return [f"int4 needs an emb_dim that is a multiple of {GROUP} (found {config.emb_dim})"]
+    stored = all_stored(expected, width)
+    absent = [name for name in stored if name not in infos]
+    names = _counted(absent, [name for name in infos if name not in stored])
+    there = {name: one for name, one in stored.items() if name in infos}
+    wrong = (
+        f'tensor "{shown(name)}" is {infos[name].dtype}, expected {" or ".join(one.dtypes)}'
+        for name, one in there.items()
+        if infos[name].dtype not in one.dtypes
+    )
+    shapes = {name: one.shape for name, one in there.items()}
+    return [*([names] if names else []), *_first(_misshapen(infos, shapes)), *_first(wrong)]
 
 
 def _source_shapes(layout: Layout, expected: dict[str, Shape]) -> dict[str, Shape]:

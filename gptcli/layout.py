@@ -1,13 +1,13 @@
 """Whose names a weights file uses, and where in it each tensor of the book's model is.
 
-Works on headers alone: knows no tensor data and no torch. Three layouts are told apart without
-being asked for: the book's, Hugging Face's GPT-2 (weights transposed, query, key and value fused)
-and nanoGPT's (the same names, not transposed, biases optional).
+Works on headers alone: knows no tensor data and no torch. Four layouts are told apart without
+being asked for: the book's, Hugging Face's GPT-2 (weights transposed, query, key and value fused),
+nanoGPT's (the same names, not transposed, biases optional) and the one of quantised weights.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gptcli.config import GPTConfig
@@ -15,6 +15,7 @@ from gptcli.errors import InputError
 from gptcli.escape import listed, shown
 from gptcli.header import Header, TensorInfo
 from gptcli.parameters import architecture, tensors
+from gptcli.quantformat import LEVELS, VALUES, Width, book_name, width_of
 
 HEAD, EMBEDDING = "out_head.weight", "tok_emb.weight"
 DTYPES = ("F32", "F16", "BF16", "F64")  # F64 only if its values survive narrowing
@@ -48,7 +49,7 @@ _BOOK_NAME = re.compile(r"(?:tok_emb|pos_emb|final_norm|out_head|trf_blocks)\..*
 _GPT2_NAME = re.compile(r"(?:_orig_mod\.)?(transformer\.)?(?:wte|wpe|ln_f|h)\..*", re.DOTALL)
 _IN_BLOCK = re.compile(r"(h|trf_blocks)\.(0|[1-9][0-9]{0,5})\.(.+)", re.DOTALL)
 
-LayoutName = Literal["book", "huggingface", "nanogpt"]
+LayoutName = Literal["book", "huggingface", "nanogpt", "quantized"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class Layout:
         zeros: book names that the file leaves out because they are zero (nanoGPT without biases).
         ignored: mask buffers, by their names in the file.
         unexpected: names that belong to no model of this layout.
+        width: of quantised weights.
+        beside: their scales and zeros, by their names in the file → the book name they belong to.
     """
 
     name: LayoutName
@@ -84,6 +87,8 @@ class Layout:
     zeros: tuple[str, ...]
     ignored: tuple[str, ...]
     unexpected: tuple[str, ...]
+    width: Width | None = None
+    beside: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_blocks(self) -> int:
@@ -117,9 +122,11 @@ def recognise(headers: Sequence[Header]) -> Layout:
     """The layout of a file by the names and shapes in its header.
 
     Raises:
-        InputError: no names of a GPT-2, or names of two layouts.
+        InputError: no names of a GPT-2, names of two layouts, or an unknown way to quantise.
     """
     infos = all_tensors(headers)
+    if width := width_of(headers):
+        return _quantized(infos, width)
     book = [name for name in infos if _BOOK_NAME.fullmatch(name.removeprefix("_orig_mod."))]
     gpt2 = [name for name in infos if _GPT2_NAME.fullmatch(name)]
     path = headers[0].path
@@ -151,6 +158,21 @@ def _is_book_tensor(name: str) -> bool:
     if match := _IN_BLOCK.fullmatch(name):
         return match[1] == "trf_blocks" and any(match[3] in ours for ours in _BLOCK.values())
     return name == HEAD or name in _OUTSIDE.values()
+
+
+def _quantized(infos: dict[str, TensorInfo], width: Width) -> Layout:
+    sources: dict[str, Source] = {}
+    beside: dict[str, str] = {}
+    unexpected: list[str] = []
+    for file_name in infos:
+        ours, part = book_name(file_name)
+        if not _is_book_tensor(ours):
+            unexpected.append(file_name)
+        elif part in {"", VALUES, LEVELS}:
+            sources[ours] = Source(file_name)
+        else:
+            beside[file_name] = ours
+    return Layout("quantized", "", sources, (), (), tuple(unexpected), width, beside)
 
 
 def _gpt2(infos: dict[str, TensorInfo], prefix: str) -> Layout:

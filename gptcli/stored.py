@@ -13,6 +13,7 @@ from gptcli.escape import listed, shown
 from gptcli.fit import check
 from gptcli.header import Header, TensorInfo
 from gptcli.layout import DTYPES, HEAD, Layout, all_tensors, implied_config
+from gptcli.quantformat import LEVELS
 
 GPT2_VOCABULARY = 50257
 
@@ -21,14 +22,17 @@ GPT2_VOCABULARY = 50257
 class Stored:
     """Sums over all tensors of one model's files; elements where nothing else is said.
 
+    A byte that packs two 4-bit levels is two elements.
+
     Attributes:
         files: how many.
         size: bytes of all files, headers included.
         tensors: how many.
-        elements: of all tensors; parameters, masks and unexpected add up to it.
+        elements: of all tensors; parameters, scales, masks and unexpected add up to it.
         parameters: of tensors that the model is read from, a head of its own included.
         head: of an output head that the files hold, 0 without one.
-        masks: of mask buffers, which are no parameters.
+        scales: of scales and zeros of quantised weights, which are no parameters.
+        masks: of mask buffers, which are none either.
         unexpected: of tensors that belong to no GPT-2.
         dtypes: bytes of tensors by safetensors' name of the dtype, most bytes first.
     """
@@ -39,6 +43,7 @@ class Stored:
     elements: int
     parameters: int
     head: int
+    scales: int
     masks: int
     unexpected: int
     dtypes: dict[str, int]
@@ -56,13 +61,18 @@ def stored(headers: Sequence[Header], layout: Layout) -> Stored:
         files=len(headers),
         size=sum(header.size for header in headers),
         tensors=len(infos),
-        elements=sum(info.numel for info in infos.values()),
-        parameters=sum(infos[name].numel for name in used),
+        elements=sum(map(_elements, infos.values())),
+        parameters=sum(_elements(infos[name]) for name in used),
         head=infos[head.name].numel if head else 0,
+        scales=sum(infos[name].numel for name in layout.beside),
         masks=sum(infos[name].numel for name in layout.ignored),
-        unexpected=sum(infos[name].numel for name in layout.unexpected),
+        unexpected=sum(_elements(infos[name]) for name in layout.unexpected),
         dtypes=dict(sorted(dtypes.items(), key=lambda item: -item[1])),
     )
+
+
+def _elements(info: TensorInfo) -> int:
+    return info.numel * (2 if info.name.endswith(LEVELS) else 1)
 
 
 def implied_model(headers: Sequence[Header], layout: Layout) -> GPTConfig:
@@ -95,9 +105,9 @@ def oddities(headers: Sequence[Header], layout: Layout) -> list[str]:
     infos = all_tensors(headers)
     return [
         *_mask_buffers(infos, layout),
-        *_own_head(infos, layout),
+        *([] if layout.width else _own_head(infos, layout)),
         *_vocabulary(infos, layout),
-        *_dtypes(infos),
+        *([] if layout.width else _dtypes(infos)),
         *_left_out(layout),
         *_emptiness(infos),
         *_alignment(headers),

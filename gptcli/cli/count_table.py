@@ -106,6 +106,8 @@ STORED: Lines = [
     ("dtypes", lambda one: "+".join(one.stored.dtypes) if one.stored else "-"),
 ]
 
+SCALES = ("  scales and zeros", _of_file(lambda sums: sums.scales))
+
 WHY = (
     "tied: the output head is the token embedding and counts once. total is this or untied, as "
     "tie_weights says.",
@@ -125,8 +127,9 @@ WHY = (
     *WHY_MEMORY,
 )
 WHY_STORED = (
-    "in the files: elements are parameters, mask buffers and unexpected tensors. Files may also "
-    "hold a head that a tied model shares, and leave out biases that are zero."
+    "in the files: elements are parameters, mask buffers and unexpected tensors, and scales and "
+    "zeros of quantised weights. Files may also hold a head that a tied model shares, and leave "
+    "out biases that are zero."
 )
 
 
@@ -142,7 +145,8 @@ def show(models: Sequence[Counted], first: Sequence[str] = ()) -> None:
         report.title("")
     sections = dict(SECTIONS)
     if any(one.stored for one in models):
-        sections["In the files"] = STORED
+        quantized = any(one.stored and one.stored.scales for one in models)
+        sections["In the files"] = [*STORED[:5], *([SCALES] if quantized else []), *STORED[5:]]
     for number, group in enumerate(_groups(models, sections, report.width)):
         space = [Row(("",))] if number else []
         report.rows([*space, *_rows(group, sections)], right=range(1, len(group) + 1))

@@ -19,6 +19,7 @@ LAYOUTS = {
     "book": "the book's names",
     "huggingface": "Hugging Face's GPT-2: query, key and value fused, inputs before outputs",
     "nanogpt": "nanoGPT's: query, key and value fused, outputs before inputs as in the book",
+    "quantized": "quantised by gptcli: the book's names, each matrix as whole numbers and scales",
 }
 
 
@@ -129,7 +130,12 @@ def _facts(weights: Weights) -> Iterator[tuple[str, str]]:
 
 
 def _split(sums: Stored) -> str:
-    parts = {"parameters": sums.parameters, "in masks": sums.masks, "unexpected": sums.unexpected}
+    parts = {
+        "parameters": sums.parameters,
+        "scales and zeros": sums.scales,
+        "in masks": sums.masks,
+        "unexpected": sums.unexpected,
+    }
     return ": " + ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
 
 
