@@ -13,6 +13,7 @@ from gptcli.completion import StopFinder
 from gptcli.errors import UsageError
 from gptcli.fast import FastGPT
 from gptcli.jobspec import JobSpec
+from gptcli.prefixes import Prefixes
 from gptcli.records import Failure, Record
 from gptcli.results import Answer, Sample
 from gptcli.sequence import Sequence as Text
@@ -87,8 +88,16 @@ class Answerer:
         self.tokenizer, self.spec = tokenizer, spec
         self.active = self.new_tokens = 0
         self.on_token: Callable[[], object] = lambda: None
-        self._model, self._rows, self._max_tokens = model, rows, max_tokens
+        self._model, self._rows = model, rows
+        kept = _kept_positions(model.config.context_length, rows, max_tokens)
+        self._prefixes = Prefixes(kept)
+        self._max_tokens = None if max_tokens is None else max_tokens - kept
         self.held_tokens = 0
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of prompts that were not read, as one before began alike."""
+        return self._prefixes.shared
 
     def run(self, records: Iterator[Record | Failure | None], emit: Emit) -> None:
         """Answer all records, each as soon as it is done.
@@ -98,7 +107,8 @@ class Answerer:
         Raises:
             RunError: a fault of the model, not of a record.
         """
-        jobs, batch = _Restartable(self._jobs(records, emit)), Batch(self._model, self._rows)
+        jobs = _Restartable(self._jobs(records, emit))
+        batch = Batch(self._model, self._rows, self._prefixes)
         self.active = self.held_tokens = 0
         while not jobs.is_exhausted:
             for job in batch.run(jobs):
@@ -222,6 +232,15 @@ class Answerer:
     def _size(self, text: Text) -> int:
         """Cached tokens at most."""
         return min(text.context, len(text.prompt) + text.params.max_new_tokens)
+
+
+def _kept_positions(context: int, rows: int, max_tokens: int | None) -> int:
+    """How much of the beginnings of prompts is kept: little beside the texts themselves.
+
+    One text's worth is enough for what all have in common, whatever else comes between.
+    """
+    kept = max(context, rows * context // 8)
+    return kept if max_tokens is None else min(kept, max_tokens // 8)
 
 
 class _Restartable:

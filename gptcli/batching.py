@@ -1,13 +1,14 @@
 """Many texts at once: rows leave when they are done and new ones enter at once.
 
 Each step reads whatever its rows need (a new prompt whole, one token of the others) in one flat
-product. A text's bits depend on the text alone: prompts are read whole, attention runs row by row,
-draws are counter-based, and products have at least two rows (`gptcli.linear`). Knows no text, no
-files and no order but that in which texts finish.
+product. A text's bits depend on the text alone: attention runs row by row and in fixed blocks of
+positions (`gptcli.prefixes`), draws are counter-based, and products have at least two rows
+(`gptcli.linear`). Knows no text, no files and no order but that in which texts finish.
 
 Shapes: N tokens of a step, E emb_dim, V vocabulary.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from gptcli.errors import GptcliError
 from gptcli.fast import FastGPT, Span
 from gptcli.penalties import NothingLeftError
+from gptcli.prefixes import Prefixes, blocks
 from gptcli.sequence import Sequence, Token, check_prompt
 
 # A step reads prompts up to this many tokens together; more would make the others wait.
@@ -45,13 +47,18 @@ class Job:
 class Batch:
     """The rows being written and the cache they share."""
 
-    def __init__(self, model: FastGPT, rows: int) -> None:
-        """`rows` texts at a time; one row more keeps a lonely token company."""
-        self._model = model
+    def __init__(self, model: FastGPT, rows: int, prefixes: Prefixes | None = None) -> None:
+        """`rows` texts at a time; one row more keeps a lonely token company.
+
+        What prompts have in common is read once where there are `prefixes` to keep it in.
+        """
+        self._model, self._prefixes = model, prefixes or Prefixes(0)
         self._cache = model.new_cache(batch=rows + 1)
         self._companion = rows
         self._free = list(reversed(range(rows)))
         self._active: dict[int, Job] = {}
+        self._begun: list[int] = []  # rows that read their prompts in the next step
+        self._waiting: deque[Job] = deque()
 
     def run(self, jobs: Iterable[Job | None]) -> Iterator[Job]:
         """Jobs as they end, in no order; the next is taken only when there is a row for it.
@@ -73,14 +80,32 @@ class Batch:
     def _admit(self, waiting: Iterator[Job | None]) -> Iterator[Job]:
         """Fill free rows, up to a step's worth of prompts; yields what is done before it begins."""
         budget = PROMPT_TOKENS_A_STEP
-        while self._free and budget > 0 and (job := next(waiting, None)) is not None:
+        while self._free and budget > 0 and (job := self._next(waiting)) is not None:
             text = job.text
             check_prompt(text.prompt, text.context, text.overflow)
             if text.must_end():
                 yield job
-                continue
-            budget -= len(text.prompt)
-            self._active[self._free.pop()] = job
+            elif self._prefixes.is_in_hand(text.prompt):
+                self._waiting.append(job)
+                return
+            else:
+                budget -= self._begin(job)
+
+    def _next(self, waiting: Iterator[Job | None]) -> Job | None:
+        return self._waiting.popleft() if self._waiting else next(waiting, None)
+
+    def _begin(self, job: Job) -> int:
+        """Give a job a row → how many tokens of its prompt are to be read."""
+        row, text = self._free.pop(), job.text
+        self._active[row] = job
+        if len(text.prompt) <= text.context:  # else its beginning is cut off
+            job.past = self._prefixes.take(text.prompt, self._row(row))
+            self._begun.append(row)
+        return len(text.prompt) - job.past
+
+    def _row(self, row: int) -> Tensor:
+        """(L, 2, H, C, D) keys and values of a row."""
+        return self._cache.store[:, :, row]
 
     def _step(self) -> Iterator[Job]:
         """One token for each row; yields the jobs that ended and frees their rows."""
@@ -96,12 +121,15 @@ class Batch:
     def _logits(self, rows: list[int]) -> Tensor:
         """(at least len(rows), V): what follows each row."""
         ids: list[int] = []
+        last: list[int] = []  # of each row's tokens
         spans: list[Span] = []
         for row in rows:
             job = self._active[row]
             past, unread = job.text.unread(job.past)
-            spans.append(Span(row, past, len(ids), len(unread)))
+            for start, length in blocks(past, len(unread)):
+                spans.append(Span(row, start, len(ids) + start - past, length))
             ids += unread
+            last.append(len(ids) - 1)
             job.past = past + len(unread)
         if len(ids) == 1:
             spans.append(Span(self._companion, 0, 1, 1))
@@ -109,7 +137,9 @@ class Batch:
         hidden = self._model.hidden(
             torch.tensor(ids, device=self._model.device), spans, self._cache
         )
-        last = [span.first + span.length - 1 for span in spans]
+        for row in self._begun:
+            self._prefixes.keep(self._active[row].text.prompt, self._row(row))
+        self._begun.clear()
         return self._model.logits(hidden[last if len(last) > 1 else [last[0], 0]])
 
 

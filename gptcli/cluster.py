@@ -80,6 +80,7 @@ class ClusterAnswers:
     Attributes:
         active: records that are on their way.
         new_tokens: in the answers so far.
+        shared_tokens: None; workers do not tell.
         hands: the workers, those that still load their models too.
         on_token: called at least ten times a second; it may raise to end everything.
         on_ready: called when the first worker has its model.
@@ -88,6 +89,7 @@ class ClusterAnswers:
 
     def __init__(self, cluster: Cluster, plan: WorkerPlan) -> None:
         self.active = self.new_tokens = 0
+        self.shared_tokens: int | None = None
         self.on_token: Callable[[], object] = lambda: None
         self.on_ready: Callable[[], object] = lambda: None
         self.notify: Callable[[str], object] = lambda _text: None

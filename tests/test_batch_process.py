@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from batchjobs import prompts, tiny_directory
 from emission import Result, command, environment, run, shell
+from tiny_directory import tiny_config, write_tiny
 
 from gptcli.journal import Journal
 
@@ -178,6 +179,17 @@ def test_the_seed_of_a_job_that_was_given_none_is_in_its_header(folder: Path) ->
     assert (folder / "fresh").read_bytes() == first
 
 
+def test_the_summary_counts_what_was_read_once_for_several(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "model", trained=False)
+    (model / "config.json").write_text(json.dumps(tiny_config(context_length=96)))
+    record = {"prompt": "x" * 70, "num_samples": 3}
+    (tmp_path / "in").write_text(json.dumps(record) + "\n")
+    files = [tmp_path / "in", "-o", tmp_path / "out", "-m", model / "config.json"]
+    done = run("batch", *files, *SAMPLING, "--json")
+    assert (done.code, json.loads(done.out)["shared_tokens"]) == (0, 128)
+    assert b"128 of prompts read once for several" in done.err
+
+
 def test_summaries_exit_codes_and_silence(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "good").write_text('{"prompt": "a"}\n')
     common = ["-m", folder / "model", *SAMPLING]
@@ -185,6 +197,7 @@ def test_summaries_exit_codes_and_silence(folder: Path, tmp_path: Path) -> None:
     summary = json.loads(done.out)
     assert (done.code, done.err) == (0, b"")
     assert (summary["ok"], summary["failed"], summary["seed"]) == (1, 0, 3)
+    assert summary["shared_tokens"] == 0
     done = run("batch", tmp_path / "good", "-o", tmp_path / "out", *common)
     assert (done.code, b"exists already" in done.err) == (2, True)
     (tmp_path / "bad").write_text("{\n" * 30)

@@ -186,19 +186,20 @@ class _Job:
         return problem
 
     def _report(self, progress: Progress) -> None:
-        tally, tokens = self._tally, progress.new_tokens
+        tally, tokens, shared = self._tally, progress.new_tokens, None
         if self._answerer is not None:
-            tokens = self._answerer.new_tokens
+            tokens, shared = self._answerer.new_tokens, self._answerer.shared_tokens
         if self._plan.json:
-            console.print_json(self._summary(tokens, progress.seconds))
+            console.print_json(self._summary(tokens, shared, progress.seconds))
         text = f"{tally.ok:,} ok, {tally.failed:,} failed"
         if tally.failed:
             console.say(f"{text} (first: {tally.first_failure})")
             raise typer.Exit(FAILED_RECORDS)
         speed = f"{tokens:,} tokens in {progress.seconds:,.1f} s"
-        console.notice(f"{text}, {speed}")
+        saved = f", {shared:,} of prompts read once for several" if shared else ""
+        console.notice(f"{text}, {speed}{saved}")
 
-    def _summary(self, tokens: int, seconds: float) -> dict[str, Any]:
+    def _summary(self, tokens: int, shared: int | None, seconds: float) -> dict[str, Any]:
         tally = self._tally
         return {
             "schema": "gptcli.batch/1",
@@ -210,6 +211,7 @@ class _Job:
             "first_failure": tally.first_failure,
             "seed": self._spec.seed,
             "new_tokens": tokens,
+            "shared_tokens": shared,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(tokens / seconds, 2) if tokens and seconds > 0 else None,
         }
