@@ -186,6 +186,7 @@ class Worker:
 
 def _use_threads(count: int) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    torch.set_flush_denormal(True)  # as in the command's own process: gptcli.cli.computing
     torch.set_num_threads(count)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gptcli.precision import has_bfloat16
+
 _STEPS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steepest at 0, so small singular values grow fast
 _RMS = 0.2  # of an update's entries, which is about AdamW's
@@ -45,14 +47,20 @@ class Muon(torch.optim.Optimizer):
         parameter.add_(update, alpha=-group["lr"] * scale)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonal(matrix: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """(M, N) → (M, N): about U V^T of its singular value decomposition U S V^T.
 
     An odd polynomial, applied repeatedly, drives singular values towards 1 (to 0.7 ... 1.2, which
-    is enough). In bfloat16: errors of that size do not matter.
+    is enough).
+
+    Args:
+        dtype: of the products. None is bfloat16, whose errors do not matter here, where the device
+            has it, else float32.
     """
+    if dtype is None:
+        dtype = torch.bfloat16 if has_bfloat16(matrix.device) else torch.float32
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
+    x = (matrix.T if tall else matrix).to(dtype)
     x = x / (x.norm() + 1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_STEPS):

@@ -22,12 +22,12 @@ from gptcli import optimizer as optimizers
 from gptcli.bitsperbyte import Held, bits_per_byte
 from gptcli.errors import RunError
 from gptcli.model import GPTModel, TransformerBlock
+from gptcli.precision import wants_bfloat16
 from gptcli.processes import Group
-from gptcli.recipe import Precision, TrainSettings
+from gptcli.recipe import TrainSettings
 from gptcli.rows import IGNORED, Ids, Mixture, generator
 from gptcli.trainstate import Progress, Trained, read_state, write_state
 
-_BFLOAT16_CPUS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 _CHANGEABLE = ("steps", "warmup", "save_every")  # when resuming; another end, another schedule
 
 
@@ -215,13 +215,3 @@ class Training:
         if isinstance(self._objective, DistributedDataParallel) and not last:
             return self._objective.no_sync()
         return nullcontext()
-
-
-def wants_bfloat16(precision: Precision, device: str) -> bool:
-    """Whether products are computed in bfloat16: always on demand, else where it is faster."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    checks = [getattr(torch.cpu, name, None) for name in _BFLOAT16_CPUS]  # not in every version
-    return any(check is not None and check() for check in checks)

@@ -12,6 +12,12 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_runtest_teardown() -> None:
+    """A command that a test ran in this process has made tiny floats 0 in it: not for the next."""
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of data beside the repository, which a plain checkout lacks."""

@@ -7,6 +7,7 @@ from gptcli.config import GPTConfig
 from gptcli.model import GPTModel
 from gptcli.muon import Muon, orthogonal
 from gptcli.optimizer import Average, build, initialise_as_gpt2, rate, swap
+from gptcli.precision import has_bfloat16
 from gptcli.recipe import TrainSettings
 
 CONFIG = GPTConfig(
@@ -42,14 +43,15 @@ def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
     assert rates[-1] == pytest.approx(0.1, abs=0.001)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16)])
 def test_an_update_is_nearly_orthogonal_and_keeps_the_singular_vectors(
-    shape: tuple[int, int],
+    shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
-    found = u.T @ orthogonal(matrix) @ vt.T  # the singular values, on the diagonal
+    found = u.T @ orthogonal(matrix, dtype) @ vt.T  # the singular values, on the diagonal
     assert found.diagonal().min() > 0.3
     assert found.diagonal().max() < 1.3
     assert (found - found.diagonal().diag()).abs().max() < 0.1
@@ -102,3 +104,10 @@ def test_gpt2s_initialisation_has_its_deviations() -> None:
         residual = "out_proj" in name or "layers.2" in name
         expected = 0.02 / math.sqrt(6) if residual else 0.02
         assert float(parameter.detach().std()) == pytest.approx(expected, rel=0.05), name
+
+
+def test_an_updates_precision_is_what_the_device_computes_itself() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(16, 32)
+    own = torch.bfloat16 if has_bfloat16("cpu") else torch.float32
+    assert torch.equal(orthogonal(matrix), orthogonal(matrix, own))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptcli import console, progress
+from gptcli.cli.computing import pytorch
 from gptcli.cli.options import Dtypes, Widths, at_least, check_seed
 from gptcli.errors import UsageError
 from gptcli.escape import shown
@@ -92,12 +93,7 @@ class ModelOptions:
         """
         # On a busy machine, threads that spin while they wait cost nine tenths of the speed.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        if self.threads is not None:
-            os.environ["OMP_NUM_THREADS"] = str(self.threads)
-        import torch
-
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        torch = pytorch(self.threads)
         _require(self.device, torch)
         return torch
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptcli import console
+from gptcli.cli.computing import pytorch
 from gptcli.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def selftest(
     a text never depends on those beside it. Ends with 1 if something deviates.
     """
     with console.waiting("loading PyTorch ..."):
+        pytorch()
         from gptcli.selftest import names, run
     checks = []
     for name in names(quick=quick):

@@ -1,6 +1,5 @@
 """Carry a training out: prepare, show how it goes, end it well. What `gptcli train` runs."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gptcli import console, signals
+from gptcli.cli.computing import pytorch
 from gptcli.cli.options import at_least
 from gptcli.cli.trainview import View
 from gptcli.curve import binned, text_curve
@@ -66,15 +66,10 @@ def carry_out(request: Request) -> None:
         console.notice(f"{shown(request.recipe.directory)} is finished: there is nothing to resume")
         return
     with console.waiting("reading the texts ..."):
-        if request.recipe.threads is not None:
-            os.environ["OMP_NUM_THREADS"] = str(request.recipe.threads)
-        import torch
-
+        torch = pytorch(request.recipe.threads)
         from gptcli.heap import keep_freed_memory
         from gptcli.processes import joined
 
-        if request.recipe.threads is not None:
-            torch.set_num_threads(request.recipe.threads)
         keep_freed_memory()
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with joined(device) as group:
