@@ -4,13 +4,12 @@ Names of files and of machines are left out, so copies of a model are one model.
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from gptcli.config import GPTConfig
-from gptcli.files import open_regular, read_exactly
+from gptcli.files import open_regular, read_exactly, sha256_of
 from gptcli.header import Header, read_headers
 from gptcli.presets import PRESETS
 from gptcli.target import Target
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from gptcli.tokenizer import Tokenizer
 
 _PIECE = 1 << 12  # bytes of each tensor that tell two trainings of one shape apart
-_CHUNK = 1 << 20
 # Encoded differently by every way to split text that we know of.
 _PROBE = " It's 1234567 naïve\tcafés  in 東京,\r\n\n isn't IT? 🙂"
 
@@ -58,11 +56,10 @@ def weights_digest(target: Target, *, full: bool) -> str:
     """`untrained`, or a digest behind the way it was made: `headers:...`, `full:...`."""
     if target.weights is None:
         return "untrained"
-    hash = sha256()
-    for header in read_headers(target.weights):
-        for piece in _all_of(header) if full else _parts_of(header):
-            hash.update(piece)
-    return f"{'full' if full else 'headers'}:{hash.hexdigest()}"
+    headers = read_headers(target.weights)
+    if full:
+        return f"full:{sha256_of(header.path for header in headers)}"
+    return f"headers:{_digest(b''.join(part for h in headers for part in _parts_of(h)))}"
 
 
 def tokenizer_digest(tokenizer: "Tokenizer") -> str:
@@ -95,12 +92,6 @@ def _parts_of(header: Header) -> list[bytes]:
     with open_regular(header.path) as fd:
         parts += [read_exactly(fd, min(_PIECE, t.nbytes), t.start) for t in tensors]
     return parts
-
-
-def _all_of(header: Header) -> Iterator[bytes]:
-    with open_regular(header.path) as fd:
-        for start in range(0, os.fstat(fd).st_size, _CHUNK):
-            yield read_exactly(fd, _CHUNK, start)
 
 
 def _digest(data: bytes) -> str:

@@ -8,8 +8,9 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ _KINDS = {
     stat.S_IFCHR: "device",
     stat.S_IFBLK: "device",
 }
+_CHUNK = 1 << 20
 _KEY_OR_BRACE = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?|[{}]')
 
 
@@ -61,6 +63,16 @@ def read_exactly(fd: int, count: int, offset: int) -> bytes:
         count -= len(piece)
         offset += len(piece)
     return b"".join(pieces)
+
+
+def sha256_of(paths: Iterable[Path]) -> str:
+    """The sha256 of all bytes of regular files, one after the other, in hexadecimal."""
+    hash = sha256()
+    for path in paths:
+        with open_regular(path) as fd:
+            for start in range(0, os.fstat(fd).st_size, _CHUNK):
+                hash.update(read_exactly(fd, _CHUNK, start))
+    return hash.hexdigest()
 
 
 def decode_utf8(data: bytes, path: object) -> str:

@@ -6,7 +6,7 @@ its rank a line; the end of text has no line and is the id after the last rank.
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from gptcli.bpe import ranks_of_merges
 from gptcli.errors import RunError
@@ -43,7 +43,7 @@ def train_ranks(documents: Iterable[str], vocab_size: int) -> dict[bytes, int]:
     return ranks_of_merges([(left, right) for left, right in pairs])
 
 
-def rank_lines(ranks: dict[bytes, int]) -> bytes:
+def rank_lines(ranks: Mapping[bytes, int]) -> bytes:
     """The contents of a `.tiktoken` file."""
     ordered = sorted(ranks.items(), key=lambda item: item[1])
     return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ordered)

@@ -112,6 +112,10 @@ class Recipe:
         valid_share: of the documents.
         fold_quotes: typographic quotation marks and dashes become plain ones, in all texts.
         initialisation: the book's, GPT-2's, or GPT-2's where the head is tied.
+        init_from: a model, as `gptcli.target.resolve` knows it, whose weights, shape and tokenizer
+            take the place of config, tokenizer and initialisation.
+        context_length: instead of that model's, at most as many; those behind are cut.
+        drop_rate: instead of that model's.
         weights_dtype: of the file of weights.
         epochs: how often the texts are read, if steps are not given.
         threads: of the processor; None is PyTorch's choice. Other sums of floats may come out
@@ -126,6 +130,9 @@ class Recipe:
     valid_share: float = 0.02
     fold_quotes: bool = False
     initialisation: Initialisation = "auto"
+    init_from: str | None = None
+    context_length: int | None = None
+    drop_rate: float | None = None
     weights_dtype: WeightsDtype = "float32"
     epochs: float = 10.0
     threads: int | None = None

@@ -135,7 +135,10 @@ def load_tokenizer(
         RunError: tiktoken's data is not on this machine and cannot be had.
     """
     path = find_file(name, directory)
-    tokenizer = _named(name, offline) if path is None else Tokenizer.of(_read(path, vocab_size))
+    if path is None:
+        tokenizer = _named(name, offline)
+    else:
+        tokenizer = Tokenizer.of(read_vocabulary(path, vocab_size))
     if vocab_size is not None and vocab_size < tokenizer.n_vocab:
         size = f"vocab_size {vocab_size} is smaller than the tokenizer's {tokenizer.n_vocab}"
         raise InputError(f"tokenizer {shown(tokenizer.name)}", size)
@@ -165,7 +168,12 @@ def _beside(path: Path, names: Sequence[str]) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def _read(path: Path, vocab_size: int | None) -> Vocabulary:
+def read_vocabulary(path: Path, vocab_size: int | None) -> Vocabulary:
+    """What a tokenizer's file says, with those that belong to it; its name tells the format.
+
+    Raises:
+        InputError: a file is not what it should be.
+    """
     suffix = path.suffix.lower()
     if suffix == ".tiktoken":
         if path.name.startswith(_OTHER_PATTERNS):

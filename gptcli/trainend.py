@@ -49,6 +49,7 @@ def _facts(job: Job, command: Sequence[str], notes: Sequence[str], bits: float) 
     return CardFacts(
         title=job.recipe.directory.resolve().name,
         command=command,
+        base=job.base,
         texts=[_text(job, number) for number in range(len(job.texts))],
         validation=_validation(job),
         config=job.config.to_dict(),
@@ -84,6 +85,6 @@ def _prepared(job: Job) -> dict[str, Any]:
     recipe = job.recipe
     return {
         "fold_quotes": recipe.fold_quotes,
-        "initialisation": recipe.initialisation,
+        "initialisation": job.base.name if job.base else recipe.initialisation,
         "weights_dtype": recipe.weights_dtype,
     }

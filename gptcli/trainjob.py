@@ -1,4 +1,4 @@
-"""From texts to a training: read, hold out, tokenize, mix, initialise.
+"""From texts to a training: read, hold out, tokenize, mix.
 
 Knows the files of a model directory, no options and no terminal.
 """
@@ -17,26 +17,17 @@ from safetensors.torch import save
 from gptcli.atomic import write_atomically
 from gptcli.bitsperbyte import Held
 from gptcli.config import GPTConfig
-from gptcli.errors import InputError, RunError, UsageError
+from gptcli.errors import InputError, UsageError
 from gptcli.escape import shown
 from gptcli.model import GPTModel
-from gptcli.optimizer import initialise_as_gpt2
+from gptcli.modelcard import Base
 from gptcli.processes import Group
-from gptcli.rankfile import rank_lines, train_ranks
-from gptcli.recipe import (
-    CONFIG,
-    STATE,
-    TOKENIZER,
-    WEIGHTS,
-    Initialisation,
-    Recipe,
-    TrainSettings,
-    WeightsDtype,
-)
+from gptcli.recipe import CONFIG, STATE, WEIGHTS, Recipe, TrainSettings, WeightsDtype
 from gptcli.rows import Ids, Mixture, Packed
 from gptcli.textset import Text, held_out, read_text
-from gptcli.tokenizer import Tokenizer, load_tokenizer
+from gptcli.tokenizer import Tokenizer
 from gptcli.train import Training
+from gptcli.trainstart import Start, make_directory, start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +38,7 @@ class Job:
     config: GPTConfig
     settings: TrainSettings
     training: Training
+    base: Base | None
     texts: tuple[Text, ...]
     valid: Text | None
     held: Held
@@ -59,8 +51,9 @@ def prepare(recipe: Recipe, settings: TrainSettings, group: Group, *, resume: bo
     """Read everything and build the training; `settings.steps` of 0 follows from the epochs.
 
     Raises:
-        InputError: a text that cannot be used, or a state that is another training's.
-        UsageError: weights that are all 0, or a batch that cannot be split.
+        InputError: a text or a model to begin from that cannot be used, or a state that is
+            another training's.
+        UsageError: a batch that cannot be split, or what `start` says.
     """
     texts = tuple(read_text(s.path, fold_quotes=recipe.fold_quotes) for s in recipe.sources)
     valid = recipe.valid
@@ -70,8 +63,8 @@ def prepare(recipe: Recipe, settings: TrainSettings, group: Group, *, resume: bo
     else:
         splits = [(text.documents, ()) for text in texts]
     documents = [document for train, _ in splits for document in train]
-    tokenizer = _tokenizer(recipe, documents, group, keep=resume)
-    config = _final_config(recipe, tokenizer)
+    begin = start(recipe, settings.seed, documents, group, keep=resume)
+    tokenizer, config = begin.tokenizer, begin.model.config
     eos_id = _eos(tokenizer)
     sources = [
         Packed(_encoded(train, tokenizer), eos_id, config.context_length, f"{settings.seed}/{n}")
@@ -84,16 +77,16 @@ def prepare(recipe: Recipe, settings: TrainSettings, group: Group, *, resume: bo
     mixture = Mixture(sources, weights, rows, settings.seed)
     chosen = [document for _, held in splits for document in held]
     held = _held(held_text.documents if held_text else chosen, tokenizer)
-    _write_config(recipe, config, group)
+    _write_files(recipe.directory, begin, group)
     training = Training(
-        model=initialised(config, settings.seed, recipe.initialisation),
+        model=begin.model,
         settings=settings,
         mixture=mixture,
         held=held,
         eos_id=eos_id,
         state=recipe.directory / STATE,
         keep=lambda model: write_weights(recipe.directory / WEIGHTS, model, recipe.weights_dtype),
-        identity=_identity(recipe, config, texts, held_text),
+        identity=_identity(recipe, begin, texts, held_text),
         group=group,
     )
     if resume:
@@ -103,6 +96,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, group: Group, *, resume: bo
         config=config,
         settings=settings,
         training=training,
+        base=begin.base,
         texts=texts,
         valid=held_text,
         held=held,
@@ -110,18 +104,6 @@ def prepare(recipe: Recipe, settings: TrainSettings, group: Group, *, resume: bo
         tokens=sum(source.tokens for source in sources),
         rows=tuple(mixture.counts),
     )
-
-
-def initialised(config: GPTConfig, seed: int, initialisation: Initialisation) -> GPTModel:
-    """A new model. PyTorch's default draws embeddings from N(0, 1): through a tied head those
-    give logits far too large to start from, so auto is GPT-2's way for tied models.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPTModel(config)
-        if initialisation == "gpt2" or (initialisation == "auto" and config.tie_weights):
-            initialise_as_gpt2(model, config.n_layers)
-    return model
 
 
 def write_weights(path: Path, model: GPTModel, dtype: WeightsDtype) -> None:
@@ -132,25 +114,6 @@ def write_weights(path: Path, model: GPTModel, dtype: WeightsDtype) -> None:
         for name, weight in model.named_parameters()
     }
     write_atomically(path, save(weights, {"format": "pt"}))
-
-
-def _tokenizer(recipe: Recipe, documents: Sequence[str], group: Group, *, keep: bool) -> Tokenizer:
-    """Trained and written by the leader, unless the one from before is to be kept; read by all."""
-    path = recipe.directory / TOKENIZER
-    if recipe.tokenizer is not None:
-        return load_tokenizer(recipe.tokenizer)
-    if group.leads and not (keep and path.exists()):
-        _make(path.parent)
-        write_atomically(path, rank_lines(train_ranks(documents, recipe.config.vocab_size)))
-    group.agreed(0)  # nobody reads before it is written
-    return load_tokenizer(TOKENIZER, recipe.directory)
-
-
-def _final_config(recipe: Recipe, tokenizer: Tokenizer) -> GPTConfig:
-    if recipe.tokenizer is None:  # little text gives fewer tokens than were asked for
-        return replace(recipe.config, vocab_size=tokenizer.n_vocab, tokenizer=TOKENIZER)
-    size = max(recipe.config.vocab_size, tokenizer.n_vocab)
-    return replace(recipe.config, vocab_size=size, tokenizer=recipe.tokenizer)
 
 
 def _check(
@@ -199,31 +162,25 @@ def _eos(tokenizer: Tokenizer) -> int:
     return tokenizer.eos_id
 
 
-def _write_config(recipe: Recipe, config: GPTConfig, group: Group) -> None:
+def _write_files(directory: Path, begin: Start, group: Group) -> None:
     if group.leads:
-        _make(recipe.directory)
-        text = yaml.safe_dump(config.to_dict(), sort_keys=False)
-        write_atomically(recipe.directory / CONFIG, text.encode())
-
-
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise RunError(shown(directory), f"cannot be made ({why})") from None
+        make_directory(directory)
+        text = yaml.safe_dump(begin.model.config.to_dict(), sort_keys=False)
+        for name, contents in {**begin.files, CONFIG: text.encode()}.items():
+            write_atomically(directory / name, contents)
 
 
 def _identity(
-    recipe: Recipe, config: GPTConfig, texts: Sequence[Text], valid: Text | None
+    recipe: Recipe, begin: Start, texts: Sequence[Text], valid: Text | None
 ) -> dict[str, Any]:
     """What must be equal for a state to be gone on from; where files lie does not matter."""
     weights = [(source.start, source.end) for source in recipe.sources]
     return {
-        "config": config.to_dict(),
+        "config": begin.model.config.to_dict(),
         "texts": [text.sha256 for text in texts],
         "weights": weights,
         "valid": valid.sha256 if valid else recipe.valid_share,
         "fold_quotes": recipe.fold_quotes,
         "initialisation": recipe.initialisation,
+        "init_from": begin.base.sha256 if begin.base else None,
     }

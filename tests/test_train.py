@@ -11,13 +11,14 @@ from storytext import write_stories
 from gptcli.checkpoint import load_model
 from gptcli.config import GPTConfig
 from gptcli.errors import InputError, RunError, UsageError
+from gptcli.precision import wants_bfloat16
 from gptcli.processes import Group
 from gptcli.recipe import STATE, WEIGHTS, Recipe, TrainSettings
 from gptcli.target import resolve
 from gptcli.textset import Source
-from gptcli.train import wants_bfloat16
 from gptcli.trainend import finish
-from gptcli.trainjob import Job, initialised, prepare
+from gptcli.trainjob import Job, prepare
+from gptcli.trainstart import initialised
 
 CONFIG = GPTConfig(
     vocab_size=300,

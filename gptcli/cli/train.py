@@ -10,6 +10,7 @@ from gptcli import console
 from gptcli.cli import options as o
 from gptcli.cli.training import Request, carry_out
 from gptcli.config import GPTConfig, read_config
+from gptcli.errors import UsageError
 from gptcli.recipe import (
     SIZES,
     Initialisation,
@@ -40,8 +41,17 @@ def train(
     ],
     config: o.Config = None,
     size: Annotated[
-        SizeName, o.option(o.MODEL, "Shape, where no --config is given.", "--size")
-    ] = "small",
+        SizeName | None, o.option(o.MODEL, "Shape, where no --config is given: small.", "--size")
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        o.option(
+            o.MODEL,
+            "Begin from this model's weights, shape and tokenizer: fine-tuning.",
+            "--init-from",
+            metavar="TARGET",
+        ),
+    ] = None,
     vocab_size: Annotated[
         int | None, o.option(o.MODEL, "Tokens, instead of the shape's.", "--vocab-size")
     ] = None,
@@ -56,9 +66,9 @@ def train(
         o.option(o.MODEL, "A tiktoken name, instead of training one.", "--tokenizer"),
     ] = None,
     initialisation: Annotated[
-        Initialisation,
+        Initialisation | None,
         o.option(o.MODEL, "auto: GPT-2's if tied, else the book's.", "--initialisation"),
-    ] = _RECIPE.initialisation,
+    ] = None,
     weights_dtype: Annotated[
         WeightsDtype, o.option(o.MODEL, "Of the file of weights.", "--weights-dtype")
     ] = _RECIPE.weights_dtype,
@@ -145,13 +155,15 @@ def train(
     ] = None,
     threads: o.Threads = None,
 ) -> None:
-    """Train a tokenizer and a model on TEXT.
+    """Train a tokenizer and a model on TEXT, or a model that is there on more text.
 
     DIR is a model directory at the end: try it with `gptcli generate --model DIR`. The same
     command with --resume goes on after an interruption, to the same weights. Under torchrun
     several processes train one model.
     """
     console.Settings.quiet = quiet
+    if init_from is not None:
+        _refuse_beside_base(config, size, vocab_size, tokenizer, initialisation)
     recipe = Recipe(
         sources=tuple(map(parse_source, texts)),
         directory=output,
@@ -160,7 +172,10 @@ def train(
         valid=valid,
         valid_share=valid_share,
         fold_quotes=fold_quotes,
-        initialisation=initialisation,
+        initialisation=initialisation or _RECIPE.initialisation,
+        init_from=init_from,
+        context_length=context_length,
+        drop_rate=drop_rate,
         weights_dtype=weights_dtype,
         epochs=epochs,
         threads=threads,
@@ -189,9 +204,17 @@ def train(
     carry_out(request)
 
 
-def _shape(config: Path | None, size: SizeName, *others: float | None) -> GPTConfig:
+def _refuse_beside_base(*given: object) -> None:
+    """A model to begin from has all of these already."""
+    names = ("--config", "--size", "--vocab-size", "--tokenizer", "--initialisation")
+    for name, value in zip(names, given, strict=True):
+        if value is not None:
+            raise UsageError(name, "cannot be used together with --init-from")
+
+
+def _shape(config: Path | None, size: SizeName | None, *others: float | None) -> GPTConfig:
     """The config of a file or a size, with what single options change."""
-    shape = SIZES[size] if config is None else read_config(config)
+    shape = SIZES[size or "small"] if config is None else read_config(config)
     names = ("vocab_size", "context_length", "drop_rate")
     changes = {name: value for name, value in zip(names, others, strict=True) if value is not None}
     return replace(shape, **changes)  # type: ignore[arg-type]  # each name has its own type
