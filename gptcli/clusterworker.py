@@ -19,11 +19,10 @@ import torch
 
 from gptcli.answers import Answerer
 from gptcli.batchsize import default_rows
-from gptcli.checkpoint import load_model
+from gptcli.checkpoint import load_fast
 from gptcli.digests import identity
 from gptcli.errors import GptcliError, InputError, RunError, UsageError
 from gptcli.escape import listed
-from gptcli.fast import FastGPT
 from gptcli.jobspec import JobSpec
 from gptcli.quantize import Width
 from gptcli.records import Failure, Record
@@ -144,15 +143,15 @@ class Worker:
         target = resolve(plan.model, plan.config, plan.weights, offline=plan.offline)
         tokenizer = _tokenizer(target, plan.offline)
         _require_same(plan, target, tokenizer)
-        model = load_model(
+        fast = load_fast(
             target,
+            plan.quantize,
             seed=plan.spec.seed,
             dtype=getattr(torch, plan.dtype),
             device=plan.device,
             check_finite=plan.check_finite,
         )
-        rows = plan.rows or max(1, default_rows(model.config) // plan.sharing)
-        fast = FastGPT(model, plan.quantize)
+        rows = plan.rows or max(1, default_rows(fast.config) // plan.sharing)
         most = plan.max_tokens
         return Answerer(fast, tokenizer, plan.spec, rows=rows, max_tokens=most), rows
 

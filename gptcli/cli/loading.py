@@ -3,15 +3,17 @@
 import os
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gptcli import console, progress
 from gptcli.cli.computing import pytorch
 from gptcli.cli.options import Dtypes, Widths, at_least, check_seed
 from gptcli.errors import UsageError
 from gptcli.escape import shown
+from gptcli.quantformat import refuse_other_numbers, stored_width
 
 if TYPE_CHECKING:
     from gptcli.config import GPTConfig
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from gptcli.model import GPTModel
     from gptcli.target import Target
     from gptcli.tokenizer import Tokenizer
+
+_Model = TypeVar("_Model")
 
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d{1,3})?")
 
@@ -56,6 +60,19 @@ class ModelOptions:
         """What weights are multiplied as: part of what a text depends on."""
         return self.quantize or self.dtype
 
+    def at_width_of(self, target: "Target") -> "ModelOptions":
+        """These options, with the width of weights that are stored quantised.
+
+        Raises:
+            UsageError: they ask for other numbers.
+            InputError: the weights are damaged.
+        """
+        stored = stored_width(target.weights)
+        if stored is None:
+            return self
+        refuse_other_numbers(stored, self.quantize, self.dtype, self.device)
+        return replace(self, quantize=stored)
+
     def target(self, *, need_weights: bool = True) -> "Target":
         """The files of the model, downloaded if they must be."""
         from gptcli.target import resolve
@@ -79,11 +96,14 @@ class ModelOptions:
         )
 
     def load_fast(self, target: "Target", seed: int) -> "FastGPT":
-        """The model arranged for speed, at the width of --quantize."""
-        model = self.load(target, seed)
-        from gptcli.fast import FastGPT
+        """The model arranged for speed, at the width of --quantize or of its weights."""
 
-        return FastGPT(model, self.quantize)
+        def loaded(**how: Any) -> "FastGPT":
+            from gptcli.checkpoint import load_fast
+
+            return load_fast(target, self.quantize, **how)
+
+        return self._loaded(target, seed, loaded)
 
     def torch(self) -> Any:
         """PyTorch, imported as these options have it.
@@ -98,13 +118,20 @@ class ModelOptions:
         return torch
 
     def load(self, target: "Target", seed: int) -> "GPTModel":
-        """The book's model; this is where torch is imported."""
-        with console.waiting(f"loading {shown(target.name, 60)} ..."):
-            torch = self.torch()
+        """The book's model, quantised weights as floats."""
+
+        def loaded(**how: Any) -> "GPTModel":
             from gptcli.checkpoint import load_model
 
-            model = load_model(
-                target,
+            return load_model(target, **how)
+
+        return self._loaded(target, seed, loaded)
+
+    def _loaded(self, target: "Target", seed: int, load: Callable[..., _Model]) -> _Model:
+        """This is where torch is imported."""
+        with console.waiting(f"loading {shown(target.name, 60)} ..."):
+            torch = self.torch()
+            model = load(
                 seed=seed,
                 dtype=getattr(torch, self.dtype),
                 device=self.device,
