@@ -42,13 +42,13 @@ def test_int4_products_are_those_of_its_levels(features: int) -> None:
     torch.testing.assert_close(Int4Linear(to_int4(weight), bias)(x), exact, atol=0.15, rtol=0.02)
 
 
-def test_int4_searches_for_a_smaller_error_than_the_full_range_leaves() -> None:
+def test_int4_leaves_a_smaller_error_than_the_full_range_does() -> None:
     weight = torch.randn(64, 256)
     grouped = weight.unflatten(1, (-1, 32))
     low, high = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
     step = (high - low) / 15
     plain = (((grouped - low) / step).round() * step + low - grouped).square().sum()
-    assert (to_int4(weight).dequantized() - weight).square().sum() < plain
+    assert (to_int4(weight).dequantized() - weight).square().sum() < 0.93 * plain
 
 
 def test_a_constant_or_empty_group_loses_nothing() -> None:
