@@ -1,6 +1,5 @@
 """From the options that name a model to the model: what generate, batch and inspect share."""
 
-import os
 import re
 import secrets
 from collections.abc import Callable
@@ -101,7 +100,12 @@ class ModelOptions:
         def loaded(**how: Any) -> "FastGPT":
             from gptcli.checkpoint import load_fast
 
-            return load_fast(target, self.quantize, **how)
+            fast = load_fast(target, self.quantize, **how)
+            if self.device == "cpu":
+                from gptcli.pace import Pace
+
+                fast.pace = Pace()
+            return fast
 
         return self._loaded(target, seed, loaded)
 
@@ -111,8 +115,6 @@ class ModelOptions:
         Raises:
             UsageError: it does not have the device.
         """
-        # On a busy machine, threads that spin while they wait cost nine tenths of the speed.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         torch = pytorch(self.threads)
         _require(self.device, torch)
         return torch
