@@ -5,13 +5,13 @@ bytes of the documents alone. Comparable between tokenizers, unlike a loss per t
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from gptcli.rows import IGNORED, Ids
 
@@ -25,19 +25,38 @@ class Held:
     documents: Sequence[Ids]
     size: int
 
+    @property
+    def targets(self) -> int:
+        """Tokens that are predicted: all, and each document's end."""
+        return sum(len(document) + 1 for document in self.documents)
+
 
 def bits_per_byte(model: nn.Module, held: Held, eos_id: int, length: int) -> float:
-    """Bits that `model` needs for the held text, over its bytes.
+    """Bits that `model` needs for the held text, over its bytes."""
+    training = model.training
+    model.eval()
+    needed = nats(model, held, eos_id, length, next(model.parameters()).device)
+    model.train(training)
+    return needed / math.log(2) / held.size
+
+
+def nats(
+    logits_of: Callable[[Tensor], Tensor],
+    held: Held,
+    eos_id: int,
+    length: int,
+    device: torch.device | str = "cpu",
+) -> float:
+    """Nats for all targets of the held text; over `held.targets`, the log of the perplexity.
 
     A document starts after the end of text, as when the model begins one. One longer than
     `length`, the context, is read in windows that overlap by half, each token once.
+
+    Args:
+        logits_of: (B, T) ids on `device` → (B, T, V).
     """
     windows = sorted(_windows(held.documents, eos_id, length), key=lambda pair: len(pair[0]))
-    training = model.training
-    model.eval()
-    nats = sum(_nats(model, batch) for batch in _batches(windows))
-    model.train(training)
-    return nats / math.log(2) / held.size
+    return sum(_nats(logits_of, batch, device) for batch in _batches(windows))
 
 
 def _windows(documents: Sequence[Ids], eos_id: int, length: int) -> Iterator[tuple[Ids, Ids]]:
@@ -70,15 +89,18 @@ def _batches(
 
 
 @torch.no_grad()
-def _nats(model: nn.Module, windows: Sequence[tuple[Ids, Ids]]) -> float:
+def _nats(
+    logits_of: Callable[[Tensor], Tensor],
+    windows: Sequence[tuple[Ids, Ids]],
+    device: torch.device | str,
+) -> float:
     width = max(len(ids) for ids, _ in windows)
     ids = np.zeros((len(windows), width), np.int64)
     targets = np.full((len(windows), width), IGNORED, np.int64)
     for row, (window, wanted) in enumerate(windows):
         ids[row, : len(window)] = window
         targets[row, : len(wanted)] = wanted
-    device = next(model.parameters()).device
-    logits = model(torch.from_numpy(ids).to(device)).float()
+    logits = logits_of(torch.from_numpy(ids).to(device)).float()
     losses = F.cross_entropy(
         logits.flatten(0, 1),
         torch.from_numpy(targets).to(device).flatten(),

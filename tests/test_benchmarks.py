@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gptcli.target import resolve
+
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 TINY = ["--shape", "tiny", "--threads", "1", "--rounds", "2"]
 
@@ -39,3 +41,16 @@ def test_batches_are_set_side_by_side(tmp_path: Path) -> None:
     rows = ran("compare_batch.py", tmp_path, *sizes)
     assert [row[0] for row in rows[2:]] == ["gptcli float32", "transformers float32"]
     assert rows[2][2] == "1.00"
+
+
+def test_rounded_weights_read_stories_nearly_as_well(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bounds are those of the whole text, which `quality.py` measures in a minute."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from quality import perplexities
+
+    text = shared / "data" / "tinystories" / "valid.txt.gz"
+    exact, eight, four = perplexities(resolve(None), text, documents=12)
+    assert abs(eight / exact - 1) < 0.002
+    assert abs(four / exact - 1) < 0.03

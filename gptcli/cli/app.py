@@ -23,6 +23,7 @@ COMMANDS = (
     "count-params",
     "inspect",
     "train",
+    "quantize",
     "bench",
     "models",
     "selftest",

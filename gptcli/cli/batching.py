@@ -65,6 +65,7 @@ def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
     if target.config is None:
         options.load(target, 0)  # says what is missing
         raise UsageError("--config", "is needed")
+    options = options.at_width_of(target)
     tokenizer = options.tokenizer(target, target.config)
     with ExitStack() as stack:
         source = stack.enter_context(open_source(plan.input))
