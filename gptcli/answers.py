@@ -28,9 +28,13 @@ class _Writing:
 
     def __init__(self, pending: "_Pending", text: Text, answerer: "Answerer") -> None:
         self.pending, self.text, self._on_token = pending, text, answerer.on_token
-        self._finder = StopFinder(pending.record.stop)
-        self._tokenizer, self._decoder = answerer.tokenizer, answerer.tokenizer.decoder()
-        self._keep_stop, self._written = answerer.spec.keep_stop, ""
+        self._tokenizer, self._keep_stop = answerer.tokenizer, answerer.spec.keep_stop
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what has been written."""
+        self._finder = StopFinder(self.pending.record.stop)
+        self._decoder, self._written = self._tokenizer.decoder(), ""
 
     def watch(self, token: Token) -> bool:
         """Whether a stop string has come."""
@@ -73,6 +77,7 @@ class Answerer:
         held_tokens: the most that they will have together.
         new_tokens: written so far, over all records.
         on_token: called after each token; it may raise to end everything.
+        on_fewer: told how many texts are written at a time from now on, when memory runs out.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Answerer:
         self.tokenizer, self.spec = tokenizer, spec
         self.active = self.new_tokens = 0
         self.on_token: Callable[[], object] = lambda: None
+        self.on_fewer: Callable[[int], object] = lambda _rows: None
         self._model, self._rows = model, rows
         kept = _kept_positions(model.config.context_length, rows, max_tokens)
         self._prefixes = Prefixes(kept)
@@ -105,14 +111,18 @@ class Answerer:
         A None among them is "none yet"; failures are passed on.
 
         Raises:
-            RunError: a fault of the model, not of a record.
+            RunError: a fault of the model, not of a record; not the memory for one text.
         """
         jobs = _Restartable(self._jobs(records, emit))
-        batch = Batch(self._model, self._rows, self._prefixes)
+        batch = Batch(self._model, self._rows, self._prefixes, self._use)
         self.active = self.held_tokens = 0
         while not jobs.is_exhausted:
             for job in batch.run(jobs):
                 self._end(job, emit)
+
+    def _use(self, rows: int) -> None:
+        self._rows = rows
+        self.on_fewer(rows)
 
     def prepare(self, record: Record) -> tuple[list[int], int]:
         """A record's ids, and how many were cut from their beginning.
@@ -168,7 +178,7 @@ class Answerer:
             self.active += 1
             self.held_tokens += self._size(text)
             writing = _Writing(pending, text, self)
-            yield Job(text, writing, writing.watch)
+            yield Job(text, writing, writing.watch, writing.restart)
 
     def _end(self, job: Job, emit: Emit) -> None:
         writing: _Writing = job.key

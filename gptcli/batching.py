@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptcli.errors import GptcliError
+from gptcli.errors import GptcliError, RunError
 from gptcli.fast import FastGPT, Span
+from gptcli.memory import is_exhausted
+from gptcli.model import KVCache
 from gptcli.penalties import NothingLeftError
 from gptcli.prefixes import Prefixes, blocks
 from gptcli.sequence import Sequence, Token, check_prompt
@@ -34,31 +36,74 @@ class Job:
         text: the sequence in the making; its finish_reason says why it ended.
         key: whatever the caller knows it by.
         watch: told of each token; true ends the text with reason "stop".
+        restarted: called when the text is begun again, after which `watch` hears of it anew.
         problem: set where no token could be chosen and the text ended for that.
     """
 
     text: Sequence
     key: Any = None
     watch: Callable[[Token], bool] | None = None
+    restarted: Callable[[], object] | None = None
     past: int = 0
     problem: GptcliError | None = None
+
+    def restart(self) -> None:
+        """Forget what was written: the draws are the text's own, so it will be written again."""
+        self.text.ids.clear()
+        self.text.finish_reason, self.past = None, 0
+        if self.restarted is not None:
+            self.restarted()
 
 
 class Batch:
     """The rows being written and the cache they share."""
 
-    def __init__(self, model: FastGPT, rows: int, prefixes: Prefixes | None = None) -> None:
+    def __init__(
+        self,
+        model: FastGPT,
+        rows: int,
+        prefixes: Prefixes | None = None,
+        on_fewer: Callable[[int], object] = lambda _rows: None,
+    ) -> None:
         """`rows` texts at a time; one row more keeps a lonely token company.
 
-        What prompts have in common is read once where there are `prefixes` to keep it in.
+        Args:
+            model: what writes.
+            rows: half as many, and again half, once there is not the memory for them.
+            prefixes: keeps what prompts have in common, which is then read once.
+            on_fewer: told how many rows are left.
+
+        Raises:
+            RunError: there is not the memory for one row.
         """
         self._model, self._prefixes = model, prefixes or Prefixes(0)
-        self._cache = model.new_cache(batch=rows + 1)
-        self._companion = rows
-        self._free = list(reversed(range(rows)))
+        self._on_fewer = on_fewer
         self._active: dict[int, Job] = {}
         self._begun: list[int] = []  # rows that read their prompts in the next step
         self._waiting: deque[Job] = deque()
+        self._open(rows)
+
+    def _open(self, rows: int) -> None:
+        """Make room for so many texts, or for as many as there is memory for."""
+        while (cache := self._new_cache(rows + 1)) is None:
+            rows = self._fewer(rows)
+        self._cache, self._companion, self._free = cache, rows, list(reversed(range(rows)))
+
+    def _new_cache(self, rows: int) -> KVCache | None:
+        try:
+            return self._model.new_cache(batch=rows)
+        except (MemoryError, RuntimeError) as problem:
+            if not is_exhausted(problem):
+                raise
+            return None
+
+    def _fewer(self, rows: int) -> int:
+        """Half of these rows."""
+        if rows == 1:
+            hint = "A smaller model, shorter prompts, --dtype bfloat16 or --quantize need less"
+            raise RunError("memory", "there is not enough of it for one text at a time", hint)
+        self._on_fewer(rows // 2)
+        return rows // 2
 
     def run(self, jobs: Iterable[Job | None]) -> Iterator[Job]:
         """Jobs as they end, in no order; the next is taken only when there is a row for it.
@@ -68,14 +113,16 @@ class Batch:
 
         Raises:
             UsageError: a prompt is empty or too long (check it first to go on without it).
-            RunError: non-finite logits.
+            RunError: non-finite logits, or not the memory for one row.
         """
         waiting = iter(jobs)
         while True:
             yield from self._admit(waiting)
             if not self._active:
                 return
-            yield from self._step()
+            step = self._step()
+            while (job := self._ended(step)) is not None:
+                yield job
 
     def _admit(self, waiting: Iterator[Job | None]) -> Iterator[Job]:
         """Fill free rows, up to a step's worth of prompts; yields what is done before it begins."""
@@ -106,6 +153,27 @@ class Batch:
     def _row(self, row: int) -> Tensor:
         """(L, 2, H, C, D) keys and values of a row."""
         return self._cache.store[:, :, row]
+
+    def _ended(self, step: Iterator[Job]) -> Job | None:
+        """The next job that a step has ended, None if no more; with fewer rows if it must be."""
+        try:
+            return next(step, None)
+        except (MemoryError, RuntimeError) as problem:
+            if not is_exhausted(problem):
+                raise
+        self._shrink()  # here, where the exception no longer holds what the step had allocated
+        return None
+
+    def _shrink(self) -> None:
+        """Begin all texts again in half the rows."""
+        for job in self._active.values():
+            job.restart()
+        self._waiting.extendleft(reversed(self._active.values()))
+        self._active.clear()
+        self._begun.clear()
+        self._prefixes.clear()
+        del self._cache  # before there is a smaller one
+        self._open(self._fewer(self._companion))
 
     def _step(self) -> Iterator[Job]:
         """One token for each row; yields the jobs that ended and frees their rows."""

@@ -13,6 +13,7 @@ try:
 except ImportError:  # not Unix: nothing is known, nothing is refused
     resource = None  # type: ignore[assignment]
 
+_NO_MEMORY = ("allocate", "out of memory")  # in what PyTorch says, on a CPU and on a GPU
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -30,6 +31,13 @@ def require(where: object, needed: float, available: int | None) -> None:
     if available is not None and needed > available:
         problem = f"needs about {_size(needed)}, {_size(available)} are available"
         raise RunError(where, problem, "A smaller model or --dtype bfloat16 needs less")
+
+
+def is_exhausted(problem: BaseException) -> bool:
+    """Whether an exception says that there was no memory: Python's, PyTorch's or a GPU's."""
+    if isinstance(problem, MemoryError):
+        return True
+    return isinstance(problem, RuntimeError) and any(word in str(problem) for word in _NO_MEMORY)
 
 
 def resident_bytes() -> int | None:

@@ -136,3 +136,28 @@ class Canned:
         for record in records:
             if record is not None:
                 emit(self._results[record.line])
+
+
+class Short:
+    """A model that finds no memory now and then: for more rows than `most`, or at one step."""
+
+    def __init__(
+        self, model: FastGPT, error: Exception, most: int = 99, at_step: int | None = None
+    ) -> None:
+        self._model, self._error, self._most, self._at_step = model, error, most, at_step
+        self.config, self.device, self.logits = model.config, model.device, model.logits
+        self.steps = 0
+        self.caches: list[int] = []
+
+    def new_cache(self, batch: int) -> Any:
+        if batch > 20:
+            raise self._error
+        self.caches.append(batch - 1)
+        return self._model.new_cache(batch)
+
+    def hidden(self, ids: Any, spans: list[Any], cache: Any) -> Any:
+        hidden = self._model.hidden(ids, spans, cache)  # the cache is changed by then
+        self.steps += 1
+        if len({span.row for span in spans}) > self._most or self.steps == self._at_step:
+            raise self._error
+        return hidden

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from batchjobs import SPEC, Canned, answerer, bytes_tokenizer, prompts, read, tiny_model, write
+from batchjobs import (
+    SPEC,
+    Canned,
+    Short,
+    answerer,
+    bytes_tokenizer,
+    prompts,
+    read,
+    tiny_model,
+    write,
+)
 
 from gptcli.answers import Answerer
 from gptcli.batch import WINDOW_RECORDS, InterruptedJobError, OrderedWriter, Tally
@@ -53,6 +63,18 @@ def test_a_limit_of_tokens_changes_no_bytes(source: Path, expected: bytes, tmp_p
     write(source, tmp_path / "out", answers=lambda: limited)
     assert (tmp_path / "out").read_bytes() == expected
     assert max(tokens for texts, tokens in held.items() if texts > 1) <= 60
+
+
+def test_memory_that_runs_out_changes_no_bytes(
+    source: Path, expected: bytes, tmp_path: Path
+) -> None:
+    short, said = Short(tiny_model(), MemoryError(), most=2), []
+    answers = Answerer(short, bytes_tokenizer(), SPEC, rows=8)
+    answers.on_fewer = said.append
+    write(source, tmp_path / "out", answers=lambda: answers)
+    assert (tmp_path / "out").read_bytes() == expected
+    assert said == [4, 2]
+    assert answers.active == answers.held_tokens == 0
 
 
 class Shuffled:

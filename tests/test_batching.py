@@ -1,9 +1,11 @@
 """Batches: the same ids as one at a time, and the same bits whatever the batch."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
+from batchjobs import Short
 from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 
 from gptcli.batching import Batch, Job
@@ -44,7 +46,11 @@ def text_of(number: int, record: Record, **changes: object) -> Sequence:
 
 
 def written(
-    model: FastGPT, todo: list[tuple[int, Record]], rows: int, **changes: object
+    model: FastGPT,
+    todo: list[tuple[int, Record]],
+    rows: int,
+    on_fewer: Callable[[int], object] = lambda _rows: None,
+    **changes: object,
 ) -> dict[int, tuple[list[int], list[float], str | None]]:
     """Record number → its ids, their log-probabilities to the last bit, the finish reason."""
     result: dict[int, tuple[list[int], list[float], str | None]] = {}
@@ -57,9 +63,11 @@ def written(
             return False
 
         result[number] = ([], logprobs, None)
-        return Job(text_of(number, record, **changes), number, watch)
+        return Job(text_of(number, record, **changes), number, watch, logprobs.clear)
 
-    for done in Batch(model, rows).run(job(number, record) for number, record in todo):
+    for done in Batch(model, rows, on_fewer=on_fewer).run(
+        job(number, record) for number, record in todo
+    ):
         result[done.key] = (done.text.ids, result[done.key][1], done.text.finish_reason)
     return result
 
@@ -159,3 +167,42 @@ def test_non_finite_logits_stop_the_batch() -> None:
     job = Job(text_of(0, ((1, 2), SamplingParams())))
     with pytest.raises(RunError, match="non-finite logits at token 1"):
         list(Batch(FastGPT(broken), 2).run([job]))
+
+
+EXHAUSTED = [
+    MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+]
+
+
+@pytest.mark.parametrize("error", EXHAUSTED, ids=lambda error: type(error).__name__)
+def test_rows_that_do_not_fit_are_halved_and_no_bit_changes(error: Exception) -> None:
+    model = FastGPT(untrained(CONFIG, 3))
+    todo = list(enumerate(records(25)))
+    short, said = Short(model, error, most=3), []
+    assert written(short, todo, 32, on_fewer=said.append) == written(model, todo, 4)
+    assert short.caches == [16, 8, 4, 2]  # 32 rows fail as they are made
+    assert said == [16, 8, 4, 2]
+
+
+@pytest.mark.parametrize("step", range(1, 30, 4))
+def test_memory_that_is_short_at_any_step_changes_no_bit(step: int) -> None:
+    model = FastGPT(untrained(CONFIG, 3))
+    todo = list(enumerate(records(12)))
+    short = Short(model, MemoryError(), at_step=step)
+    assert written(short, todo, 6) == written(model, todo, 6)
+    assert short.caches == [6, 3]
+
+
+def test_one_text_that_does_not_fit_is_one_clear_line() -> None:
+    short = Short(FastGPT(untrained(CONFIG, 3)), MemoryError(), most=0)
+    with pytest.raises(RunError, match="memory: there is not enough of it for one text"):
+        written(short, list(enumerate(records(5))), 4)
+    assert short.caches == [4, 2, 1]
+
+
+def test_another_fault_is_not_taken_for_a_lack_of_memory() -> None:
+    short = Short(FastGPT(untrained(CONFIG, 3)), RuntimeError("shapes differ"), at_step=2)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        written(short, list(enumerate(records(5))), 4)

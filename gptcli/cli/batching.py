@@ -19,6 +19,7 @@ from gptcli.clusterlink import ClusterPlan
 from gptcli.errors import GptcliError, RunError, UsageError
 from gptcli.jobspec import JobSpec
 from gptcli.lines import Line, Source, open_source
+from gptcli.memory import is_exhausted
 from gptcli.recorded import is_stream, recorded_header
 from gptcli.results import header, spec_of
 from gptcli.runjob import run_job
@@ -106,7 +107,7 @@ class _Job:
 
         def load() -> "Answerer | ClusterAnswers":
             team = self._team.is_wanted
-            self._answerer = answerer = self._hire(progress) if team else self._load()
+            self._answerer = answerer = self._hire(progress) if team else self._load(progress)
             answerer.on_token = poll
             progress.began()
             return answerer
@@ -155,14 +156,21 @@ class _Job:
         answers.on_ready, answers.notify = progress.began, notify
         return answers
 
-    def _load(self) -> "Answerer":
+    def _load(self, progress: Progress) -> "Answerer":
         fast = self._options.load_fast(self._target, self._spec.seed)
         from gptcli.answers import Answerer
 
         rows = self._plan.batch_size or default_rows(self._config)
-        return Answerer(
+        answerer = Answerer(
             fast, self._tokenizer, self._spec, rows=rows, max_tokens=self._plan.max_batch_tokens
         )
+
+        def notify(rows: int) -> None:
+            progress.clear()
+            console.notice(f"memory ran out; {rows:,} texts at a time from here on")
+
+        answerer.on_fewer = notify
+        return answerer
 
     def _say_interrupted(self) -> None:
         tally = self._tally
@@ -179,7 +187,7 @@ class _Job:
             if problem.exit_code != RunError.exit_code or not self._way_on(""):
                 return problem
             return stopped(problem, self._tally, self._way_on(""))
-        if isinstance(problem, MemoryError) or "allocate" in str(problem):
+        if is_exhausted(problem):
             hint = "A smaller --batch-size needs less"
             return stopped(
                 RunError("memory", "there is not enough of it", hint), self._tally, self._way_on("")
