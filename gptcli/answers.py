@@ -4,6 +4,7 @@ An answer depends on its record, the spec and the model, and on nothing else: no
 are written at once, nor on what else is. Knows no files and no order.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from gptcli.jobspec import JobSpec
 from gptcli.prefixes import Prefixes
 from gptcli.records import Failure, Record
 from gptcli.results import Answer, Sample
+from gptcli.scores import Score
 from gptcli.sequence import Sequence as Text
 from gptcli.sequence import Token
 from gptcli.tokenizer import MAX_PROMPT_BYTES, Tokenizer
@@ -35,10 +37,14 @@ class _Writing:
         """Forget what has been written."""
         self._finder = StopFinder(self.pending.record.stop)
         self._decoder, self._written = self._tokenizer.decoder(), ""
+        self._scores: list[Score] | None = None if self.text.logprobs is None else []
 
     def watch(self, token: Token) -> bool:
         """Whether a stop string has come."""
         self._on_token()
+        if self._scores is not None:
+            top = [self._score(id, logprob) for id, logprob in token.top]
+            self._scores.append(self._score(token.id, token.logprob, *top))
         if not self.pending.record.stop:
             return False
         self._written += self._finder.feed(self._decoder.feed(token.id))
@@ -48,14 +54,21 @@ class _Writing:
         """What has been written, once it has ended."""
         reason = str(self.text.finish_reason)
         if not self.pending.record.stop:
-            return Sample(self._tokenizer.decode(self.text.ids), self.text.ids, reason, None)
+            return self._sample(self._tokenizer.decode(self.text.ids), reason)
         if self._finder.found is None:
             self._written += self._finder.feed(self._decoder.finish())
         stop = self._finder.found
         if stop is None:
-            return Sample(self._written + self._finder.finish(), self.text.ids, reason, None)
+            return self._sample(self._written + self._finder.finish(), reason)
         kept = stop if self._keep_stop else ""
-        return Sample(self._written + kept, self.text.ids, "stop", stop)
+        return self._sample(self._written + kept, "stop", stop)
+
+    def _sample(self, text: str, reason: str, stop: str | None = None) -> Sample:
+        return Sample(text, self.text.ids, reason, stop, self._scores)
+
+    def _score(self, id: int, logprob: float | None, *top: Score) -> Score:
+        value = math.nan if logprob is None else logprob
+        return Score(id, self._tokenizer.token_bytes(id), value, top)
 
 
 @dataclass(slots=True)
@@ -154,6 +167,7 @@ class Answerer:
                 sample=number,
                 eos_id=self.tokenizer.eos_id,
                 n_vocab=self.tokenizer.n_vocab,
+                logprobs=record.logprobs,
                 overflow="slide" if self.spec.overflow == "slide" else "stop",
             )
 

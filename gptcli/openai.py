@@ -8,7 +8,7 @@ from typing import Any
 
 from gptcli.badrecord import BadRecordError, refuse_type, refuse_unknown
 from gptcli.escape import shown
-from gptcli.overrides import OWN_FIELDS
+from gptcli.overrides import OWN_FIELDS, own_logprobs
 
 _REQUEST = ("custom_id", "method", "url", "body")
 _URL = "/v1/completions"
@@ -16,7 +16,8 @@ _RENAMED = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "n":
 _OURS = ("prompt", *OWN_FIELDS)
 _UNUSED = ("model", "user")  # of no consequence here
 # Asking for nothing is all that these can do; anything else would be ignored in silence.
-_ONLY = {"logprobs": (None,), "suffix": (None, ""), "stream": (None, False), "best_of": (None, 1)}
+_ONLY = {"suffix": (None, ""), "stream": (None, False), "best_of": (None, 1)}
+_MOST_ALTERNATIVES = 5
 _BODY = (*_OURS, *_RENAMED, *_UNUSED, *_ONLY, "echo")
 
 
@@ -40,6 +41,8 @@ def as_ours(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     for name, allowed in _ONLY.items():
         if body.get(name) not in allowed:
             raise BadRecordError("unsupported", f"body.{name}: not supported")
+    if own_logprobs(body, _MOST_ALTERNATIVES) is not None and body.get("echo") is True:
+        raise BadRecordError("unsupported", "body.logprobs: not supported with echo")
     given = {name: value for name, value in body.items() if value is not None}
     ours = {_RENAMED.get(name, name): given[name] for name in given if name in (*_OURS, *_RENAMED)}
     if "prompt" in ours:
@@ -58,13 +61,16 @@ def answer(
     samples: Sequence[Mapping[str, Any]],
     prompt_tokens: int,
 ) -> dict[str, Any]:
-    """The response to a request that succeeded; `samples` are our own answers."""
+    """The response to a request that succeeded; `samples` are our own answers.
+
+    Their `logprobs` are in OpenAI's shape already.
+    """
     new = sum(sample["new_tokens"] for sample in samples)
     choices = [
         {
             "index": index,
             "text": (prompt if request["echo"] else "") + sample["completion"],
-            "logprobs": None,
+            "logprobs": sample.get("logprobs"),
             "finish_reason": "stop" if sample["finish_reason"] == "stop" else "length",
         }
         for index, sample in enumerate(samples)

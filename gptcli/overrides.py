@@ -1,4 +1,4 @@
-"""What a record may say for itself: sampling, stop strings, number of samples, seed."""
+"""What a record may say for itself: sampling, stop strings, number of samples, seed, scores."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from gptcli.params import SamplingParams
 
 MAX_SEED = 2**64 - 1
 SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams))
-OWN_FIELDS = (*SAMPLING_FIELDS, "stop", "num_samples", "seed")
+MOST_ALTERNATIVES = 20
+OWN_FIELDS = (*SAMPLING_FIELDS, "stop", "num_samples", "seed", "logprobs")
 
 
 def own_params(given: Mapping[str, Any], usual: SamplingParams) -> SamplingParams:
@@ -52,6 +53,12 @@ def own_seed(given: Mapping[str, Any]) -> int | None:
     """The record's own seed."""
     value = given.get("seed")
     return None if value is None else _whole("seed", value, 0, MAX_SEED)
+
+
+def own_logprobs(given: Mapping[str, Any], most: int = MOST_ALTERNATIVES) -> int | None:
+    """With how many alternatives each token's log-probability is wanted; None: it is not."""
+    value = given.get("logprobs")
+    return None if value is None else _whole("logprobs", value, 0, most)
 
 
 def _whole(name: str, value: object, least: int, most: int) -> int:

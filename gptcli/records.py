@@ -1,8 +1,8 @@
 """From an input line to a request or to what is wrong with it.
 
 A bad line costs only itself. A record is `{"prompt": ..., "id": ...}` and, for that record alone,
-any field of `SamplingParams`, `stop`, `num_samples` and `seed`; an OpenAI batch request for
-/v1/completions says the same in other words. Knows no model and no torch.
+any field of `SamplingParams`, `stop`, `num_samples`, `seed` and `logprobs`; an OpenAI batch request
+for /v1/completions says the same in other words. Knows no model and no torch.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,14 @@ from gptcli.files import strict_json
 from gptcli.idtable import IdTable
 from gptcli.jobspec import JobSpec
 from gptcli.lines import MAX_LINE, Line
-from gptcli.overrides import OWN_FIELDS, own_num_samples, own_params, own_seed, own_stop
+from gptcli.overrides import (
+    OWN_FIELDS,
+    own_logprobs,
+    own_num_samples,
+    own_params,
+    own_seed,
+    own_stop,
+)
 from gptcli.params import SamplingParams
 
 MAX_ID = 1024
@@ -34,6 +41,7 @@ class Record:
         id: what the caller knows it by, None if nothing was said.
         prompt: text, or ids.
         seed: its own; with one, the text is what `generate` writes with that seed.
+        logprobs: how many alternatives each token comes with; None: no log-probabilities at all.
         openai: what an answer in OpenAI's shape needs, if that is wanted.
         request: the whole of it as it was read.
     """
@@ -46,6 +54,7 @@ class Record:
     stop: tuple[str, ...] = ()
     num_samples: int = 1
     seed: int | None = None
+    logprobs: int | None = None
     openai: Mapping[str, Any] | None = None
     request: Mapping[str, Any] = field(default_factory=dict)
 
@@ -167,6 +176,7 @@ def _record(
         stop=own_stop(given, spec.stop),
         num_samples=own_num_samples(given, spec.num_samples),
         seed=own_seed(given),
+        logprobs=own_logprobs(given),
         **{"request": given, **of_openai},
     )
 

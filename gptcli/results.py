@@ -13,6 +13,7 @@ from gptcli.errors import InputError, UsageError
 from gptcli.escape import shown
 from gptcli.jobspec import JobSpec, Shard
 from gptcli.records import Failure, Record
+from gptcli.scores import Score, as_openai, as_ours
 from gptcli.version import __version__
 
 FORMAT = 1
@@ -23,12 +24,16 @@ _IDENTITY = ("config", "weights", "tokenizer", "dtype", "machine", "shard", "ver
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One text that was written: its ids too, the end-of-text token left out."""
+    """One text that was written: its ids too, the end-of-text token left out.
+
+    `scores` are one for each id, or None where none were asked for.
+    """
 
     text: str
     ids: Sequence[int]
     finish_reason: str
     stop: str | None
+    scores: Sequence[Score] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ def read_result(data: bytes) -> Done | None:
 def _answered(answer: Answer, spec: JobSpec) -> bytes:
     record = answer.record
     value = _beginning(record, "ok")
-    samples = [_sample(sample, spec.ids) for sample in answer.samples]
+    samples = [_sample(sample, record, spec.ids) for sample in answer.samples]
     if spec.echo:
         value["request"] = record.request
     if answer.truncated:
@@ -159,7 +164,7 @@ def _beginning(record: Record | Failure, status: str) -> dict[str, Any]:
     return {"line": record.line, "id": record.line if record.id is None else record.id, **common}
 
 
-def _sample(sample: Sample, with_ids: bool) -> dict[str, Any]:
+def _sample(sample: Sample, record: Record, with_ids: bool) -> dict[str, Any]:
     value: dict[str, Any] = {
         "completion": sample.text,
         "finish_reason": sample.finish_reason,
@@ -169,6 +174,10 @@ def _sample(sample: Sample, with_ids: bool) -> dict[str, Any]:
         value["stop"] = sample.stop
     if with_ids:
         value["ids"] = list(sample.ids)
+    if sample.scores is not None and record.logprobs is not None:
+        end = None if sample.stop is None else len(sample.text)
+        shown = as_openai(sample.scores, record.logprobs, end) if record.is_openai else None
+        value["logprobs"] = as_ours(sample.scores) if shown is None else shown
     return value
 
 

@@ -32,7 +32,7 @@ GROUPS = {
     "loading": "fill quantstore checkpoint",
     "probe": "probe gradients",
     "records": (
-        "badrecord overrides openai idtable jobspec records results digests"
+        "badrecord overrides scores openai idtable jobspec records results digests"
         " batch journal recorded outputs runjob merge"
     ),
     "answers": "answers replay",

@@ -194,7 +194,13 @@ BAD = [
     ('{"custom_id": "a", "body": {}, "x": 1}', "unknown_field", '"x"'),
     ('{"custom_id": "a", "url": "/v1/embeddings", "body": {}}', "unsupported", "/v1/completions"),
     ('{"custom_id": "a", "method": "GET", "body": {}}', "unsupported", "expected POST"),
-    ('{"custom_id": "a", "body": {"prompt": "x", "logprobs": 2}}', "unsupported", "body.logprobs"),
+    ('{"custom_id": "a", "body": {"prompt": "x", "logprobs": 6}}', "wrong_value", "from 0 to 5"),
+    ('{"prompt": "x", "logprobs": true}', "wrong_value", "logprobs: expected an integer from 0 to"),
+    (
+        '{"custom_id": "a", "body": {"prompt": "x", "logprobs": 2, "echo": true}}',
+        "unsupported",
+        "body.logprobs: not supported with echo",
+    ),
     ('{"custom_id": "a", "body": {"prompt": ["x", "y"]}}', "unsupported", "one text or one list"),
     ('{"custom_id": "a", "body": {"prompt": [1.5]}}', "unsupported", "one text or one list"),
 ]

@@ -1,0 +1,99 @@
+"""Log-probabilities of a batch: the model's own, in both shapes, whatever the batch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from batchjobs import SPEC, bytes_tokenizer, read, tiny_model, write
+
+from gptcli.engine import Generation, Prompt
+from gptcli.params import SamplingParams
+from gptcli.scores import Score, as_openai
+
+BODY = {"prompt": "The cat", "max_tokens": 6, "seed": 3, "temperature": 1.2}
+
+
+def answers(tmp_path: Path, *records: object, rows: int = 4) -> list[dict[str, Any]]:
+    (tmp_path / "in").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write(tmp_path / "in", tmp_path / f"out{rows}", rows=rows)
+    return read(tmp_path / f"out{rows}")
+
+
+def openai(**changes: object) -> dict[str, Any]:
+    return {"custom_id": "a", "body": {**BODY, **changes}}
+
+
+def logprobs_of(answer: dict[str, Any], choice: int = 0) -> dict[str, Any]:
+    return answer["response"]["body"]["choices"][choice]["logprobs"]
+
+
+def test_both_shapes_say_what_the_model_says(tmp_path: Path) -> None:
+    own = {"prompt": "The cat", "max_new_tokens": 6, "seed": 3, "temperature": 1.2, "logprobs": 3}
+    ours, theirs = answers(tmp_path, own, openai(logprobs=3))
+    shown = logprobs_of(theirs)
+    model, tokenizer = tiny_model(), bytes_tokenizer()
+    params = SamplingParams(max_new_tokens=6, temperature=1.2)
+    prompt = Prompt(model, tokenizer.encode("The cat"), 6)
+    tokens = list(Generation(prompt, params, seed=3, eos_id=256, n_vocab=257))
+    assert [score["id"] for score in ours["logprobs"]] == [token.id for token in tokens]
+    seen = tokenizer.encode("The cat")
+    for number, score in enumerate(ours["logprobs"]):
+        exact = model(torch.tensor([seen])).double()[0, -1].log_softmax(0)
+        best = exact.topk(3)
+        assert score["logprob"] == pytest.approx(exact[score["id"]].item(), abs=1e-5)
+        assert [top["id"] for top in score["top"]] == best.indices.tolist()
+        assert [top["logprob"] for top in score["top"]] == pytest.approx(best.values.tolist())
+        assert shown["token_logprobs"][number] == score["logprob"]
+        alternatives = shown["top_logprobs"][number]
+        assert list(alternatives.values())[:3] == [top["logprob"] for top in score["top"]]
+        assert alternatives[shown["tokens"][number]] == score["logprob"]
+        seen.append(score["id"])
+
+
+def test_no_batch_changes_a_value(tmp_path: Path) -> None:
+    records = [openai(logprobs=n % 6, prompt="x" * (1 + n % 9), n=1 + n % 2) for n in range(12)]
+    records += [{"prompt": "y" * (n + 1), "logprobs": n} for n in range(7)]
+    expected = answers(tmp_path, *records, rows=1)
+    for rows in (3, 19):
+        assert answers(tmp_path, *records, rows=rows) == expected
+
+
+def test_no_alternatives_are_asked_for_with_0_and_nothing_without(tmp_path: Path) -> None:
+    none, chosen, own = answers(
+        tmp_path, openai(), {**openai(logprobs=0), "custom_id": "b"}, {"prompt": "a", "logprobs": 0}
+    )
+    assert logprobs_of(none) is None
+    assert logprobs_of(chosen)["top_logprobs"] is None
+    assert len(logprobs_of(chosen)["token_logprobs"]) == 6
+    assert [score["top"] for score in own["logprobs"]] == [[]] * SPEC.params.max_new_tokens
+
+
+def test_offsets_are_characters_of_the_text_and_end_with_it() -> None:
+    pieces = [b"na", b"\xc3", b"\xaf", b"ve", b" no", b"w"]
+    scores = [Score(n, piece, -1.0, ()) for n, piece in enumerate(pieces)]
+    shown = as_openai(scores, 1, None)
+    assert shown["text_offset"] == [0, 2, 2, 3, 5, 8]
+    assert shown["tokens"] == ["na", "bytes:\\xc3", "bytes:\\xaf", "ve", " no", "w"]
+    assert shown["top_logprobs"][0] == {"na": -1.0}
+    assert as_openai(scores, 1, len("naïve n"))["tokens"][-1] == " no"
+    assert as_openai(scores, 1, 0)["tokens"] == []
+
+
+def test_a_value_that_is_no_number_is_null() -> None:
+    score = Score(1, b"a", float("-inf"), (Score(2, b"b", float("nan")),))
+    shown = as_openai([score], 1, None)
+    assert shown["token_logprobs"] == [None]
+    assert shown["top_logprobs"] == [{"b": None, "a": None}]
+
+
+def test_tokens_past_a_stop_string_are_left_out(tmp_path: Path) -> None:
+    (whole,) = answers(tmp_path, openai(logprobs=1, max_tokens=12), rows=1)
+    text = whole["response"]["body"]["choices"][0]["text"]
+    stop = next(letter for letter in text[2:] if letter not in text[:2])
+    (ended,) = answers(tmp_path, openai(logprobs=1, max_tokens=12, stop=[stop]), rows=2)
+    choice = ended["response"]["body"]["choices"][0]
+    assert choice["text"] == text[: text.index(stop)]
+    offsets = choice["logprobs"]["text_offset"]
+    assert offsets == [at for at in logprobs_of(whole)["text_offset"] if at < len(choice["text"])]
