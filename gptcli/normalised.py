@@ -1,7 +1,7 @@
 """A model's tensors by the book's names and in the book's shapes, whatever the file calls them.
 
-Fused tensors are split and transposed ones turned while they are read, so two files of the same
-weights give the same values in the same order. Knows no torch.
+Fused tensors are split, transposed ones turned and quantised ones multiplied out while they are
+read, so two files of the same weights give the same values in the same order. Knows no torch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ import numpy as np
 from gptcli.config import GPTConfig
 from gptcli.header import Header, TensorInfo
 from gptcli.layout import EMBEDDING, HEAD, Layout, Source, all_tensors, expected_shapes
+from gptcli.quantformat import GROUP, LEVELS, SCALES, ZEROS
 from gptcli.tensordata import PIECE, Values, pieces, reading, whole
 
 _PARTS = ("tok_emb", "pos_emb", "trf_blocks", "final_norm", "out_head")
@@ -31,12 +32,14 @@ class Named:
         dtype: the file's; None for a tensor of a config, and for one that is zero by its absence.
         info: the tensor of the file; None where there is none.
         source: where in it.
+        beside: of a quantised tensor its scales, and zeros if it has them.
     """
 
     shape: Shape
     dtype: str | None = None
     info: TensorInfo | None = None
     source: Source | None = None
+    beside: tuple[TensorInfo, ...] = ()
 
     @property
     def has_values(self) -> bool:
@@ -66,6 +69,8 @@ class Weights:
         if layout is None:
             return cls({name: _plain(info) for name, info in infos.items()}, headers)
         tensors = {name: _named(infos[s.name], s) for name, s in layout.sources.items()}
+        if layout.width:
+            tensors = {name: _quantized(name, tensor, infos) for name, tensor in tensors.items()}
         for name in layout.zeros:  # each has as many elements as its block is wide, or four times
             tensors[name] = Named(_bias_shape(name, tensors), source=Source(""))
         ordered = {name: tensors[name] for name in sorted(tensors, key=_place)}
@@ -84,7 +89,8 @@ class Weights:
     def read(self, name: str) -> Iterator[Values]:
         """The values in the book's order, PIECE elements at a time.
 
-        Takes the memory of the tensor if the file has it transposed, otherwise of a piece.
+        Takes the memory of the tensor if the file has it transposed or quantised, otherwise of a
+        piece.
 
         Raises:
             RunError: the file changed, or cannot be read.
@@ -96,7 +102,9 @@ class Weights:
             yield from _cut(np.zeros(prod(tensor.shape), np.float32))
             return
         with reading(self._headers[tensor.info.path]) as fd:
-            if tensor.source.transposed:
+            if tensor.beside:
+                yield from _cut(_multiplied_out(fd, tensor).reshape(-1))
+            elif tensor.source.transposed:
                 outputs = tensor.shape[0]
                 first = outputs * (tensor.source.part or 0)
                 turned = whole(fd, tensor.info, first, first + outputs).T
@@ -125,6 +133,35 @@ def _named(info: TensorInfo, source: Source) -> Named:
     if source.part is not None:
         shape = (shape[0] // 3, *shape[1:])
     return Named(shape, info.dtype, info, source)
+
+
+def _quantized(name: str, tensor: Named, infos: dict[str, TensorInfo]) -> Named:
+    """With its scales and its shape in the model, if all that it is made of fits together."""
+    beside = tuple(info for part in (SCALES, ZEROS) if (info := infos.get(name + part)))
+    if not beside or len(tensor.shape) != 2:
+        return tensor
+    rows, columns = tensor.shape
+    if not tensor.info or not tensor.info.name.endswith(LEVELS):
+        fits = [info.shape for info in beside] == [(rows,)]
+    else:
+        columns *= 2
+        fits = [info.shape for info in beside] == 2 * [(rows, columns // GROUP)]
+    return replace(tensor, shape=(rows, columns), beside=beside) if fits else tensor
+
+
+def _multiplied_out(fd: int, tensor: Named) -> Values:
+    """The (M, K) weights that values and scales, or levels, scales and zeros stand for."""
+    assert tensor.info is not None
+    numbers, *factors = (
+        np.concatenate([piece.astype(np.float32) for piece in pieces(fd, info)]).reshape(info.shape)
+        for info in (tensor.info, *tensor.beside)
+    )
+    if len(factors) == 1:
+        return numbers * factors[0][:, None]
+    pairs = numbers.astype(np.uint8)
+    levels = np.stack([pairs & 15, pairs >> 4], -1).reshape(len(pairs), -1, GROUP)
+    scales, zeros = (factor[..., None] for factor in factors)
+    return ((levels - np.float32(8)) * scales + zeros).reshape(len(pairs), -1)
 
 
 def _slice(info: TensorInfo, source: Source, shape: Shape) -> TensorInfo:

@@ -182,6 +182,22 @@ def test_parameters_are_the_models_and_bytes_the_files(
     assert run(["inspect", str(directory), "--prompt", "ab"]) == 0
 
 
+def test_a_comparison_is_of_what_the_numbers_stand_for(
+    original: Path, stored: tuple[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, directory = stored
+    capfd.readouterr()
+    assert run(["inspect", str(original), str(directory), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert (found["removed"], found["added"]) == ([], [])
+    ours, theirs = (
+        torch.cat([weight.detach().flatten() for weight in load_model(resolve(path)).parameters()])
+        for path in (str(original), str(directory))
+    )
+    relative = float((ours - theirs).norm() / ours.norm())
+    assert found["whole"]["relative"] == pytest.approx(relative, rel=1e-4)
+
+
 def drop(name: str) -> Callable[..., None]:
     return lambda tensors, _: tensors.pop(name)
 

@@ -65,7 +65,7 @@ FAULTS = {
     ),
     "rows of a product": lambda patch: patch.setattr(selftest, "packed_linear", Neighbourly),
     "texts alone and together": lambda patch: patch.setattr(
-        "gptcli.fast.packed_linear", Neighbourly
+        "gptcli.layers.packed_linear", Neighbourly
     ),
 }
 
