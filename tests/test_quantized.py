@@ -166,7 +166,7 @@ def test_a_batch_is_replayed_and_is_no_batch_of_the_floats(
 def test_parameters_are_the_models_and_bytes_the_files(
     original: Path, stored: tuple[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    _, directory = stored
+    width, directory = stored
     capfd.readouterr()
     assert run(["count-params", str(original), str(directory), "--json"]) == 0
     floats, few = json.loads(capfd.readouterr().out)["targets"]
@@ -180,6 +180,11 @@ def test_parameters_are_the_models_and_bytes_the_files(
     assert (weights["layout"], weights["problems"]) == ("quantized", [])
     assert weights["oddities"] == []
     assert run(["inspect", str(directory), "--prompt", "ab"]) == 0
+    capfd.readouterr()
+    assert run(["generate", "-m", str(directory), "--dry-run", "--json", "ab"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["dtype"] == width
+    assert told["weights_bytes"] == pytest.approx(sums["size"], rel=0.15)
 
 
 def test_a_comparison_is_of_what_the_numbers_stand_for(

@@ -37,22 +37,23 @@ def forecast(
     name: str, config: "GPTConfig", params: SamplingParams, prompt: int, dtype: str, plan: Plan
 ) -> dict[str, Any]:
     """The figures of one run with `prompt` tokens of prompt."""
+    from gptcli.footprint import running
     from gptcli.parameters import BYTES, cache_bytes, count
 
     most = params.max_new_tokens
     # The token after a full context can still be chosen; only then nothing fits.
     room = max(0, config.context_length - prompt + 1)
-    parameters = count(config).total
+    cache_dtype = dtype if dtype in BYTES else "float32"
     return {
         "model": name,
         "prompt_tokens": prompt,
         "context_length": config.context_length,
         "max_new_tokens": most if plan.overflow == "slide" else min(most, room),
         "end_of_context": _outcome(prompt, most, room, config.context_length, plan.overflow),
-        "parameters": parameters,
-        "weights_bytes": parameters * BYTES[dtype],
+        "parameters": count(config).total,
+        "weights_bytes": running(config, dtype, 1, 1).weights,
         "cache_bytes": (plan.beams or 1)
-        * cache_bytes(config, min(prompt + most, config.context_length), dtype),
+        * cache_bytes(config, min(prompt + most, config.context_length), cache_dtype),
         "dtype": dtype,
     }
 
