@@ -35,6 +35,7 @@ from gptcli.parameters import count
 from gptcli.quantformat import metadata, refuse_other_numbers, stored_width
 from gptcli.quantize import Width
 from gptcli.quantstore import StoredWeights, read_stored, stored_tensors
+from gptcli.streamed import Files, StreamedWeights
 from gptcli.target import Target
 
 _MARGIN = 1.2  # activations, staging, and what the allocator wastes
@@ -95,14 +96,28 @@ def load_fast(
             or model cannot have the width.
         InputError, RunError: as `load_model`.
     """
-    if (stored := stored_width(target.weights)) is None:
-        model = load_model(target, seed=seed, dtype=dtype, device=device, check_finite=check_finite)
-        return FastGPT(model, width)
-    refuse_other_numbers(stored, width, str(dtype).removeprefix("torch."), device)
-    assert target.weights is not None
+    if target.weights is None:
+        return FastGPT(_untrained(target, seed or 0, dtype, device), width)
+    stored = stored_width(target.weights)
+    if stored is not None:
+        refuse_other_numbers(stored, width, str(dtype).removeprefix("torch."), device)
     headers, layout, config = _checked(target.weights, target.config)
-    _require_memory(target.weights, config, torch.int8, "cpu")
-    return FastGPT(_stored(headers, layout, config, check_finite))
+    if stored is not None:
+        _require_memory(target.weights, config, torch.int8, "cpu")
+        return FastGPT(_stored(headers, layout, config, check_finite))
+    least = replace(config, tie_weights=True)
+    _require_memory(target.weights, least, dtype, device)  # before a head is compared
+    config = replace(config, tie_weights=_is_tied(headers, layout))
+    _require_memory(target.weights, config, dtype, device)
+    files = Files(
+        headers=headers,
+        layout=layout,
+        config=config,
+        dtype=dtype,
+        device=device,
+        check_finite=check_finite,
+    )
+    return FastGPT(StreamedWeights(files, width))
 
 
 def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> None:

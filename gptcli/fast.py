@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptcli.config import GPTConfig
-from gptcli.layers import Floats, Weights
+from gptcli.layers import HEAD, Floats, Weights
 from gptcli.linear import Linear
 from gptcli.model import GPTModel, KVCache, LayerNorm, late_mask
 from gptcli.pace import Pace
@@ -73,10 +73,10 @@ class FastGPT:
         weights = Floats(model, width) if isinstance(model, GPTModel) else model
         self.config: GPTConfig = weights.config
         self._tok_emb = weights.embedding()
+        self._out_head = weights.linear(HEAD)  # the largest first: what it was made of is gone soon
         self._pos_emb = weights.tensor("pos_emb.weight")
         self._blocks = [_block(weights, f"trf_blocks.{n}") for n in range(self.config.n_layers)]
         self._final_norm = _Norm.of(weights, "final_norm")
-        self._out_head = weights.linear("out_head")
         self.pace: Pace | None = None
 
     @property

@@ -71,7 +71,8 @@ def fill(
                 for _ in pool.map(fill_from, wanted):  # the first error, in the file's order
                     pass
     for name in layout.zeros:
-        destinations[name].zero_()
+        if name in destinations:
+            destinations[name].zero_()
 
 
 def same_bytes(first: tuple[Header, TensorInfo], second: tuple[Header, TensorInfo]) -> bool:

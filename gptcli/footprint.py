@@ -26,12 +26,14 @@ class Running:
     Attributes:
         weights: in the dtype they are computed with; positions and norms of int8 and int4 are
             float32, and the token embedding and head of int4 are int8.
-        head_copy: a tied head once more, in the layout that the processor multiplies fastest.
+        head_copy: a tied head of 8 bits once more, in the layout that the processor multiplies
+            fastest; a float one has no copy, for the rows of its embedding are read from the file.
         cache: keys and values of all positions, float32 whatever the weights are.
         activations: of the longest step, which reads prompts: 7 numbers a token and channel.
         logits: of the B texts, with what sampling makes of them.
-        loading: the most that is held before the first token: the weights as they are read
-            (float32 for int8 and int4), and a layer that is being rearranged or rounded.
+        loading: the most that is held before the first token, weights being read from a file:
+            embedding and head in float beside their final form, or in the end all weights, and
+            the floats of two layers with what rounding makes of one.
     """
 
     weights: int
@@ -78,26 +80,25 @@ def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
     total = count(config).total
     head = _linear(V, E, "int8" if dtype == "int4" else dtype)
     step = min(texts * tokens, tokens + PROMPT_TOKENS)
+    layer, tied = 4 * E * E, config.tie_weights
     if dtype in BYTES:
         weights = total * BYTES[dtype]
-        loading = weights + head
+        head_copy = 0  # the embedding of a tied head stays in the file
+        outer = (2 if tied else 3) * V * E * BYTES[dtype]
+        beside = 2 * layer * BYTES[dtype]
     else:
-        rest = total - count(config).matrices - (1 if config.tie_weights else 2) * V * E
-        own_head = 0 if config.tie_weights else head
-        embedding = V * (E + _FLOAT)
-        weights = _FLOAT * rest + embedding + _matrices(config, dtype) + own_head
-        # Beside all of float32 the first layer is rounded; the head, which comes last, beside
-        # what is left of it.
-        copies = 5 if dtype == "int4" else 2
-        first = _FLOAT * (total + copies * 4 * E * E)
-        loading = max(first, weights + (_FLOAT + 1) * V * E)
+        rest = total - count(config).matrices - (1 if tied else 2) * V * E
+        weights = _FLOAT * rest + V * (E + _FLOAT) + _matrices(config, dtype) + (not tied) * head
+        head_copy = head if tied else 0
+        outer = (1 if tied else 2) * V * (E + _FLOAT) + _FLOAT * V * E
+        beside = layer * (2 * _FLOAT + (5 if dtype == "int4" else 1))
     return Running(
         weights=weights,
-        head_copy=head if config.tie_weights else 0,
+        head_copy=head_copy,
         cache=texts * cache_bytes(config, tokens),
         activations=7 * step * E * _FLOAT,
         logits=6 * texts * V * _FLOAT,
-        loading=loading,
+        loading=max(outer, weights + head_copy + beside),
     )
 
 

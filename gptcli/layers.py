@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gptcli.config import GPTConfig
 from gptcli.linear import Linear, packed_linear
@@ -24,8 +24,14 @@ from gptcli.quantize import (
     quantized_linear,
 )
 
-Embedding = Tensor | Int8Embedding
-"""(N,) ids in square brackets → (N, E)."""
+HEAD = "out_head"
+
+
+class Embedding(Protocol):
+    """Rows by id: a tensor, or what stands for one."""
+
+    def __getitem__(self, ids: Tensor, /) -> Tensor:
+        """(N,) ids → (N, E)."""
 
 
 class Weights(Protocol):
@@ -43,21 +49,28 @@ class Weights(Protocol):
         """The layers of these names as one, their outputs side by side."""
 
 
-class Floats:
-    """The weights of a GPTModel, which is of no use afterwards.
+class FloatWeights:
+    """Float matrices, as they are or rounded: blocks to a width, embedding and head to int8.
 
-    At a width all matrices are rounded: blocks to that width, embedding and head to int8. A tied
-    head is rounded once.
+    What a subclass adds is where they come from. A tied head is rounded once.
     """
 
-    def __init__(self, model: GPTModel, width: Width | None) -> None:
-        self.config = model.config
-        self._model, self._width = model, width
+    def __init__(self, config: GPTConfig, width: Width | None) -> None:
+        self.config = config
+        self._width = width
         self._shared: Int8Weight | None = None
 
     def tensor(self, name: str) -> Tensor:
-        """As it is in the model."""
-        return self._model.get_parameter(name).detach()
+        """As it is."""
+        raise NotImplementedError
+
+    def taken(self, *names: str) -> tuple[Tensor, Tensor | None]:
+        """The matrices and biases of these layers, one below the other, for the last time."""
+        raise NotImplementedError
+
+    def rows(self) -> Embedding:
+        """The token embedding as it is, beside a head that may share it."""
+        raise NotImplementedError
 
     def embedding(self) -> Embedding:
         """The model's own, or its 8 bits.
@@ -65,15 +78,12 @@ class Floats:
         Raises:
             UsageError: this processor cannot have the width.
         """
-        layer, head = self._model.tok_emb, self._model.out_head
         if self._width is None:
-            return layer.weight.detach()
-        weight = quantized(layer.weight.detach(), self._width, is_outer=True)
+            return self.rows()
+        weight = quantized(self.taken("tok_emb")[0], self._width, is_outer=True)
         assert isinstance(weight, Int8Weight)
-        if head.weight is layer.weight:
+        if self.config.tie_weights:
             self._shared = weight
-            _let_go([head])
-        _let_go([layer])
         return Int8Embedding(weight)
 
     def linear(self, *names: str) -> Linear:
@@ -82,24 +92,42 @@ class Floats:
         Raises:
             UsageError: this processor or layer cannot have the width.
         """
-        is_head = names == ("out_head",)
-        if is_head and self._shared is not None:
+        if names == (HEAD,) and self._shared is not None:
             return layer_of(self._shared, None)
-        layers = [self._model.get_submodule(name) for name in names]
-        weight = joined([layer.weight.detach() for layer in layers])  # type: ignore[operator]
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]  # type: ignore[operator]
-        bias = joined(biases) if biases else None
-        _let_go(layers)
+        weight, bias = self.taken(*names)
         if self._width is None:
             return packed_linear(weight, bias)
-        return quantized_linear(weight, bias, self._width, is_outer=is_head)
+        return quantized_linear(weight, bias, self._width, is_outer=names == (HEAD,))
+
+
+class Floats(FloatWeights):
+    """The weights of a GPTModel, which is of no use afterwards."""
+
+    def __init__(self, model: GPTModel, width: Width | None) -> None:
+        super().__init__(model.config, width)
+        self._model = model
+
+    def tensor(self, name: str) -> Tensor:
+        """As it is in the model."""
+        return self._model.get_parameter(name).detach()
+
+    def taken(self, *names: str) -> tuple[Tensor, Tensor | None]:
+        """Out of the model; a tied head goes with the embedding that is rounded."""
+        layers = [self._model.get_submodule(name) for name in names]
+        weight = joined([layer.weight.detach() for layer in layers])  # type: ignore[operator]
+        found = [getattr(layer, "bias", None) for layer in layers]
+        biases = [bias.detach() for bias in found if bias is not None]
+        if self.config.tie_weights and names == ("tok_emb",):
+            layers.append(self._model.out_head)
+        for layer in layers:
+            layer.register_parameter("weight", None)
+        return weight, joined(biases) if biases else None
+
+    def rows(self) -> Tensor:
+        """The model's own."""
+        return self._model.tok_emb.weight.detach()
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """One after another; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _let_go(layers: Sequence[nn.Module]) -> None:
-    for layer in layers:
-        layer.register_parameter("weight", None)

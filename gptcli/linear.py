@@ -71,12 +71,13 @@ class PackedLinear:
 
 def packed_linear(weight: Tensor, bias: Tensor | None) -> Linear:
     """The fastest layer of these weights (M, K) on their device, in their dtype."""
-    if _can_pack(weight):
+    if can_pack(weight):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
 
 
-def _can_pack(weight: Tensor) -> bool:
+def can_pack(weight: Tensor) -> bool:
+    """Whether a layer of this weight has a copy of its own, in oneDNN's layout."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):

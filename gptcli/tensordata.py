@@ -43,9 +43,9 @@ def reading(header: Header) -> Iterator[int]:
     """
     with open_regular(header.path) as fd:
         try:
-            _refuse_change(fd, header)
+            refuse_change(fd, header)
             yield fd
-            _refuse_change(fd, header)
+            refuse_change(fd, header)
         except OSError as error:
             raise RunError(shown(header.path), error.strerror or str(error)) from None
 
@@ -77,7 +77,8 @@ def whole(fd: int, info: TensorInfo, first: int, last: int) -> Values:
     return found
 
 
-def _refuse_change(fd: int, header: Header) -> None:
+def refuse_change(fd: int, header: Header) -> None:
+    """Raises `RunError` if the open file is not what it was when its header was read."""
     if stamp_of(fd) != header.stamp:
         raise RunError(shown(header.path), "changed while it was being read", "Try again")
 

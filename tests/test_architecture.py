@@ -29,7 +29,7 @@ GROUPS = {
     "sampling": "params draws filters penalties sampling",
     "engine": "sequence engine speculation prefixes batching beams",
     "completion": "completion",
-    "loading": "fill quantstore checkpoint",
+    "loading": "fill quantstore streamed checkpoint",
     "probe": "probe gradients",
     "records": (
         "badrecord overrides scores openai idtable jobspec records results digests"

@@ -192,7 +192,7 @@ def test_a_worker_killed_in_mid_job_changes_no_byte(job: OnCluster) -> None:
 
     said = job.run(kill)
     assert job.is_right
-    assert "is gone" in said[0]
+    assert any("is gone" in text for text in said)
 
 
 def test_a_job_that_was_interrupted_is_resumed_without_a_cluster(job: OnCluster) -> None:
@@ -247,7 +247,7 @@ def test_a_node_lost_in_mid_job_changes_no_byte(nodes: Any, job: OnCluster) -> N
 
     said = job.run(remove, workers=3)  # one more than a node has room for
     assert job.is_right
-    assert "is gone" in said[0]
+    assert any("is gone" in text for text in said)
 
 
 def test_a_worker_answers_calls_of_any_size_together(model: Path, source: Path) -> None:

@@ -4,19 +4,22 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gptcli import batching, quantize
+from gptcli.checkpoint import save
 from gptcli.config import GPTConfig
 from gptcli.footprint import DTYPES, GROUP, PROMPT_TOKENS, running, training
+from gptcli.model import untrained
 from gptcli.parameters import count
 
 MODEL = GPTConfig(
     vocab_size=3000, context_length=256, emb_dim=512, n_heads=8, n_layers=6, drop_rate=0.0
 )
+TOY = GPTConfig(vocab_size=64, context_length=32, emb_dim=64, n_heads=2, n_layers=1)
 KERNELS = 16e6  # what oneDNN makes for each number of rows, whatever the model's size
 
 # Peak and current resident bytes above those of the same run with a toy model, which has loaded
@@ -25,15 +28,15 @@ MEASURE = """
 import json, sys
 import torch, torch.nn.functional as F
 from gptcli.batching import Batch, Job
-from gptcli.config import GPTConfig
-from gptcli.fast import FastGPT
+from gptcli.checkpoint import load_fast
 from gptcli.memory import peak_bytes, resident_bytes
 from gptcli.model import untrained
 from gptcli.params import SamplingParams
 from gptcli.sequence import Sequence
+from gptcli.target import resolve
 
-def write(config, texts, tokens, width):
-    model = FastGPT(untrained(config, 0), width)
+def write(directory, texts, tokens, width):
+    model = load_fast(resolve(directory), width)
     loaded = resident_bytes()
     new = tokens // 8  # so many that the last prompt is read before the first text ends
     params = SamplingParams(max_new_tokens=new)
@@ -44,8 +47,8 @@ def write(config, texts, tokens, width):
     assert len(list(Batch(model, texts).run(jobs))) == texts
     return loaded
 
-def train(config, rows, tokens, _):
-    model = untrained(config, 0).train()
+def train(directory, rows, tokens, _):
+    model = untrained(resolve(directory).config, 0).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     ids = torch.zeros(rows, tokens, dtype=torch.long)
     for part in (1, 2, 3, 4):  # the second time all there is to keep is kept
@@ -58,18 +61,20 @@ def train(config, rows, tokens, _):
 torch.manual_seed(0)
 order = json.loads(sys.argv[1])
 what = {"write": write, "train": train}[order["what"]]
-toy = GPTConfig(vocab_size=64, context_length=32, emb_dim=64, n_heads=2, n_layers=1)
-what(toy, 2, 32, order["width"])
+what(order["toy"], 2, 32, order["width"])
 base = resident_bytes()
-loaded = what(GPTConfig(**order["config"]), order["texts"], order["tokens"], order["width"])
+loaded = what(order["model"], order["texts"], order["tokens"], order["width"])
 peak = peak_bytes()  # ru_maxrss would begin at that of the process that started this one
 print(json.dumps({"loaded": loaded - base, "peak": peak - base}))
 """
 
 
-def measured(what, config, texts, tokens, width=None):
+def measured(directory, what, config, texts, tokens, *, width=None):
     """What a process took; glibc gives back at once what is larger than 64 KiB."""
-    order = {"what": what, "config": asdict(config), "texts": texts, "tokens": tokens}
+    order = {"what": what, "texts": texts, "tokens": tokens}
+    for name, model in {"model": config, "toy": TOY}.items():
+        save(untrained(model, 0), directory / name)
+        order[name] = str(directory / name)
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(order | {"width": width})],
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
@@ -88,9 +93,9 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="n
     "tie",
     [pytest.param(False, id="own head", marks=pytest.mark.slow), pytest.param(True, id="tied")],
 )
-def test_running_takes_what_is_said(tie):
+def test_running_takes_what_is_said(tmp_path, tie):
     config = replace(MODEL, tie_weights=tie)
-    found = measured("write", config, 24, 128)
+    found = measured(tmp_path, "write", config, 24, 128)
     told = running(config, "float32", 24, 128)
     assert found["loaded"] == pytest.approx(told.weights + told.head_copy, rel=0.05)
     assert found["peak"] == pytest.approx(told.total, abs=0.1 * told.total + KERNELS)
@@ -99,8 +104,8 @@ def test_running_takes_what_is_said(tie):
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize("width", ["int8", "int4"])
-def test_running_with_few_bits_takes_what_is_said(width):
-    found = measured("write", MODEL, 24, 128, width)
+def test_running_with_few_bits_takes_what_is_said(tmp_path, width):
+    found = measured(tmp_path, "write", MODEL, 24, 128, width=width)
     told = running(MODEL, width, 24, 128)
     assert found["loaded"] == pytest.approx(told.weights + told.head_copy, rel=0.1)
     assert found["peak"] == pytest.approx(max(told.total, told.loading), rel=0.1)
@@ -108,9 +113,9 @@ def test_running_with_few_bits_takes_what_is_said(width):
 
 @needs_proc
 @pytest.mark.parametrize("drop_rate", [0.0, 0.1])
-def test_training_takes_what_is_said(drop_rate):
+def test_training_takes_what_is_said(tmp_path, drop_rate):
     config = replace(MODEL, drop_rate=drop_rate, emb_dim=256, n_heads=4, n_layers=3)
-    found = measured("train", config, 3, 256)
+    found = measured(tmp_path, "train", config, 3, 256)
     assert found["peak"] == pytest.approx(training(config, 3, 256).total, rel=0.1)
 
 

@@ -100,7 +100,13 @@ def test_the_largest_that_fits_and_the_books_sizes(capsys):
     assert target["parameters"]["total"] == count(config).total
     assert target["memory"]["write"]["total"] == fit["bytes"]
     assert [one["fits"] for one in fit["presets"]] == [True] * 4
-    assert fit["loading_bytes"] > fit["bytes"]
+    assert fit["loading_bytes"] == running(config, "int8", 1, 512).loading
+
+
+def test_a_moment_that_takes_more_than_is_there_is_told(capsys):
+    arguments = ["gpt2-124m", "--fit", "50MB", "--dtype", "int4", "--context", "16"]
+    (fit,) = counted(capsys, *arguments)["fits"]
+    assert fit["loading_bytes"] > fit["budget_bytes"]
     assert run(["count-params", *arguments]) == 0
     assert "While it is loaded" in capsys.readouterr().out
 
