@@ -9,6 +9,7 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -50,20 +51,44 @@ class Source:
 
     Attributes:
         name: what messages call it.
-        size: bytes of a regular file, None for a pipe.
+        size: bytes of a file, None for a pipe.
+        identity: device and inode of a file of this machine.
         position: bytes read so far (of a gzip file: of the file itself).
         poll: called while a pipe is silent; may raise to end the wait.
         is_busy: whether the caller has better things to do than to wait: `lines` then yields None.
     """
 
-    def __init__(self, fd: int, name: str) -> None:
-        status = os.fstat(fd)
-        self.name, self._fd = name, fd
-        self.size = status.st_size if stat.S_ISREG(status.st_mode) else None
-        self.identity = (status.st_dev, status.st_ino)
+    def __init__(
+        self,
+        read: Callable[[int], bytes],
+        name: str,
+        *,
+        size: int | None,
+        identity: tuple[int, int],
+        is_ready: Callable[[float], object] = lambda _seconds: True,
+    ) -> None:
+        """What `read` gives, at most so many bytes at a time and none at the end.
+
+        `is_ready` waits for so many seconds at most and says whether `read` would not wait.
+        """
+        self._read, self._is_ready = read, is_ready
+        self.name, self.size, self.identity = name, size, identity
         self.position = 0
         self.poll: Callable[[], object] = lambda: None
         self.is_busy: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def of(cls, fd: int, name: str) -> "Source":
+        """An open file or pipe."""
+        status = os.fstat(fd)
+        identity, read = (status.st_dev, status.st_ino), partial(os.read, fd)
+        if stat.S_ISREG(status.st_mode):
+            return cls(read, name, size=status.st_size, identity=identity)
+
+        def is_ready(seconds: float) -> object:
+            return select.select([fd], [], [], seconds)[0]
+
+        return cls(read, name, size=None, identity=identity, is_ready=is_ready)
 
     def lines(self) -> Iterator[Line | None]:
         """Every line, blank ones too; None where the next is not here yet and `is_busy`.
@@ -95,9 +120,9 @@ class Source:
         while True:
             yield from self._wait()
             try:
-                data = os.read(self._fd, _CHUNK)
+                data = self._read(_CHUNK)
             except OSError as error:
-                why = error.strerror or str(error)
+                why = shown(error.strerror or str(error), 200)
                 raise RunError(self.name, f"cannot be read ({why})") from None
             if not data:
                 return
@@ -105,9 +130,7 @@ class Source:
             yield data
 
     def _wait(self) -> Iterator[None]:
-        if self.size is not None:
-            return
-        while not select.select([self._fd], [], [], 0 if self.is_busy() else _POLL)[0]:
+        while not self._is_ready(0 if self.is_busy() else _POLL):
             self.poll()
             if self.is_busy():
                 yield None
@@ -121,7 +144,7 @@ def open_source(path: Path | None) -> Iterator[Source]:
         InputError: it is not there, or is a directory.
     """
     if path is None:
-        yield Source(0, STDIN)
+        yield Source.of(0, STDIN)
         return
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -131,7 +154,7 @@ def open_source(path: Path | None) -> Iterator[Source]:
     try:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             raise InputError(shown(path), "not a file (directory)")
-        yield Source(fd, shown(path))
+        yield Source.of(fd, shown(path))
     finally:
         os.close(fd)
 

@@ -71,7 +71,7 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[Any, Any]]:
         parquet: Any = import_module("pyarrow.parquet")
         refusals = (OSError, import_module("pyarrow").ArrowException)
     except ImportError:
-        hint = 'Run "pip install pyarrow", or convert the file to JSON Lines or CSV'
+        hint = "Run \"pip install 'gptcli[parquet]'\", or convert the file to JSON Lines or CSV"
         raise UsageError(
             shown(path), "Parquet needs pyarrow, which is not installed", hint
         ) from None

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -117,7 +118,7 @@ def test_a_damaged_gzip_file_gives_its_lines_and_then_an_error(tmp_path: Path) -
 
 def test_a_pipe_is_waited_for_only_while_there_is_nothing_else_to_do() -> None:
     reader, writer = os.pipe()
-    source = lines_module.Source(reader, "pipe")
+    source = lines_module.Source.of(reader, "pipe")
     os.write(writer, b"one\n")
     found = source.lines()
     first = next(found)
@@ -136,7 +137,7 @@ def test_a_pipe_is_waited_for_only_while_there_is_nothing_else_to_do() -> None:
 
 def test_a_silent_pipe_can_be_left() -> None:
     reader, writer = os.pipe()
-    source = lines_module.Source(reader, "pipe")
+    source = lines_module.Source.of(reader, "pipe")
 
     def leave() -> None:
         raise KeyboardInterrupt
@@ -335,21 +336,45 @@ def test_a_csv_row_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
     assert second.code == "not_unicode"
 
 
-def test_parquet_gives_its_column_or_says_what_is_missing(tmp_path: Path) -> None:
-    path = tmp_path / "in.parquet"
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        with pytest.raises(UsageError, match="Parquet needs pyarrow"):
-            list(rows(path, "prompt"))
-        return
-    parquet.write_table(pyarrow.table({"id": [1, 2], "prompt": ["a", None]}), path)
-    found = [json.loads(line.data) for line in rows(path, "prompt")]
-    assert found == [{"id": 1, "prompt": "a"}, {"id": 2, "prompt": None}]
-    path.write_bytes(b"no parquet")
-    with pytest.raises(InputError):
+def test_parquet_gives_its_column(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, the extra `parquet`")
+    from pyarrow import parquet
+
+    path, count = tmp_path / "in.parquet", 3000  # of several batches and row groups
+    columns = {
+        "text": pyarrow.array([f"naïve {n}" for n in range(count)]).dictionary_encode(),
+        "id": pyarrow.array([f"r{n}" for n in range(count)], pyarrow.large_string()),
+        "other": [n * 1.5 for n in range(count)],
+    }
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=700)
+    found = [(line.number, json.loads(line.data)) for line in rows(path, "text")]
+    assert found == [(n + 1, {"id": f"r{n}", "prompt": f"naïve {n}"}) for n in range(count)]
+    with pytest.raises(InputError, match=r'no column "prompt" \(found: text, id, other\)'):
         list(rows(path, "prompt"))
+
+
+def test_parquet_cells_that_are_no_text_fail_alone(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, the extra `parquet`")
+    from pyarrow import parquet
+
+    path = tmp_path / "in.parquet"
+    parquet.write_table(pyarrow.table({"id": [1, 2], "prompt": ["a", None]}), path)
+    first, second = (parse(line, SPEC) for line in rows(path, "prompt"))
+    assert isinstance(first, Record)
+    assert (first.id, first.prompt) == (1, "a")
+    assert isinstance(second, Failure)
+    assert (second.id, second.code) == (2, "wrong_type")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="cannot be read"):
+        list(rows(path, "prompt"))
+
+
+def test_parquet_without_pyarrow_names_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UsageError, match=r"Parquet needs pyarrow.*gptcli\[parquet\]"):
+        list(rows(tmp_path / "in.parquet", "prompt"))
 
 
 def test_tables_are_known_by_their_names() -> None:
