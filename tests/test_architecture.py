@@ -17,7 +17,7 @@ LONGEST_FILE, MOST_STATEMENTS = 300, 40
 # Every module of the library is in one group; a new file is a word here.
 GROUPS = {
     "ground": "version errors escape signals heap",
-    "files": "files yamlread atomic lines tables textset",
+    "files": "files yamlread atomic lines tables remote textset",
     "config": "config huggingface presets parameters footprint largest bounds memory batchsize",
     "places": "hub target available",
     "text": "tokenizer tokenizerfiles encodings vocabulary hfjson bpe rankfile",

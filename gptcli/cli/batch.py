@@ -13,10 +13,11 @@ from gptcli.cli.loading import ModelOptions
 from gptcli.errors import UsageError
 from gptcli.jobspec import Form, JobSpec, Shard
 from gptcli.params import SamplingParams
+from gptcli.remote import is_url
 from gptcli.tables import is_table
 
 JOB, INPUT, CLUSTER = "Job", "Input", "Cluster"
-_IN = 'JSON Lines, also gzip; .csv or .parquet; "-" reads standard input.'
+_IN = 'JSON Lines, also gzip; .csv or .parquet; a URL; "-" reads standard input.'
 _OUT = 'JSON Lines, a header first; "-" is standard output.'
 _RESUME = "Go on where an earlier run ended; without one, begin."
 _OVERWRITE = "Replace an output that is there, once the new one is whole."
@@ -33,7 +34,7 @@ _ECHO = "Put each request in the output; replay then needs no input."
 
 
 def batch(
-    input: Annotated[Path, typer.Argument(metavar="INPUT", help=_IN)],
+    input: Annotated[str, typer.Argument(metavar="INPUT", help=_IN)],
     output: Annotated[Path, o.option(JOB, _OUT, "--output", "-o", metavar="FILE")],
     resume: Annotated[bool, o.option(JOB, _RESUME, "--resume")] = False,
     overwrite: Annotated[bool, o.option(JOB, _OVERWRITE, "--overwrite")] = False,
@@ -161,7 +162,7 @@ def batch(
         shard=None if shard is None else Shard.parse(shard),
     )
     plan = BatchPlan(
-        input=None if str(input) == "-" else input,
+        input=None if input == "-" else input,
         output=_output(output, json=json),
         mode=_mode(resume=resume, overwrite=overwrite, retry=retry_failed),
         batch_size=batch_size,
@@ -175,10 +176,13 @@ def batch(
     run_batch(options, spec, plan)
 
 
-def _form(input: Path, *, text: bool) -> Form:
-    if text and is_table(input):
+def _form(input: str, *, text: bool) -> Form:
+    has_rows = is_table(Path(input))
+    if text and has_rows:
         raise UsageError("--text", "cannot be used with a table")
-    return "text" if text else "table" if is_table(input) else "json"
+    if has_rows and is_url(input):
+        raise UsageError("INPUT", "a table is read from this machine only", "Copy it here")
+    return "text" if text else "table" if has_rows else "json"
 
 
 def _output(output: Path, *, json: bool) -> Path | None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from gptcli.jobspec import JobSpec
 from gptcli.lines import Line, Source, open_source
 from gptcli.memory import is_exhausted
 from gptcli.recorded import is_stream, recorded_header
+from gptcli.remote import is_url, open_url
 from gptcli.results import header, spec_of
 from gptcli.runjob import run_job
 from gptcli.tables import input_lines
@@ -39,7 +40,7 @@ FAILED_RECORDS = 4
 class BatchPlan:
     """What the command line says beside the spec: files, and what only changes the speed."""
 
-    input: Path | None
+    input: str | None
     output: Path | None
     mode: outputs.Mode
     batch_size: int | None
@@ -66,16 +67,16 @@ def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
     if target.config is None:
         options.load(target, 0)  # says what is missing
         raise UsageError("--config", "is needed")
-    options = options.at_width_of(target)
+    options = options.settled(target)
     tokenizer = options.tokenizer(target, target.config)
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(plan.input))
+        source = stack.enter_context(_source(plan.input))
         _refuse_overwriting(plan, source, target)
         team = Team(plan.cluster, stack)
         what = _identity(options, target, target.config, tokenizer, full)
         what.update(team.machine(options.device))
         opened = _open(plan, header(spec, what))
-        lines = input_lines(plan.input, source, spec.column)
+        lines = input_lines(Path(plan.input or "-"), source, spec.column)
         job = _Job(options, spec, plan, target, target.config, tokenizer, team, what)
         job.run(opened, source, lines)
 
@@ -229,6 +230,12 @@ class _Job:
 def seed_of(options: ModelOptions) -> int:
     """The seed that was asked for, or a fresh one."""
     return fresh_seed() if options.seed is None else options.seed
+
+
+def _source(input: str | None) -> AbstractContextManager[Source]:
+    if input is not None and is_url(input):
+        return open_url(input)
+    return open_source(None if input is None else Path(input))
 
 
 def _recorded(plan: BatchPlan) -> dict[str, Any] | None:
