@@ -90,7 +90,7 @@ def bench(
     if found.config is None:
         hint = "Name its config with --config"
         raise InputError(shown(found.name), "has no config beside it", hint)
-    options = options.at_width_of(found)
+    options = options.settled(found)
     asked = {"prefill": prefill, "prompt": prompt, "new_tokens": new_tokens}
     asked |= {"rows": rows, "row_tokens": row_tokens, "runs": runs, "product": product}
     work = fitted(found.config.context_length, **asked)

@@ -50,7 +50,7 @@ class ModelOptions:
         if self.dtype == "float16" and self.device == "cpu":
             hint = "Use bfloat16 or float32"
             raise UsageError("--dtype", "float16 is not computed on a CPU", hint)
-        if self.quantize and self.dtype != "float32":
+        if self.quantize and self.dtype not in {"float32", "auto"}:
             problem = f"{self.quantize} weights bring their own arithmetic, got {self.dtype}"
             raise UsageError("--dtype", problem, "Leave out --dtype or --quantize")
 
@@ -59,18 +59,25 @@ class ModelOptions:
         """What weights are multiplied as: part of what a text depends on."""
         return self.quantize or self.dtype
 
-    def at_width_of(self, target: "Target") -> "ModelOptions":
-        """These options, with the width of weights that are stored quantised.
+    def settled(self, target: "Target") -> "ModelOptions":
+        """These options, with the numbers that the weights of a target call for.
 
         Raises:
-            UsageError: they ask for other numbers.
+            UsageError: weights that are stored quantised, and other numbers than theirs.
             InputError: the weights are damaged.
         """
         stored = stored_width(target.weights)
-        if stored is None:
+        if stored is not None:
+            dtype = "float32" if self.dtype == "auto" else self.dtype
+            refuse_other_numbers(stored, self.quantize, dtype, self.device)
+            return replace(self, quantize=stored, dtype="float32")
+        if self.dtype != "auto":
             return self
-        refuse_other_numbers(stored, self.quantize, self.dtype, self.device)
-        return replace(self, quantize=stored)
+        if self.quantize:
+            return replace(self, dtype="float32")
+        from gptcli.cli.natural import natural_dtype
+
+        return replace(self, dtype=natural_dtype(target.weights, self.device))
 
     def target(self, *, need_weights: bool = True) -> "Target":
         """The files of the model, downloaded if they must be."""
@@ -96,11 +103,12 @@ class ModelOptions:
 
     def load_fast(self, target: "Target", seed: int) -> "FastGPT":
         """The model arranged for speed, at the width of --quantize or of its weights."""
+        width = self.settled(target).quantize
 
         def loaded(**how: Any) -> "FastGPT":
             from gptcli.checkpoint import load_fast
 
-            fast = load_fast(target, self.quantize, **how)
+            fast = load_fast(target, width, **how)
             if self.device == "cpu":
                 from gptcli.pace import Pace
 
@@ -135,7 +143,7 @@ class ModelOptions:
             torch = self.torch()
             model = load(
                 seed=seed,
-                dtype=getattr(torch, self.dtype),
+                dtype=getattr(torch, self.settled(target).dtype),
                 device=self.device,
                 check_finite=self.check_finite,
             )

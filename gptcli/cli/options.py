@@ -20,7 +20,7 @@ OUTPUT, MACHINE = "Output", "Machine"
 DEFAULTS = SamplingParams()
 MAX_SEED = 2**64 - 1
 
-Dtypes = Literal["float32", "bfloat16", "float16"]
+Dtypes = Literal["float32", "bfloat16", "float16", "auto"]
 Widths = Literal["int8", "int4"]
 Overflows = Literal["stop", "slide", "error"]
 
@@ -61,7 +61,9 @@ CheckFinite = Annotated[
 ]
 
 Device = Annotated[str, option(MACHINE, "cpu, cuda, cuda:1, mps.", "--device", metavar="NAME")]
-Dtype = Annotated[Dtypes, option(MACHINE, "Numbers to compute with.", "--dtype")]
+Dtype = Annotated[
+    Dtypes, option(MACHINE, "Numbers to compute with; auto: the weights' own, if fast.", "--dtype")
+]
 Quantize = Annotated[
     Widths | None,
     option(MACHINE, "Round the weights to 8 or 4 bits: faster, nearly the same.", "--quantize"),

@@ -136,7 +136,7 @@ def _replay(
     target = options.target()
     if target.config is None:
         raise UsageError("--config", "is needed")
-    options = options.at_width_of(target)
+    options = options.settled(target)
     tokenizer = options.tokenizer(target, target.config)
     from gptcli.digests import identity
 

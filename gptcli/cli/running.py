@@ -35,7 +35,7 @@ def run(options: ModelOptions, params: SamplingParams, plan: Plan, text: str) ->
     tokenizer = options.tokenizer(target, target.config) if target.config else None
     if plan.dry_run:
         ids = prompt_ids(tokenizer, text) if tokenizer else None
-        numbers = options.at_width_of(target).numbers
+        numbers = options.settled(target).numbers
         show_dry_run(target, params, ids, dtype=numbers, plan=plan)
         return
     seed = fresh_seed() if options.seed is None else options.seed
