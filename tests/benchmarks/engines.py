@@ -45,19 +45,17 @@ class Gptcli(OwnFile):
     widths = ("float32", "bfloat16", "int8", "int4")
 
     def __init__(self, source: Path, width: str, threads: int) -> None:
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the command sets it
         sys.path.insert(0, str(ROOT))  # from a checkout too
-        import torch
+        from gptcli.cli.computing import pytorch
 
-        from gptcli.checkpoint import load_model
-        from gptcli.fast import FastGPT
+        torch = pytorch(threads)
+        from gptcli.checkpoint import load_fast
         from gptcli.pace import Pace
         from gptcli.target import resolve
 
-        torch.set_num_threads(threads)
         dtype = torch.bfloat16 if width == "bfloat16" else torch.float32
-        loaded = load_model(resolve(str(source)), dtype=dtype)
-        self.model = FastGPT(loaded, width if width.startswith("int") else None)  # type: ignore[arg-type]
+        rounded = width if width.startswith("int") else None
+        self.model = load_fast(resolve(str(source)), rounded, dtype=dtype)  # type: ignore[arg-type]
         self.model.pace = Pace()
 
     def write(self, prompt: Ids, new_tokens: int) -> Ids:
