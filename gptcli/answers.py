@@ -245,7 +245,7 @@ class Answerer:
             found = f"{size:,} bytes, expected at most {MAX_PROMPT_BYTES:,}"
             raise BadRecordError("prompt_too_long", f"the prompt is too long ({found})")
         try:
-            return self.tokenizer.encode(prompt)
+            return self.tokenizer.prompt(prompt)
         except UsageError as error:
             raise BadRecordError("tokenizer_failed", error.problem) from None
 

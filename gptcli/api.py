@@ -95,7 +95,7 @@ def generate(
     """
     params = SamplingParams(**sampling)
     model, tokenizer = loaded.model, loaded.tokenizer
-    read = Prompt(model, tokenizer.encode(prompt), params.max_new_tokens, overflow)
+    read = Prompt(model, tokenizer.prompt(prompt), params.max_new_tokens, overflow)
     generation = Generation(
         read,
         params,

@@ -13,7 +13,18 @@ import tiktoken
 from gptcli.encodings import encoding_names, named_encoding
 from gptcli.errors import InputError, UsageError
 from gptcli.escape import shown
-from gptcli.vocabulary import MERGES, VOCABULARIES, Vocabulary, read_json, read_merges, read_ranks
+from gptcli.vocabulary import (
+    END_OF_TEXT,
+    MERGES,
+    SETTINGS,
+    VOCABULARIES,
+    Vocabulary,
+    named_token,
+    read_json,
+    read_merges,
+    read_ranks,
+    read_settings,
+)
 
 MAX_PROMPT_BYTES = 1 << 20
 
@@ -48,11 +59,13 @@ class Tokenizer:
         name: a tiktoken name, or the file it was read from, without folders.
         n_vocab: the highest id plus 1.
         eos_id: the end of text, None for a tokenizer without one.
+        bos_id: what every prompt begins with, None where it begins with its own first token.
     """
 
     def __init__(self, encoding: tiktoken.Encoding, rest: Vocabulary) -> None:
         """`encoding` turns text into ranks; the ranks in `rest` are not used."""
         self.name, self.eos_id = rest.name, rest.eos_id
+        self.bos_id: int | None = None
         self._encoding, self._prefix_space = encoding, rest.prefix_space
         self._ids, self._others = rest.ids, rest.others
         self._ranks = None if rest.ids is None else {id: r for r, id in enumerate(rest.ids)}
@@ -67,6 +80,27 @@ class Tokenizer:
             vocabulary.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}
         )
         return cls(encoding, vocabulary)
+
+    def begin_with(self, token: str) -> None:
+        """Let every prompt begin with this special token.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        found = (id for id, data in self._others.items() if data == token.encode())
+        default = self.eos_id if token == END_OF_TEXT else None
+        self.bos_id = next(found, default)
+        if self.bos_id is None:
+            raise InputError(SETTINGS, f'bos_token: no special token is called "{shown(token)}"')
+
+    def prompt(self, text: str, limit: int | None = MAX_PROMPT_BYTES) -> list[int]:
+        """What a model is to read before it goes on: the text's ids, after `bos_id`.
+
+        Raises:
+            UsageError: as `encode`.
+        """
+        ids = self.encode(text, limit)
+        return ids if self.bos_id is None else [self.bos_id, *ids]
 
     def encode(self, text: str, limit: int | None = MAX_PROMPT_BYTES) -> list[int]:
         """Text of at most `limit` bytes → ids; a special token's spelling has no power.
@@ -139,6 +173,9 @@ def load_tokenizer(
         tokenizer = _named(name, offline)
     else:
         tokenizer = Tokenizer.of(read_vocabulary(path, vocab_size))
+    settings = read_settings(directory) if directory else {}
+    if settings.get("add_bos_token") is True:
+        tokenizer.begin_with(named_token(settings, "bos_token"))
     if vocab_size is not None and vocab_size < tokenizer.n_vocab:
         size = f"vocab_size {vocab_size} is smaller than the tokenizer's {tokenizer.n_vocab}"
         raise InputError(f"tokenizer {shown(tokenizer.name)}", size)

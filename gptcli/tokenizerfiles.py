@@ -3,14 +3,24 @@
 Knows no model and no text.
 """
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from gptcli.files import read_bounded
 from gptcli.rankfile import rank_lines
 from gptcli.tokenizer import find_file, read_vocabulary
-from gptcli.vocabulary import END_OF_TEXT, MAX_BYTES, MERGES, VOCABULARIES, Vocabulary
+from gptcli.vocabulary import (
+    END_OF_TEXT,
+    MAX_BYTES,
+    MERGES,
+    SETTINGS,
+    VOCABULARIES,
+    Vocabulary,
+    named_token,
+)
 
-_BESIDE = (*MERGES, *VOCABULARIES, "tokenizer_config.json")  # what a file may be read with
+_BESIDE = (*MERGES, *VOCABULARIES)  # what a file may be read with
 
 
 def files_of(
@@ -25,13 +35,26 @@ def files_of(
         InputError: a file is not what it should be, or the name means nothing.
     """
     path = find_file(name, directory)
+    settings = _read([directory / SETTINGS]) if directory else {}
     if path is None:
-        return name, {}
+        return name, settings
     vocabulary = read_vocabulary(path, vocab_size)
     if _is_plain(vocabulary):
-        return rank_file, {rank_file: rank_lines(vocabulary.ranks)}
-    paths = [path, *(p for other in _BESIDE if (p := path.with_name(other)).exists())]
-    return path.name, {p.name: read_bounded(p, MAX_BYTES) for p in paths}
+        return rank_file, {rank_file: rank_lines(vocabulary.ranks), **settings}
+    return path.name, _read([path, *map(path.with_name, _BESIDE)]) | settings
+
+
+def beginning(settings: bytes | None) -> bytes:
+    """A `tokenizer_config.json` of a model whose texts begin after the end of another."""
+    said = json.loads(settings) if settings else {}
+    end = named_token(said, "eos_token")
+    changed = said | {"add_bos_token": True, "bos_token": end, "eos_token": end}
+    return (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _read(paths: Iterable[Path]) -> dict[str, bytes]:
+    """The contents of those that there are."""
+    return {path.name: read_bounded(path, MAX_BYTES) for path in paths if path.exists()}
 
 
 def _is_plain(vocabulary: Vocabulary) -> bool:

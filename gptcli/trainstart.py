@@ -26,7 +26,8 @@ from gptcli.rankfile import rank_lines, train_ranks
 from gptcli.recipe import CARD, TOKENIZER, Initialisation, Recipe
 from gptcli.target import Target, resolve
 from gptcli.tokenizer import Tokenizer, load_tokenizer
-from gptcli.tokenizerfiles import files_of
+from gptcli.tokenizerfiles import beginning, files_of
+from gptcli.vocabulary import SETTINGS
 
 _MAX_CARD = 1 << 20
 
@@ -59,7 +60,8 @@ def start(
         return _from_base(recipe, resolve(recipe.init_from, option="--init-from"))
     tokenizer = _new_tokenizer(recipe, documents, group, keep=keep)
     config = _new_config(recipe, tokenizer)
-    return Start(initialised(config, seed, recipe.initialisation), tokenizer)
+    model = initialised(config, seed, recipe.initialisation)
+    return Start(model, tokenizer, files={SETTINGS: beginning(None)})
 
 
 def initialised(config: GPTConfig, seed: int, initialisation: Initialisation) -> GPTModel:
@@ -124,6 +126,7 @@ def _from_base(recipe: Recipe, target: Target) -> Start:
     model.config = replace(config, tokenizer=name)
     digest = sha256_of(header.path for header in read_headers(target.weights))
     base = Base(_short_name(target), digest, _texts(folder / CARD))
+    files[SETTINGS] = beginning(files.get(SETTINGS))
     return Start(model, tokenizer, base, files)
 
 

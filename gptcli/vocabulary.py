@@ -9,6 +9,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gptcli import bpe
 from gptcli.errors import InputError
@@ -17,6 +18,7 @@ from gptcli.files import decode_utf8, read_bounded, strict_json
 from gptcli.hfjson import Parts, bpe_parts
 
 END_OF_TEXT = "<|endoftext|>"
+SETTINGS = "tokenizer_config.json"
 MAX_BYTES = 1 << 25
 MAX_ID = 1 << 24
 
@@ -119,13 +121,18 @@ def read_json(path: Path) -> Vocabulary:
     return _vocabulary(bpe_parts(strict_json(text, path), path), path)
 
 
-def _eos_name(directory: Path) -> str:
-    """What a `tokenizer_config.json` there calls the end of text; GPT-2's name without one."""
-    path = directory / "tokenizer_config.json"
+def read_settings(directory: Path) -> dict[str, Any]:
+    """What a `tokenizer_config.json` there says; nothing without one."""
+    path = directory / SETTINGS
     if not path.exists():
-        return END_OF_TEXT
+        return {}
     settings = strict_json(decode_utf8(read_bounded(path, MAX_BYTES), path), path)
-    name = settings.get("eos_token") if isinstance(settings, dict) else None
+    return settings if isinstance(settings, dict) else {}
+
+
+def named_token(settings: Mapping[str, Any], key: str) -> str:
+    """The text of `bos_token` or `eos_token`; GPT-2's end of text where it is not said."""
+    name = settings.get(key)
     if isinstance(name, dict):  # older files write the token with its properties
         name = name.get("content")
     return name if isinstance(name, str) else END_OF_TEXT
@@ -140,7 +147,7 @@ def _vocabulary(parts: Parts, path: Path) -> Vocabulary:
     by_bytes, others = _split(parts, ranks, path)
     if missing := [_quoted(token) for token in ranks if token not in by_bytes]:
         raise InputError(shown(path), f"{len(missing):,} tokens have no id ({listed(missing)})")
-    eos_id = {**parts.ids, **parts.added}.get(_eos_name(path.parent))
+    eos_id = {**parts.ids, **parts.added}.get(named_token(read_settings(path.parent), "eos_token"))
     ids = [by_bytes[token] for token in ranks]
     if bpe.in_order(ids[256:]):  # ids can serve as ranks; those of bytes are never compared
         return Vocabulary(path.name, by_bytes, None, others, eos_id, parts.prefix_space)

@@ -12,6 +12,7 @@ from tokenizer_files import bpe_of, byte_ranks, trained, write_json, write_ranks
 from gptcli import bpe, encodings
 from gptcli.errors import InputError, RunError, UsageError
 from gptcli.tokenizer import PATTERN, Tokenizer, load_tokenizer
+from gptcli.tokenizerfiles import files_of
 from gptcli.vocabulary import Vocabulary
 
 # What tokenizers and tiktoken may split differently: letters newer than one of their tables.
@@ -484,3 +485,42 @@ def test_a_vocabulary_must_be_a_mapping(tmp_path: Path) -> None:
     write_json(tmp_path / "vocab.json", ["t", "h"])
     with pytest.raises(InputError, match=r"vocab\.json: expected one mapping"):
         load_tokenizer("merges.txt", tmp_path)
+
+
+def of_directory(directory: Path, said: dict[str, object] | None) -> Tokenizer:
+    """A byte tokenizer whose end of text is 256, with a tokenizer_config.json."""
+    write_ranks(directory / "tokenizer.tiktoken", byte_ranks())
+    if said is not None:
+        (directory / "tokenizer_config.json").write_text(json.dumps(said))
+    return load_tokenizer("tokenizer.tiktoken", directory)
+
+
+@pytest.mark.parametrize(
+    "token", [{}, {"bos_token": "<|endoftext|>"}, {"bos_token": {"content": "<|endoftext|>"}}]
+)
+def test_a_prompt_begins_with_the_token_that_the_model_was_trained_with(
+    tmp_path: Path, token: dict[str, object]
+) -> None:
+    tokenizer = of_directory(tmp_path, {"add_bos_token": True, **token})
+    assert tokenizer.prompt("Hi") == [256, *b"Hi"]
+    assert tokenizer.encode("Hi") == [*b"Hi"]
+
+
+@pytest.mark.parametrize("said", [None, {}, {"add_bos_token": False}, {"add_bos_token": "no"}])
+def test_otherwise_a_prompt_is_its_own_text(tmp_path: Path, said: dict[str, object] | None) -> None:
+    assert of_directory(tmp_path, said).prompt("Hi") == [*b"Hi"]
+
+
+def test_a_beginning_that_is_no_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='no special token is called "<s>"'):
+        of_directory(tmp_path, {"add_bos_token": True, "bos_token": "<s>"})
+
+
+def test_a_copied_tokenizer_begins_prompts_as_before(tmp_path: Path) -> None:
+    before = of_directory(tmp_path, {"add_bos_token": True})
+    name, files = files_of("tokenizer.tiktoken", tmp_path, 257, "ranks.tiktoken")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file, contents in files.items():
+        (copy / file).write_bytes(contents)
+    assert load_tokenizer(name, copy).prompt("Hi") == before.prompt("Hi")

@@ -16,6 +16,7 @@ from gptcli.processes import Group
 from gptcli.recipe import STATE, WEIGHTS, Recipe, TrainSettings
 from gptcli.target import resolve
 from gptcli.textset import Source
+from gptcli.tokenizer import load_tokenizer
 from gptcli.trainend import finish
 from gptcli.trainjob import Job, prepare
 from gptcli.trainstart import initialised
@@ -74,7 +75,10 @@ def test_training_learns_and_ends_in_a_directory_that_generates(tmp_path: Path, 
         "config.yaml",
         "model.safetensors",
         "tokenizer.tiktoken",
+        "tokenizer_config.json",
     ]
+    tokenizer = load_tokenizer("tokenizer.tiktoken", tmp_path)
+    assert tokenizer.prompt("A")[0] == tokenizer.eos_id  # as every text began in training
     card = (tmp_path / "MODEL_CARD.md").read_text()
     for fact in (job.texts[0].sha256, "Licence: none.", "gptcli train x.txt", f"{final:.6g}"):
         assert fact in card

@@ -57,7 +57,13 @@ def leftovers(directory: Path) -> Sequence[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-DONE = ["MODEL_CARD.md", "config.yaml", "model.safetensors", "tokenizer.tiktoken"]
+DONE = [
+    "MODEL_CARD.md",
+    "config.yaml",
+    "model.safetensors",
+    "tokenizer.tiktoken",
+    "tokenizer_config.json",
+]
 
 
 @pytest.mark.slow

@@ -109,11 +109,11 @@ def look(options: ModelOptions, wanted: Wanted, *, every_map: bool = False) -> L
     # Cheap to dear: what tokenizer and config can refuse is refused before weights are read.
     tokenizer = options.tokenizer(target, target.config) if target.config else None
     if target.config and tokenizer:
-        check_text(tokenizer.encode(wanted.text), wanted, target.config)
+        check_text(tokenizer.prompt(wanted.text), wanted, target.config)
     seed = SEED if options.seed is None else options.seed
     model = options.load(target, seed)
     tokenizer = tokenizer or options.tokenizer(target, model.config)
-    ids = tokenizer.encode(wanted.text)
+    ids = tokenizer.prompt(wanted.text)
     maps = check_text(ids, wanted, model.config)
     kept = range(model.config.n_layers) if every_map else {layer for layer, _ in maps}
     return Looked(

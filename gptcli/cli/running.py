@@ -77,7 +77,7 @@ def finish(job: Run, plan: Plan, completions: list["Completion"]) -> None:
 def prompt_ids(tokenizer: "Tokenizer", text: str) -> list[int]:
     """The prompt's tokens; of an empty one the end-of-text token, where texts begin."""
     if text:
-        return tokenizer.encode(text)
+        return tokenizer.prompt(text)
     if tokenizer.eos_id is None:
         raise UsageError("--allow-empty", "the tokenizer has no end-of-text token to begin at")
     return [tokenizer.eos_id]
