@@ -15,7 +15,7 @@ from time import perf_counter
 
 import torch
 
-FEW_ROWS = 16  # more rows are bound by arithmetic, which every core adds to
+FEW_ROWS = 64  # more rows are bound by arithmetic, which every core adds to
 _MEASURED = 3  # steps that tell how fast a number of threads is
 _PERIOD, _LONGEST_PERIOD = 64, 1024  # steps until another number is tried again
 

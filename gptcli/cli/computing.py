@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-_SPINS = "2000"
+_SPINS = "20000"
 
 
 def pytorch(threads: int | None = None) -> Any:
@@ -13,9 +13,10 @@ def pytorch(threads: int | None = None) -> Any:
     takes 10 to 400 times as long for a product of them, and the far tail of a softmax is full of
     them. A thread has this from the one that starts it, hence before any product.
 
-    Threads that wait for the next product spin for some 50 to 100 microseconds, which bridges the
-    gaps between products, and then sleep: without spinning two cores are half as fast, with GNU
-    OpenMP's default of milliseconds nine tenths of the speed are lost beside another busy process.
+    Threads that wait for the next product spin for about a millisecond and then sleep. Waking one
+    up can take longer than the gaps between products: without spinning a quiet machine with two
+    cores decodes at two thirds of the speed or less. What spinning costs beside another busy
+    process is avoided by `gptcli.pace`.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
