@@ -39,7 +39,11 @@ def main() -> None:
         for number in range(asked.rounds):
             order = random.Random(number).sample(workers, len(workers))
             for worker in order:
-                measure(worker, speeds[worker.name], asked, number)
+                try:
+                    measure(worker, speeds[worker.name], asked, number)
+                except (RuntimeError, OSError) as problem:  # it is left out, the others go on
+                    workers.remove(worker)
+                    print(problem, file=sys.stderr)
             print(f"round {number + 1} of {asked.rounds}", file=sys.stderr)
     show(asked, workers, speeds, said)
 
