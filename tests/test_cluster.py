@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -242,8 +243,13 @@ def test_a_node_lost_in_mid_job_changes_no_byte(nodes: Any, job: OnCluster) -> N
     def remove(answers: Any) -> None:
         node = nodes.list_all_nodes()[-1]
         raylet = node.all_processes["raylet"][0].process.pid
-        assert any(hand.chunks for hand in answers.hands if parent(hand.process) == raylet)
+        lost = [hand for hand in answers.hands if parent(hand.process) == raylet]
+        assert any(hand.chunks for hand in lost)
         nodes.remove_node(node, allow_graceful=False)
+        deadline = monotonic() + 120
+        while any(Path(f"/proc/{hand.process}").exists() for hand in lost):
+            assert monotonic() < deadline, "the workers of a lost node live on"
+            sleep(0.1)
 
     said = job.run(remove, workers=3)  # one more than a node has room for
     assert job.is_right
