@@ -13,8 +13,10 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
-# A shell's background job ignores Ctrl-C, and so would every command that a test interrupts.
+# A background job ignores Ctrl-C, one under nohup the end of its terminal too, and so would every
+# command that a test ends by them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_runtest_teardown() -> None:
