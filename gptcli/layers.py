@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from gptcli.config import GPTConfig
+from gptcli.integer import Int8Weight
 from gptcli.linear import Linear, packed_linear
 from gptcli.model import GPTModel
 from gptcli.quantize import (
     Int8Embedding,
-    Int8Weight,
     Width,
     layer_of,
     quantized,

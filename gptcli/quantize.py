@@ -1,8 +1,8 @@
 """8- and 4-bit weights: how they are chosen, and the layers that multiply by them.
 
 int8: a weight is a whole number from -127 to 127 times a scale of its output row; inputs are
-rounded to 8 bits too, each token by its own largest value. Sums are exact integers, so a token's
-result cannot depend on its neighbours.
+rounded to 8 or 7 bits too (`gptcli.integer`), each token by its own largest value. Sums are exact
+integers, so a token's result cannot depend on its neighbours.
 
 int4: a weight is one of 16 levels of its group of 32, each group with a scale and a zero of its
 own; inputs are bfloat16. The output head, where an error is seen at once, stays int8.
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptcli.errors import UsageError
+from gptcli.integer import Int8Weight, integer_product
 from gptcli.linear import Activation, Linear
 
 Width = Literal["int8", "int4"]
@@ -27,17 +28,6 @@ GROUP = 32
 _REFITS = 2  # of an int4 group's scale and zero: each lowers the squared error, by 6, 4, 2 per cent
 _CHUNK = 1 << 16  # weights rounded at a time: few enough for a core's own cache
 _TILE = 64  # the 4-bit kernel takes output features in multiples of this
-
-
-class Int8Weight(NamedTuple):
-    """(M, K) int8 values and (M,) float32 scales: weight = values * scales."""
-
-    values: Tensor
-    scales: Tensor
-
-    def dequantized(self) -> Tensor:
-        """(M, K) float32."""
-        return self.values * self.scales[:, None]
 
 
 class Int4Weight(NamedTuple):
@@ -121,25 +111,17 @@ def _as_stored(value: Tensor) -> Tensor:
 
 
 class Int8Linear:
-    """oneDNN's integer product, exact up to one rounding of input and weight each."""
+    """An integer product, exact up to one rounding of input and weight each."""
 
     def __init__(self, weight: Int8Weight, bias: Tensor | None) -> None:
-        M, K = weight.values.shape
-        self._weight = torch.ops.onednn.qlinear_prepack(weight.values, [32, K])
-        self._scales = weight.scales
-        self._no_zeros = torch.zeros(M, dtype=torch.int64)
-        self._bias = torch.zeros(M) if bias is None else bias.float()
+        self._product = integer_product(weight)
+        self._bias = torch.zeros(len(weight.scales)) if bias is None else bias.float()
 
     def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
         """(N, K) → (N, M), both float32."""
-        scale = x.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
-        # Unsigned with zero at 128: the kernels for signed inputs are far slower.
-        rounded = (x / scale).round_().add_(128).to(torch.uint8)
-        y = torch.ops.onednn.qlinear_pointwise(
-            rounded, 1.0, 128, self._weight, self._scales, self._no_zeros, None,
-            1.0, 0, torch.float32, "none", [], "",
-        )  # fmt: skip
-        y = torch.addcmul(self._bias, y, scale)
+        largest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True)
+        scale = largest.clamp_min_(1e-12).div_(self._product.most)
+        y = torch.addcmul(self._bias, self._product(x / scale), scale)
         return F.gelu(y, approximate="tanh") if activation == "gelu" else y
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:

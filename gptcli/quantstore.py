@@ -16,6 +16,7 @@ from torch import Tensor
 from gptcli.config import GPTConfig
 from gptcli.fill import DTYPES, fill
 from gptcli.header import Header
+from gptcli.integer import Int8Weight
 from gptcli.layers import joined
 from gptcli.layout import EMBEDDING, Layout, Source, all_tensors, expected_shapes
 from gptcli.linear import Linear
@@ -24,7 +25,6 @@ from gptcli.quantformat import LEVELS, SCALES, VALUES, ZEROS, is_matrix, is_pack
 from gptcli.quantize import (
     Int4Weight,
     Int8Embedding,
-    Int8Weight,
     Width,
     layer_of,
     quantized,
