@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gptcli.config import GPTConfig
 from gptcli.layers import HEAD, Floats, Weights
-from gptcli.linear import Linear
+from gptcli.linear import Linear, computed_in
 from gptcli.model import GPTModel, KVCache, LayerNorm, late_mask
 from gptcli.pace import Pace
 from gptcli.quantize import Width
@@ -38,7 +38,7 @@ class _Norm(NamedTuple):
 
     @classmethod
     def of(cls, weights: Weights, name: str) -> "_Norm":
-        return cls(weights.tensor(f"{name}.scale"), weights.tensor(f"{name}.shift"))
+        return cls(_vector(weights, f"{name}.scale"), _vector(weights, f"{name}.shift"))
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.scale.shape, self.scale, self.shift, LayerNorm.eps)
@@ -74,7 +74,7 @@ class FastGPT:
         self.config: GPTConfig = weights.config
         self._tok_emb = weights.embedding()
         self._out_head = weights.linear(HEAD)  # the largest first: what it was made of is gone soon
-        self._pos_emb = weights.tensor("pos_emb.weight")
+        self._pos_emb = _vector(weights, "pos_emb.weight")
         self._blocks = [_block(weights, f"trf_blocks.{n}") for n in range(self.config.n_layers)]
         self._final_norm = _Norm.of(weights, "final_norm")
         self.pace: Pace | None = None
@@ -168,6 +168,12 @@ def _attend_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     scores = torch.bmm(query, keys.transpose(1, 2)) * query.shape[-1] ** -0.5
     return torch.bmm(scores.softmax(-1), values)
+
+
+def _vector(weights: Weights, name: str) -> Tensor:
+    """What is no matrix, in the dtype that the products give and take."""
+    tensor = weights.tensor(name)
+    return tensor.to(computed_in(tensor))
 
 
 def _block(weights: Weights, name: str) -> _Block:

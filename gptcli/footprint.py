@@ -85,6 +85,7 @@ def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
         weights = total * BYTES[dtype]
         head_copy = 0  # the embedding of a tied head stays in the file
         outer = (2 if tied else 3) * V * E * BYTES[dtype]
+        outer += _FLOAT * V * E if dtype == "float16" else 0  # what its layout is made of
         beside = 2 * layer * BYTES[dtype]
     else:
         rest = total - count(config).matrices - (1 if tied else 2) * V * E

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from gptcli.linear import fbgemm, has_fbgemm
+
 
 class Int8Weight(NamedTuple):
     """(M, K) int8 values and (M,) float32 scales: weight = values * scales."""
@@ -82,7 +84,7 @@ def integer_product(weight: Int8Weight) -> IntegerProduct:
     """The product for this processor: the same kernel for every weight, and in every process."""
     if multiplies_bytes():
         return OneDnnProduct(weight, 127)
-    if "fbgemm" in torch.backends.quantized.supported_engines:
+    if has_fbgemm():
         return FbgemmProduct(weight, 63)
     return OneDnnProduct(weight, 63)
 
@@ -97,15 +99,10 @@ def multiplies_bytes() -> bool:
 
 
 def _prepacked(weight: Int8Weight) -> Any:
-    """In FBGEMM's layout. Which engine packs is a global setting of PyTorch's."""
+    """In FBGEMM's layout."""
     scales = weight.scales.double()
     no_zeros = torch.zeros(len(scales), dtype=torch.int64)
-    engines = torch.backends.quantized
-    before, engines.engine = engines.engine, "fbgemm"
-    try:
-        with warnings.catch_warnings():  # quantised tensors are to go in a version we exclude
-            warnings.simplefilter("ignore")
-            values = torch._make_per_channel_quantized_tensor(weight.values, scales, no_zeros, 0)
+    with warnings.catch_warnings(), fbgemm():
+        warnings.simplefilter("ignore")  # quantised tensors are to go in a version we exclude
+        values = torch._make_per_channel_quantized_tensor(weight.values, scales, no_zeros, 0)
         return torch.ops.quantized.linear_prepack(values, None)
-    finally:
-        engines.engine = before

@@ -9,7 +9,10 @@ there are at least two (`gptcli.batching` relies on it, `gptcli selftest` checks
 Shapes: N rows, K features in, M features out.
 """
 
-from typing import Literal, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,9 @@ from torch import Tensor
 # How many rows the packed layout is chosen for. Measured for 1 to 32 rows: the layout for 32 reads
 # memory at full speed for one row too.
 _ROWS_HINT = 32
+
+_PANEL = 120  # rows that FBGEMM's float16 product takes at a time
+_POINTWISE = "_linear_pointwise"  # oneDNN's product with what follows it
 
 Activation = Literal["none", "gelu"]
 
@@ -69,19 +75,100 @@ class PackedLinear:
         )
 
 
+class HalfLinear:
+    """FBGEMM's product: float16 weights, read at half the cost of float32, inputs and sums float32.
+
+    A processor without float16 or bfloat16 arithmetic is fast with it, for it widens each weight in
+    a register. Weights beyond float16's 65,504 must not come here.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = half_packed(weight.float(), None if bias is None else bias.float())
+
+    def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        """(N, K) → (N, M), both float32."""
+        N, rows = len(x), stable_count(len(x))
+        padded = x if rows == N else F.pad(x, (0, 0, 0, rows - N))
+        y = half_product(padded, self._weight)[:N]
+        return F.gelu(y, approximate="tanh") if activation == "gelu" else y
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """(N, K) and (N, M) → (N, M)."""
+        return self(x).add_(residual)
+
+
+def half_packed(weight: Tensor, bias: Tensor | None) -> Any:
+    """Float32 weights (M, K) as float16 in FBGEMM's layout."""
+    with fbgemm():
+        return torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+
+def half_product(x: Tensor, packed: Any) -> Tensor:
+    """(N, K) → (N, M), both float32."""
+    return torch.ops.quantized.linear_dynamic_fp16(x, packed)
+
+
+def stable_count(rows: int) -> int:
+    """The fewest rows, no fewer than these, of which none has bits of its own in `half_product`.
+
+    FBGEMM takes rows in panels of 120 and cuts what is left into kernels of several rows; those of
+    the fewest rows add up in another order. Which counts lead to them is asked of the processor.
+    """
+    panels, rest = divmod(rows, _PANEL)
+    return panels * _PANEL + (_stable_counts()[rest] if rest else 0)
+
+
+@cache
+def _stable_counts() -> tuple[int, ...]:
+    """For 0 to 120 rows the fewest, no fewer, whose rows have the bits that 120 rows have."""
+    draw = torch.Generator().manual_seed(0)
+    packed = half_packed(torch.randn(64, 64, generator=draw), None)
+    x = torch.randn(_PANEL, 64, generator=draw)
+    whole = half_product(x, packed)
+    counts = [_PANEL]
+    for rows in reversed(range(_PANEL)):
+        same = rows > 0 and torch.equal(half_product(x[:rows], packed), whole[:rows])
+        counts.append(rows if same else counts[-1])
+    return tuple(reversed(counts))
+
+
+@contextmanager
+def fbgemm() -> Iterator[None]:
+    """Inside, PyTorch packs weights for FBGEMM: which library it is, is a global setting."""
+    engines = torch.backends.quantized
+    before, engines.engine = engines.engine, "fbgemm"
+    try:
+        yield
+    finally:
+        engines.engine = before
+
+
+def has_fbgemm() -> bool:
+    """Whether FBGEMM is in this PyTorch: on x86 it is."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
 def packed_linear(weight: Tensor, bias: Tensor | None) -> Linear:
     """The fastest layer of these weights (M, K) on their device, in their dtype."""
-    if can_pack(weight):
-        return PackedLinear(weight, bias)
-    return PlainLinear(weight, bias)
+    if not can_pack(weight):
+        return PlainLinear(weight, bias)
+    return (HalfLinear if weight.dtype == torch.float16 else PackedLinear)(weight, bias)
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether a layer of this weight has a copy of its own, in oneDNN's layout."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    """Whether a layer of this weight has a copy of its own, in a library's layout."""
+    if weight.device.type != "cpu":
         return False
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if weight.dtype == torch.float16:
+        return has_fbgemm()
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, _POINTWISE):
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return weight.dtype == torch.float32
+
+
+def computed_in(weight: Tensor) -> torch.dtype:
+    """The dtype of inputs and outputs of `packed_linear`'s layers of such a weight."""
+    half = weight.dtype == torch.float16 and can_pack(weight)
+    return torch.float32 if half else weight.dtype

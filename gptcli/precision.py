@@ -1,7 +1,8 @@
-"""Which numbers a device multiplies by itself. Knows no network."""
+"""Which numbers a device is fast with. Knows no network."""
 
 import torch
 
+from gptcli.linear import has_fbgemm
 from gptcli.recipe import Precision
 
 _BFLOAT16_CPUS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -13,6 +14,11 @@ def has_bfloat16(device: str | torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = [getattr(torch.cpu, name, None) for name in _BFLOAT16_CPUS]  # not in every version
     return any(check is not None and check() for check in checks)
+
+
+def has_float16(device: str | torch.device) -> bool:
+    """Whether weights in float16 are faster than float32: on a GPU, and where we have a kernel."""
+    return torch.device(device).type != "cpu" or has_fbgemm()
 
 
 def wants_bfloat16(precision: Precision, device: str) -> bool:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from emission import environment
@@ -83,10 +84,6 @@ USAGE = [
         "--beams: cannot be used together with --top",
     ),
     (["generate", "x", "--device", "tpu"], '--device: must be cpu, cuda, cuda:N or mps, got "tpu"'),
-    (
-        ["generate", "x", "--dtype", "float16"],
-        "--dtype: float16 is not computed on a CPU. Use bfloat16 or float32",
-    ),
     (["generate", "x", "--prompt-file", "y"], "--prompt-file: cannot be used together with PROMPT"),
     (
         ["generate", ""],
@@ -236,3 +233,15 @@ def test_every_command_listed_has_a_help_line(capsys: pytest.CaptureFixture[str]
     listed = re.findall(r"^│ ([a-z-]+) +(.+?) *│$", commands, re.MULTILINE)
     assert listed
     assert {name for name, _ in listed} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_line_of_a_command_is_how_its_own_help_begins(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    function = name.replace("-", "_")
+    module = import_module(f"gptcli.cli.{function}")
+    sentence = " ".join(getattr(module, function).__doc__.split("\n\n")[0].split())
+    assert sentence.startswith(COMMANDS[name])
+    assert cli.run(["--help"]) == 0
+    assert name in capsys.readouterr().out

@@ -54,7 +54,16 @@ def rows_of_a_step(
     return ids, spans
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_float16_weights_are_multiplied_in_float32() -> None:
+    config = GPTConfig(vocab_size=97, context_length=40, emb_dim=64, n_heads=4, n_layers=2)
+    rounded = untrained(config, 1).half()
+    ids = torch.arange(40)[None]
+    found = FastGPT(untrained(config, 1).half())(ids)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, rounded.float()(ids).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_sequence_has_the_same_bits_whatever_stands_beside_it(dtype: torch.dtype) -> None:
     model = FastGPT(untrained(GPTConfig(
         vocab_size=97, context_length=40, emb_dim=64, n_heads=4, n_layers=2

@@ -36,7 +36,8 @@ from gptcli.sequence import Sequence
 from gptcli.target import resolve
 
 def write(directory, texts, tokens, width):
-    model = load_fast(resolve(directory), width)
+    how = {"dtype": torch.float16} if width == "float16" else {"width": width}
+    model = load_fast(resolve(directory), **how)
     loaded = resident_bytes()
     new = tokens // 8  # so many that the last prompt is read before the first text ends
     params = SamplingParams(max_new_tokens=new)
@@ -103,7 +104,7 @@ def test_running_takes_what_is_said(tmp_path, tie):
 
 @needs_proc
 @pytest.mark.slow
-@pytest.mark.parametrize("width", ["int8", "int4"])
+@pytest.mark.parametrize("width", ["float16", "int8", "int4"])
 def test_running_with_few_bits_takes_what_is_said(tmp_path, width):
     found = measured(tmp_path, "write", MODEL, 24, 128, width=width)
     told = running(MODEL, width, 24, 128)

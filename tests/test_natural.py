@@ -23,8 +23,8 @@ def weights(path: Path, dtype: torch.dtype) -> Path:
     [
         (torch.float32, "cpu", {True: "float32", False: "float32"}),
         (torch.float32, "cuda", {True: "float32", False: "float32"}),
-        (torch.bfloat16, "cpu", {True: "bfloat16", False: "float32"}),
-        (torch.float16, "cpu", {True: "bfloat16", False: "float32"}),
+        (torch.bfloat16, "cpu", {True: "bfloat16", False: "float16"}),
+        (torch.float16, "cpu", {True: "float16", False: "float16"}),
         (torch.bfloat16, "cuda", {True: "bfloat16", False: "float16"}),
         (torch.float16, "cuda", {True: "float16", False: "float16"}),
         (torch.float64, "cpu", {True: "float32", False: "float32"}),
@@ -42,6 +42,15 @@ def test_the_weights_own_where_the_machine_has_it(
     for has, name in expected.items():
         monkeypatch.setattr(precision, "has_bfloat16", lambda _device, has=has: has)
         assert natural_dtype(path, device) == name
+
+
+def test_where_no_half_is_fast_they_are_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("has_bfloat16", "has_float16"):
+        monkeypatch.setattr(precision, name, lambda _device: False)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert natural_dtype(weights(tmp_path / "w.safetensors", dtype), "cpu") == "float32"
 
 
 def test_no_weights_are_float32() -> None:

@@ -4,30 +4,35 @@ A command's module is imported when the command is run or its help is shown, and
 torch only inside its function.
 """
 
+from copy import copy
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from gptcli.cli import shared
 from gptcli.cli.usage import no_such_command
 
-# Each is a function of that name in a module of that name here; a command added is a line.
-COMMANDS = (
-    "generate",
-    "batch",
-    "merge",
-    "replay",
-    "count-params",
-    "inspect",
-    "train",
-    "quantize",
-    "bench",
-    "models",
-    "selftest",
-)
+# Each is a function of that name in a module of that name here, whose docstring begins with this
+# line: the list of commands is shown without importing what they are made of. A command added is
+# a line.
+COMMANDS = {
+    "generate": "Continue a text.",
+    "batch": "Continue many prompts.",
+    "merge": "Join the outputs of gptcli batch --shard, in any order.",
+    "replay": "Run a recorded job again, from its header, and say what differs.",
+    "count-params": "Count parameters exactly, and say why others count differently.",
+    "inspect": "Show the architecture as a tree, and every tensor of the weight files.",
+    "train": "Train a tokenizer and a model on TEXT, or a model that is there on more text.",
+    "quantize": "Write a model with its weights rounded: a half or a quarter of the bytes.",
+    "bench": "Measure a model's speed and memory, next to what the machine reaches by itself.",
+    "models": "List the models that have a name, and say which are on this machine.",
+    "selftest": (
+        "Check known answers and properties on this machine, offline, and name what deviates."
+    ),
+}
 
 
 class Commands(TyperGroup):
@@ -43,11 +48,20 @@ class Commands(TyperGroup):
             self.add_command(_build(cmd_name, self), cmd_name)
         return self.commands.get(cmd_name)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As in Typer, with an outline in the place of each command."""
+        listing = copy(self)
+        listing.commands = {
+            name: TyperCommand(name, help=COMMANDS[name]) for name in self.list_commands(ctx)
+        }
+        TyperGroup.format_help(listing, ctx, formatter)
+
     def get_help_option(self, ctx: Any) -> Any:
         """--help; its default is a bool, for None would be checked."""
         option: Any = super().get_help_option(ctx)
         if option is not None:
             option.default = False
+            option.metavar = " "
         return option
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -47,9 +47,6 @@ class ModelOptions:
         if not _DEVICE.fullmatch(self.device):
             given = shown(self.device, 60)
             raise UsageError("--device", f'must be cpu, cuda, cuda:N or mps, got "{given}"')
-        if self.dtype == "float16" and self.device == "cpu":
-            hint = "Use bfloat16 or float32"
-            raise UsageError("--dtype", "float16 is not computed on a CPU", hint)
         if self.quantize and self.dtype not in {"float32", "auto"}:
             problem = f"{self.quantize} weights bring their own arithmetic, got {self.dtype}"
             raise UsageError("--dtype", problem, "Leave out --dtype or --quantize")
@@ -121,10 +118,15 @@ class ModelOptions:
         """PyTorch, imported as these options have it.
 
         Raises:
-            UsageError: it does not have the device.
+            UsageError: it does not have the device, or not these numbers there.
         """
         torch = pytorch(self.threads)
         _require(self.device, torch)
+        from gptcli.precision import has_float16
+
+        if self.dtype == "float16" and not has_float16(self.device):
+            hint = "Use bfloat16 or float32"
+            raise UsageError("--dtype", "float16 is not computed on this processor", hint)
         return torch
 
     def load(self, target: "Target", seed: int) -> "GPTModel":

@@ -9,22 +9,25 @@ from gptcli.header import read_headers
 
 
 def natural_dtype(weights: Path | None, device: str) -> Dtypes:
-    """The weights' own dtype where the device multiplies it by itself, else float32.
+    """The weights' own dtype where the device is fast with it, else float32.
 
-    Halves of one kind become those of the other where a GPU has only that.
+    Halves of one kind become those of the other where the device has only that.
 
     Raises:
         InputError: the weights are damaged.
     """
-    kind = _dtype_of(weights) if weights else "F32"
-    if kind not in {"BF16", "F16"}:
+    halves: dict[str, list[Dtypes]] = {
+        "BF16": ["bfloat16", "float16"],
+        "F16": ["float16", "bfloat16"],
+    }
+    wanted = halves.get(_dtype_of(weights)) if weights else None
+    if wanted is None:
         return "float32"
     pytorch()
-    from gptcli.precision import has_bfloat16
+    from gptcli.precision import has_bfloat16, has_float16
 
-    if device != "cpu" and (kind == "F16" or not has_bfloat16(device)):
-        return "float16"
-    return "bfloat16" if has_bfloat16(device) else "float32"
+    has = {"bfloat16": has_bfloat16, "float16": has_float16}
+    return next((dtype for dtype in wanted if has[dtype](device)), "float32")
 
 
 def _dtype_of(weights: Path) -> str:
