@@ -21,7 +21,7 @@ from workers import Worker, conditions, middle, options, started, table
 MEASURES = ("decode", "prefill", "batch")
 BITS = {
     "32": {"float32", "F32"},
-    "16": {"bfloat16", "BF16", "fp32"},  # OpenVINO computes in bfloat16 where it can
+    "16": {"float16", "bfloat16", "F16", "BF16", "fp32"},  # OpenVINO's is bfloat16 where it can
     "8": {"int8", "Q8_0"},
     "4": {"int4", "Q4_0"},
 }
@@ -109,19 +109,20 @@ def show(
         )
     print(table(header, rows))
     print("\nHow many times as fast gptcli is (median of the rounds' ratios):\n")
-    print(table(["bits", "peer", *MEASURES], list(ratios(workers, speeds))))
+    print(table(["bits", "peer", "gptcli", *MEASURES], list(ratios(workers, speeds))))
 
 
 def ratios(workers: list[Worker], speeds: Speeds) -> list[list[str]]:
     """A row for each peer, next to gptcli at as many bits."""
     rows = []
     for bits, widths in BITS.items():
-        own = next((w for w in workers if w.engine == "gptcli" and w.width in widths), None)
-        peers = [w for w in workers if w.engine != "gptcli" and w.width in widths]
-        for peer in peers if own else []:
-            assert own is not None
+        ours = [w for w in workers if w.engine == "gptcli" and w.width in widths]
+        if not ours:
+            continue
+        own = max(ours, key=lambda worker: median(speeds[worker.name]["decode"]))
+        for peer in (w for w in workers if w.engine != "gptcli" and w.width in widths):
             pairs = [(speeds[own.name][name], speeds[peer.name][name]) for name in MEASURES]
-            rows.append([bits, peer.name, *(ratio(ours, theirs) for ours, theirs in pairs)])
+            rows.append([bits, peer.name, own.width, *(ratio(a, b) for a, b in pairs)])
     return rows
 
 

@@ -15,7 +15,7 @@ from weights import SHAPES
 from workers import conditions, middle, options, started, table
 
 WIDTHS = {
-    "gptcli": ["float32", "bfloat16", "int8", "int4"],
+    "gptcli": ["float32", "float16", "bfloat16", "int8", "int4"],
     "transformers": ["float32", "bfloat16"],
     "CTranslate2": ["float32", "int8"],
     "llama.cpp": ["Q8_0", "Q4_0"],

@@ -42,7 +42,7 @@ class OwnFile:
 class Gptcli(OwnFile):
     """This package, through the loops of `generate` and `batch`."""
 
-    widths = ("float32", "bfloat16", "int8", "int4")
+    widths = ("float32", "float16", "bfloat16", "int8", "int4")
 
     def __init__(self, source: Path, width: str, threads: int) -> None:
         sys.path.insert(0, str(ROOT))  # from a checkout too
@@ -53,9 +53,9 @@ class Gptcli(OwnFile):
         from gptcli.pace import Pace
         from gptcli.target import resolve
 
-        dtype = torch.bfloat16 if width == "bfloat16" else torch.float32
-        rounded = width if width.startswith("int") else None
-        self.model = load_fast(resolve(str(source)), rounded, dtype=dtype)  # type: ignore[arg-type]
+        is_float = width not in ("int8", "int4")
+        how = {"dtype": getattr(torch, width)} if is_float else {"width": width}
+        self.model = load_fast(resolve(str(source)), **how)
         self.model.pace = Pace()
 
     def write(self, prompt: Ids, new_tokens: int) -> Ids:
@@ -131,7 +131,7 @@ class Transformers(OwnFile):
 class LlamaCpp:
     """llama.cpp through its Python binding, without its sampler: logits and argmax."""
 
-    widths = ("F32", "BF16", "Q8_0", "Q4_0")
+    widths = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
 
     @staticmethod
     def prepare(source: Path, width: str) -> Path:
