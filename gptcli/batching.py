@@ -1,9 +1,10 @@
 """Many texts at once: rows leave when they are done and new ones enter at once.
 
 Each step reads whatever its rows need (a new prompt whole, one token of the others) in one flat
-product. A text's bits depend on the text alone: attention runs row by row and in fixed blocks of
-positions (`gptcli.prefixes`), draws are counter-based, and products have at least two rows
-(`gptcli.linear`). Knows no text, no files and no order but that in which texts finish.
+product. A text's bits depend on the text alone: attention runs row by row (`gptcli.attention`) and
+in fixed blocks of positions (`gptcli.prefixes`), draws are counter-based, and products have at
+least two rows (`gptcli.linear`). Knows no text, no files and no order but that in which texts
+finish.
 
 Shapes: N tokens of a step, E emb_dim, V vocabulary.
 """
@@ -16,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptcli.attention import Span
 from gptcli.errors import GptcliError, RunError
-from gptcli.fast import FastGPT, Span
+from gptcli.fast import FastGPT
 from gptcli.memory import is_exhausted
 from gptcli.model import KVCache
 from gptcli.penalties import NothingLeftError
@@ -195,12 +197,12 @@ class Batch:
             job = self._active[row]
             past, unread = job.text.unread(job.past)
             for start, length in blocks(past, len(unread)):
-                spans.append(Span(row, start, len(ids) + start - past, length))
+                spans.append(Span(row, start, length))
             ids += unread
             last.append(len(ids) - 1)
             job.past = past + len(unread)
         if len(ids) == 1:
-            spans.append(Span(self._companion, 0, 1, 1))
+            spans.append(Span(self._companion, 0, 1))
             ids.append(0)
         hidden = self._model.hidden(
             torch.tensor(ids, device=self._model.device), spans, self._cache

@@ -1,8 +1,9 @@
 """The same network as `gptcli.model`, arranged for speed: what generates.
 
 Packed weights, query, key and value in one product, activations and additions fused, all rows of a
-step in one flat product and attention row by row. Built from weights that it takes over one by one
-(`gptcli.layers`), so that no second copy of the model exists at any time.
+step in one flat product and attention sequence by sequence (`gptcli.attention`). Built from weights
+that it takes over one by one (`gptcli.layers`), so that no second copy of the model exists at any
+time.
 
 Shapes: N rows of a step, each one token of some sequence; E emb_dim, H heads, D head_dim.
 """
@@ -15,21 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptcli.attention import Span, StepAttention
 from gptcli.config import GPTConfig
 from gptcli.layers import HEAD, Floats, Weights
 from gptcli.linear import Linear, computed_in
-from gptcli.model import GPTModel, KVCache, LayerNorm, late_mask
+from gptcli.model import GPTModel, KVCache, LayerNorm
 from gptcli.pace import Pace
 from gptcli.quantize import Width
-
-
-class Span(NamedTuple):
-    """Consecutive tokens of one sequence within the N rows of a step."""
-
-    row: int  # of the cache
-    past: int  # positions of this sequence that the cache holds already
-    first: int  # of the N rows
-    length: int
 
 
 class _Norm(NamedTuple):
@@ -99,7 +92,7 @@ class FastGPT:
         B, T = ids.shape
         cache = self.new_cache(B, T) if cache is None else cache
         past = cache.length
-        spans = [Span(row, past, row * T, T) for row in range(B)]
+        spans = [Span(row, past, T) for row in range(B)]
         x = self.hidden(ids.flatten(), spans, cache).unflatten(0, (B, T))
         cache.length = past + T
         return self.logits((x[:, -1:] if last else x).flatten(0, 1)).unflatten(0, (B, -1))
@@ -107,19 +100,21 @@ class FastGPT:
     def hidden(self, ids: Tensor, spans: Sequence[Span], cache: KVCache) -> Tensor:
         """(N,) ids → (N, E) what the last block leaves; the cache gets every row's key and value.
 
-        `cache.length` is not used: each span says where its sequence stands.
+        `cache.length` is not used: each span says where its sequence stands. They are in the order
+        of the ids.
 
         Raises:
             ValueError: if a span goes past `context_length` or the cache's capacity.
         """
         self._refuse_overflow(spans, cache)
-        positions = torch.cat(
-            [torch.arange(s.past, s.past + s.length, device=self.device) for s in spans]
-        )
-        x = self._tok_emb[ids] + self._pos_emb[positions]
+        positions = [at for s in spans for at in range(s.past, s.end)]
+        x = self._tok_emb[ids] + self._pos_emb[torch.tensor(positions, device=self.device)]
+        shape = (-1, 3, self.config.n_heads, self.config.head_dim)
         with self.pace.step(len(ids)) if self.pace else nullcontext():
-            for block, store in zip(self._blocks, cache.store, strict=True):
-                x = block.out_proj.add(self._attend(block.qkv(block.norm1(x)), spans, store), x)
+            attend = StepAttention(spans, cache.store)
+            for layer, block in enumerate(self._blocks):
+                heads = block.qkv(block.norm1(x)).view(shape)
+                x = block.out_proj.add(attend(layer, heads).flatten(1), x)
                 x = block.down.add(block.up(block.norm2(x), "gelu"), x)
         return x
 
@@ -127,47 +122,12 @@ class FastGPT:
         """(N, E) → (N, V)."""
         return self._out_head(self._final_norm(x))
 
-    def _attend(self, qkv: Tensor, spans: Sequence[Span], store: Tensor) -> Tensor:
-        """(N, 3E) and this layer's (2, B, H, C, D) keys and values → (N, E)."""
-        qkv = qkv.view(qkv.shape[0], 3, self.config.n_heads, self.config.head_dim)
-        rows = [_attend_span(qkv[s.first : s.first + s.length], s, store) for s in spans]
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
-
     def _refuse_overflow(self, spans: Sequence[Span], cache: KVCache) -> None:
-        longest = max(s.past + s.length for s in spans)
+        longest = max(span.end for span in spans)
         if longest > self.config.context_length:
             raise ValueError(f"{longest} tokens, but the context is {self.config.context_length}")
         if longest > cache.capacity:
             raise ValueError(f"the cache holds {cache.capacity} positions, {longest} are needed")
-
-
-def _attend_span(qkv: Tensor, span: Span, store: Tensor) -> Tensor:
-    """(T, 3, H, D) of one sequence → (T, E). Its shapes depend on no other sequence."""
-    end = span.past + span.length
-    held = store[:, span.row, :, :end]  # (2, H, S, D)
-    held[:, :, span.past :] = qkv[:, 1:].permute(1, 2, 0, 3)
-    queries = qkv[:, 0].transpose(0, 1).to(store.dtype)  # (H, T, D)
-    if span.length == 1:
-        context = _attend_one(queries, held[0], held[1])
-    else:
-        context = F.scaled_dot_product_attention(
-            queries.unsqueeze(0),
-            held[0].unsqueeze(0),
-            held[1].unsqueeze(0),
-            attn_mask=late_mask(span.length, end, queries.device) if span.past else None,
-            is_causal=span.past == 0,
-        )[0]
-    return context.transpose(0, 1).flatten(1).to(qkv.dtype)
-
-
-def _attend_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """(H, 1, D) and (H, S, D) twice → (H, 1, D).
-
-    Two plain products where the fused kernel would split the positions among threads, and so
-    give other bits with another number of threads.
-    """
-    scores = torch.bmm(query, keys.transpose(1, 2)) * query.shape[-1] ** -0.5
-    return torch.bmm(scores.softmax(-1), values)
 
 
 def _vector(weights: Weights, name: str) -> Tensor:

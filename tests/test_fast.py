@@ -4,8 +4,9 @@ import pytest
 import torch
 from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 
+from gptcli.attention import Span
 from gptcli.config import GPTConfig
-from gptcli.fast import FastGPT, Span
+from gptcli.fast import FastGPT
 from gptcli.linear import PlainLinear, packed_linear
 from gptcli.model import GPTModel, untrained
 
@@ -43,17 +44,6 @@ def test_every_combination_of_biases_and_heads(qkv_bias: bool) -> None:
     torch.testing.assert_close(FastGPT(model)(ids), expected, atol=1e-4, rtol=0)
 
 
-def rows_of_a_step(
-    model: FastGPT, lengths: list[int], seed: int
-) -> tuple[torch.Tensor, list[Span]]:
-    ids = torch.randint(97, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
-    first = [sum(lengths[:n]) for n in range(len(lengths))]
-    spans = [
-        Span(row, 0, at, count) for row, (at, count) in enumerate(zip(first, lengths, strict=True))
-    ]
-    return ids, spans
-
-
 def test_float16_weights_are_multiplied_in_float32() -> None:
     config = GPTConfig(vocab_size=97, context_length=40, emb_dim=64, n_heads=4, n_layers=2)
     rounded = untrained(config, 1).half()
@@ -69,15 +59,14 @@ def test_a_sequence_has_the_same_bits_whatever_stands_beside_it(dtype: torch.dty
         vocab_size=97, context_length=40, emb_dim=64, n_heads=4, n_layers=2
     ), 0).to(dtype))  # fmt: skip
     lengths = [7, 1, 30, 2, 12, 40, 5]
-    ids, spans = rows_of_a_step(model, lengths, seed=1)
+    ids = torch.randint(97, (sum(lengths),), generator=torch.Generator().manual_seed(1))
+    spans = [Span(row, 0, length) for row, length in enumerate(lengths)]
     together = model.logits(model.hidden(ids, spans, model.new_cache(batch=len(lengths))))
-    for span, length in zip(spans, lengths, strict=True):
-        if length == 1:
+    for own, among in zip(ids.split(lengths), together.split(lengths), strict=True):
+        if len(own) == 1:
             continue  # alone it would be a product of one row, which promises nothing
-        own = ids[span.first : span.first + length]
-        cache = model.new_cache(batch=1)
-        alone = model.logits(model.hidden(own, [Span(0, 0, 0, length)], cache))
-        assert torch.equal(alone, together[span.first : span.first + length])
+        alone = model.hidden(own, [Span(0, 0, len(own))], model.new_cache(batch=1))
+        assert torch.equal(model.logits(alone), among)
 
 
 def test_positions_past_the_context_or_the_cache_are_refused() -> None:
