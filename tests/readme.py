@@ -1,7 +1,8 @@
 """The README's console blocks: read, run, compared, and written anew.
 
 `python tests/readme.py` runs every block and puts what it printed into README.md, and brings the
-table of files up to date. Where a block says `...`, anything may stand, and it is left as it is.
+table of files in CONTRIBUTING.md up to date. Where a block says `...`, anything may stand, and it
+is left as it is.
 """
 
 import ast
@@ -17,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 BLOCK = re.compile(r"((?:<!-- needs: [^\n]* -->\n+)?)^```console\n(.*?)^```$", re.M | re.S)
 FILES = re.compile(r"(?<=<!-- files -->\n).*?(?=<!-- end of files -->)", re.S)
 END = "\x1e"  # what stands between the outputs of two commands
@@ -160,8 +161,14 @@ def renewed(text: str) -> str:
         )
         end = text.index("```\n", block.start)
         text = text[: block.start] + shown + text[end:]
+    return text
+
+
+def with_files(text: str) -> str:
+    """CONTRIBUTING with the table of files as they are today."""
     return FILES.sub(lambda _: file_table(), text)
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, renew in ((CONTRIBUTING, with_files), (README, renewed)):
+        path.write_text(renew(path.read_text(encoding="utf-8")), encoding="utf-8")
