@@ -43,6 +43,13 @@ def test_batches_are_set_side_by_side(tmp_path: Path) -> None:
     assert rows[2][2] == "1.00"
 
 
+@pytest.mark.slow
+def test_what_a_busy_core_leaves_is_set_beside_a_quiet_one(tmp_path: Path) -> None:
+    rows = ran("busy.py", tmp_path, "--new-tokens", "4", "--rounds", "1")
+    assert [row[0] for row in rows[2:]] == ["gptcli float32", "transformers float32"]
+    assert all(row[3].endswith("%") for row in rows[2:])
+
+
 def test_rounded_weights_read_stories_nearly_as_well(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
