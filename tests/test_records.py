@@ -197,11 +197,6 @@ BAD = [
     ('{"custom_id": "a", "method": "GET", "body": {}}', "unsupported", "expected POST"),
     ('{"custom_id": "a", "body": {"prompt": "x", "logprobs": 6}}', "wrong_value", "from 0 to 5"),
     ('{"prompt": "x", "logprobs": true}', "wrong_value", "logprobs: expected an integer from 0 to"),
-    (
-        '{"custom_id": "a", "body": {"prompt": "x", "logprobs": 2, "echo": true}}',
-        "unsupported",
-        "body.logprobs: not supported with echo",
-    ),
     ('{"custom_id": "a", "body": {"prompt": ["x", "y"]}}', "unsupported", "one text or one list"),
     ('{"custom_id": "a", "body": {"prompt": [1.5]}}', "unsupported", "one text or one list"),
 ]
