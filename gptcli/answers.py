@@ -15,6 +15,7 @@ from gptcli.errors import UsageError
 from gptcli.fast import FastGPT
 from gptcli.jobspec import JobSpec
 from gptcli.prefixes import Prefixes
+from gptcli.promptscores import prompt_scores
 from gptcli.records import Failure, Record
 from gptcli.results import Answer, Sample
 from gptcli.scores import Score
@@ -218,7 +219,16 @@ class Answerer:
         samples = [pending.samples[number] for number in range(record.num_samples)]
         given = isinstance(record.prompt, str)
         prompt = str(record.prompt) if given else self.tokenizer.decode(pending.ids)
-        return Answer(record, prompt, pending.ids, pending.truncated, samples)
+        return Answer(
+            record, prompt, pending.ids, pending.truncated, samples, self._of_prompt(pending)
+        )
+
+    def _of_prompt(self, pending: _Pending) -> list[Score] | None:
+        count = pending.record.echoed_logprobs
+        if count is None:
+            return None
+        self.on_token()  # it may take as long as one
+        return prompt_scores(self._model, self.tokenizer, pending.ids, count)
 
     def _require_known(self, record: Record) -> None:
         n_vocab = self.tokenizer.n_vocab

@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gptcli.errors import InputError, RunError
 from gptcli.escape import shown
@@ -56,6 +56,7 @@ class Source:
         position: bytes read so far (of a gzip file: of the file itself).
         poll: called while a pipe is silent; may raise to end the wait.
         is_busy: whether the caller has better things to do than to wait: `lines` then yields None.
+        reopen: gives a file of the same bytes for whoever must read it in another order.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Source:
         *,
         size: int | None,
         identity: tuple[int, int],
+        reopen: Callable[[], Any],
         is_ready: Callable[[float], object] = lambda _seconds: True,
     ) -> None:
         """What `read` gives, at most so many bytes at a time and none at the end.
@@ -73,7 +75,7 @@ class Source:
         """
         self._read, self._is_ready = read, is_ready
         self.name, self.size, self.identity = name, size, identity
-        self.position = 0
+        self.position, self.reopen = 0, reopen
         self.poll: Callable[[], object] = lambda: None
         self.is_busy: Callable[[], bool] = lambda: False
 
@@ -82,13 +84,31 @@ class Source:
         """An open file or pipe."""
         status = os.fstat(fd)
         identity, read = (status.st_dev, status.st_ino), partial(os.read, fd)
+
+        def reopen() -> Any:
+            return os.fdopen(os.dup(fd), "rb")
+
         if stat.S_ISREG(status.st_mode):
-            return cls(read, name, size=status.st_size, identity=identity)
+            return cls(read, name, size=status.st_size, identity=identity, reopen=reopen)
 
         def is_ready(seconds: float) -> object:
             return select.select([fd], [], [], seconds)[0]
 
-        return cls(read, name, size=None, identity=identity, is_ready=is_ready)
+        return cls(read, name, size=None, identity=identity, reopen=reopen, is_ready=is_ready)
+
+    def read(self, most: int = _CHUNK) -> bytes:
+        """The next bytes as they are stored, at most so many; none at the end.
+
+        Raises:
+            RunError: the input cannot be read.
+        """
+        try:
+            data = self._read(most)
+        except OSError as error:
+            why = shown(error.strerror or str(error), 200)
+            raise RunError(self.name, f"cannot be read ({why})") from None
+        self.position += len(data)
+        return data
 
     def lines(self) -> Iterator[Line | None]:
         """Every line, blank ones too; None where the next is not here yet and `is_busy`.
@@ -119,14 +139,8 @@ class Source:
     def _chunks(self) -> Iterator[bytes | None]:
         while True:
             yield from self._wait()
-            try:
-                data = self._read(_CHUNK)
-            except OSError as error:
-                why = shown(error.strerror or str(error), 200)
-                raise RunError(self.name, f"cannot be read ({why})") from None
-            if not data:
+            if not (data := self.read()):
                 return
-            self.position += len(data)
             yield data
 
     def _wait(self) -> Iterator[None]:

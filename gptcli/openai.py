@@ -41,8 +41,7 @@ def as_ours(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     for name, allowed in _ONLY.items():
         if body.get(name) not in allowed:
             raise BadRecordError("unsupported", f"body.{name}: not supported")
-    if own_logprobs(body, _MOST_ALTERNATIVES) is not None and body.get("echo") is True:
-        raise BadRecordError("unsupported", "body.logprobs: not supported with echo")
+    own_logprobs(body, _MOST_ALTERNATIVES)  # fewer than in records of our own
     given = {name: value for name, value in body.items() if value is not None}
     ours = {_RENAMED.get(name, name): given[name] for name in given if name in (*_OURS, *_RENAMED)}
     if "prompt" in ours:

@@ -63,6 +63,12 @@ class Record:
         """Whether it is to be answered in OpenAI's shape."""
         return self.openai is not None
 
+    @property
+    def echoed_logprobs(self) -> int | None:
+        """As `logprobs`, for the prompt's tokens, where the answer repeats it."""
+        echoes = self.openai is not None and self.openai["echo"]
+        return self.logprobs if echoes and self.prompt else None
+
     def failure(self, code: str, message: str) -> "Failure":
         """What this record becomes where it cannot be answered."""
         return Failure(self.line, self.sha256, self.id, code, message, self.is_openai)

@@ -1,12 +1,13 @@
 """An input by its URL: on S3, Google Cloud Storage, HDFS or whatever pyarrow can open.
 
-Streamed, never copied to this machine. pyarrow is an extra and is imported for a URL alone. Knows
-no lines.
+Read where it is, never copied to this machine. pyarrow is an extra and is imported for a URL alone.
+Knows no lines.
 """
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 from gptcli.errors import InputError, RunError, UsageError
 from gptcli.escape import shown
-from gptcli.lines import Source
+from gptcli.lines import Source, open_source
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _NOWHERE = (-1, -1)  # the device and inode of no file here
@@ -23,6 +24,17 @@ _NOWHERE = (-1, -1)  # the device and inode of no file here
 def is_url(name: str) -> bool:
     """Whether a name is a URL: `s3://bucket/key`."""
     return _URL.match(name) is not None
+
+
+def open_input(name: str) -> AbstractContextManager[Source]:
+    """An input as a command is given it: a file, a URL, or "-" for standard input.
+
+    Raises:
+        GptcliError: as `open_url` and `gptcli.lines.open_source`.
+    """
+    if is_url(name):
+        return open_url(name)
+    return open_source(None if name == "-" else Path(name))
 
 
 @contextmanager
@@ -60,7 +72,13 @@ def open_in(filesystem: Any, path: str, name: str) -> Iterator[Source]:
             raise InputError(name, found)
         stream = filesystem.open_input_stream(path, compression=None)  # gunzipped by Source
     with stream:
-        yield Source(stream.read, name, size=info.size, identity=_identity(filesystem, path))
+        yield Source(
+            stream.read,
+            name,
+            size=info.size,
+            identity=_identity(filesystem, path),
+            reopen=partial(filesystem.open_input_file, path),
+        )
 
 
 def _identity(filesystem: Any, path: str) -> tuple[int, int]:

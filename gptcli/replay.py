@@ -14,6 +14,7 @@ import torch
 
 from gptcli import sampling
 from gptcli.answers import Answerer
+from gptcli.batch import Reading
 from gptcli.errors import InputError
 from gptcli.fast import FastGPT
 from gptcli.jobspec import JobSpec
@@ -82,7 +83,7 @@ def replay(pairs: Iterable[Pair], answerer: Answerer, model: FastGPT) -> Iterato
 
 def pairs_of(
     done: Iterable[Done],
-    records: Iterator[Record | Failure | None],
+    records: Reading,
     wanted: frozenset[int],
     name: str,
 ) -> Iterator[Pair]:
@@ -90,9 +91,12 @@ def pairs_of(
 
     Raises:
         InputError: the input is another.
+        RunError: it cannot be read to its end.
     """
     for result in done:
         record = next((r for r in records if r is not None), None)
+        if record is None:
+            records.check()  # an input that ends early is not another one
         if record is None or record.line != result.line or record.sha256 != result.sha256:
             raise InputError(name, f"line {result.line} of the input is not the one answered here")
         if not wanted or result.line in wanted:

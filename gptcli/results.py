@@ -13,7 +13,7 @@ from gptcli.errors import InputError, UsageError
 from gptcli.escape import shown
 from gptcli.jobspec import JobSpec, Shard
 from gptcli.records import Failure, Record
-from gptcli.scores import Score, as_openai, as_ours
+from gptcli.scores import Score, as_openai, as_ours, characters, joined
 from gptcli.version import __version__
 
 FORMAT = 1
@@ -38,13 +38,18 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a record asked for; `truncated` counts the tokens cut from the prompt's beginning."""
+    """What a record asked for.
+
+    `truncated` counts the tokens cut from the prompt's beginning; `prompt_scores` are one for each
+    of its ids that are left, or None where none were asked for.
+    """
 
     record: Record
     prompt: str
     prompt_ids: Sequence[int]
     truncated: int
     samples: Sequence[Sample]
+    prompt_scores: Sequence[Score] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,7 @@ def read_result(data: bytes) -> Done | None:
 def _answered(answer: Answer, spec: JobSpec) -> bytes:
     record = answer.record
     value = _beginning(record, "ok")
-    samples = [_sample(sample, record, spec.ids) for sample in answer.samples]
+    samples = [_sample(sample, answer, spec.ids) for sample in answer.samples]
     if spec.echo:
         value["request"] = record.request
     if answer.truncated:
@@ -164,7 +169,7 @@ def _beginning(record: Record | Failure, status: str) -> dict[str, Any]:
     return {"line": record.line, "id": record.line if record.id is None else record.id, **common}
 
 
-def _sample(sample: Sample, record: Record, with_ids: bool) -> dict[str, Any]:
+def _sample(sample: Sample, answer: Answer, with_ids: bool) -> dict[str, Any]:
     value: dict[str, Any] = {
         "completion": sample.text,
         "finish_reason": sample.finish_reason,
@@ -174,11 +179,21 @@ def _sample(sample: Sample, record: Record, with_ids: bool) -> dict[str, Any]:
         value["stop"] = sample.stop
     if with_ids:
         value["ids"] = list(sample.ids)
-    if sample.scores is not None and record.logprobs is not None:
-        end = None if sample.stop is None else len(sample.text)
-        shown = as_openai(sample.scores, record.logprobs, end) if record.is_openai else None
-        value["logprobs"] = as_ours(sample.scores) if shown is None else shown
+    if sample.scores is not None:
+        theirs = answer.record.is_openai
+        value["logprobs"] = _logprobs(sample, answer) if theirs else as_ours(sample.scores)
     return value
+
+
+def _logprobs(sample: Sample, answer: Answer) -> dict[str, Any]:
+    """In OpenAI's shape, those of the prompt first where it is repeated."""
+    count, scores = answer.record.logprobs or 0, sample.scores or ()
+    end = None if sample.stop is None else len(sample.text)
+    shown, before = as_openai(scores, count, end), answer.prompt_scores
+    if before is None:
+        return shown
+    cut = max(0, len(answer.prompt) - characters(before))
+    return joined(as_openai(before, count, None), cut, shown, len(answer.prompt))
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

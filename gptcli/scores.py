@@ -5,7 +5,7 @@ Log-probabilities are natural, under the model's own logits, before any filter. 
 
 import codecs
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -41,7 +41,28 @@ def as_openai(scores: Sequence[Score], count: int, end: int | None) -> dict[str,
     }
 
 
-def _alternatives(score: Score) -> dict[str, float | None]:
+def joined(
+    before: Mapping[str, Any], starts_at: int, after: Mapping[str, Any], length: int
+) -> dict[str, Any]:
+    """Two of them as one: what is scored of a text of `length` characters, and what follows it."""
+    tops = before["top_logprobs"], after["top_logprobs"]
+    moved = ((before["text_offset"], starts_at), (after["text_offset"], length))
+    return {
+        "tokens": before["tokens"] + after["tokens"],
+        "token_logprobs": before["token_logprobs"] + after["token_logprobs"],
+        "top_logprobs": None if None in tops else tops[0] + tops[1],
+        "text_offset": [at + more for offsets, more in moved for at in offsets],
+    }
+
+
+def characters(scores: Sequence[Score]) -> int:
+    """How many the tokens have together."""
+    return len(b"".join(score.token for score in scores).decode("utf-8", errors="replace"))
+
+
+def _alternatives(score: Score) -> dict[str, float | None] | None:
+    if math.isnan(score.logprob):
+        return None  # the first token of all, which nothing foretells
     return {_name(other.token): _finite(other.logprob) for other in (*score.top, score)}
 
 

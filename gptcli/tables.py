@@ -6,90 +6,114 @@ it is installed. Knows no model and no torch.
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
+from io import BufferedReader, RawIOBase, TextIOWrapper
+from pathlib import PurePath
 from typing import Any
 
 from gptcli.errors import InputError, UsageError
 from gptcli.escape import listed, shown
 from gptcli.lines import MAX_LINE, Line, Source, made_line
+from gptcli.remote import is_url
 
 SUFFIXES = (".csv", ".parquet")
 _ID = "id"
 
 
-def is_table(path: Path | None) -> bool:
-    """Whether the name is that of a table."""
-    return path is not None and path.suffix.lower() in SUFFIXES
+def is_table(name: str) -> bool:
+    """Whether the name, a path or a URL, is that of a table."""
+    return _suffix(name) in SUFFIXES
 
 
-def input_lines(path: Path | None, source: Source, column: str | None) -> Iterator[Line | None]:
+def input_lines(name: str, source: Source, column: str | None) -> Iterator[Line | None]:
     """The lines of an input in any form: a table if there is a column, else lines."""
-    if path is not None and column is not None:
-        return rows(path, column)
-    return source.lines()
+    return source.lines() if column is None else rows(name, source, column)
 
 
-def rows(path: Path, column: str) -> Iterator[Line]:
-    """Each row as a line.
+def rows(name: str, source: Source, column: str) -> Iterator[Line]:
+    """Each row as a line; `name` says which kind of table it is.
 
     Raises:
         InputError: no such column, or the file is not what its name says.
         UsageError: Parquet, and pyarrow is not installed.
+        RunError: the file cannot be read to its end.
     """
-    read = _csv if path.suffix.lower() == ".csv" else _parquet
-    for number, (prompt, id) in enumerate(read(path, column), 1):
+    read = _csv if _suffix(name) == ".csv" else _parquet
+    for number, (prompt, id) in enumerate(read(source, column), 1):
         record = {"prompt": prompt} if id is None else {_ID: id, "prompt": prompt}
         yield made_line(number, json.dumps(record, default=str).encode())
 
 
-def _csv(path: Path, column: str) -> Iterator[tuple[Any, Any]]:
+def _suffix(name: str) -> str:
+    path = re.split("[?#]", name)[0] if is_url(name) else name
+    return PurePath(path).suffix.lower()
+
+
+class _Raw(RawIOBase):
+    """A source as Python's text files want their bytes."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill some of a buffer."""
+        data = self._source.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _csv(source: Source, column: str) -> Iterator[tuple[Any, Any]]:
     csv.field_size_limit(MAX_LINE)
+    # What is not UTF-8 becomes lone surrogates, which fail their own record only.
+    file = TextIOWrapper(
+        BufferedReader(_Raw(source)), encoding="utf-8-sig", errors="surrogateescape", newline=""
+    )
     try:
-        # What is not UTF-8 becomes lone surrogates, which fail their own record only.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file)
-            names = next(reader, [])
-            _require(path, column, names)
-            prompt, id = names.index(column), names.index(_ID) if _ID in names else None
-            for row in reader:
-                if row:  # a blank line is no row
-                    yield _cell(row, prompt), None if id is None else _cell(row, id)
-    except OSError as error:
-        raise InputError(shown(path), f"cannot be read ({error.strerror})") from None
+        reader = csv.reader(file)
+        names = next(reader, [])
+        _require(source, column, names)
+        prompt, id = names.index(column), names.index(_ID) if _ID in names else None
+        for row in reader:
+            if row:  # a blank line is no row
+                yield _cell(row, prompt), None if id is None else _cell(row, id)
     except csv.Error as error:
-        raise InputError(shown(path), f"not CSV ({shown(error)})") from None
+        raise InputError(source.name, f"not CSV ({shown(error)})") from None
 
 
 def _cell(row: list[str], index: int) -> str | None:
     return row[index] if index < len(row) else None
 
 
-def _parquet(path: Path, column: str) -> Iterator[tuple[Any, Any]]:
+def _parquet(source: Source, column: str) -> Iterator[tuple[Any, Any]]:
     try:
         parquet: Any = import_module("pyarrow.parquet")
         refusals = (OSError, import_module("pyarrow").ArrowException)
     except ImportError:
         hint = "Run \"pip install 'gptcli[parquet]'\", or convert the file to JSON Lines or CSV"
         raise UsageError(
-            shown(path), "Parquet needs pyarrow, which is not installed", hint
+            source.name, "Parquet needs pyarrow, which is not installed", hint
         ) from None
     try:
-        with parquet.ParquetFile(path) as file:
+        with source.reopen() as stored, parquet.ParquetFile(stored) as file:
             names = file.schema_arrow.names
-            _require(path, column, names)
+            _require(source, column, names)
             wanted = [column, _ID] if _ID in names and column != _ID else [column]
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
                 for row in batch.to_pylist():
                     yield row[column], row.get(_ID)
     except refusals as error:
-        raise InputError(shown(path), f"cannot be read ({shown(error)})") from None
+        raise InputError(source.name, f"cannot be read ({shown(error)})") from None
 
 
-def _require(path: Path, column: str, names: list[str]) -> None:
+def _require(source: Source, column: str, names: list[str]) -> None:
     if column not in names:
         found = listed(names) or "none"
         raise InputError(
-            shown(path), f'no column "{shown(column)}" (found: {found})', "Name it with --column"
+            source.name, f'no column "{shown(column)}" (found: {found})', "Name it with --column"
         )

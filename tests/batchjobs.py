@@ -75,7 +75,7 @@ def write(
     with open_source(source) as opened:
         run_job(
             open_output(output, header(spec, IDENTITY), mode),
-            input_lines(source, opened, spec.column),
+            input_lines(str(source), opened, spec.column),
             spec,
             answers or (lambda: answerer(spec, rows)),
             tally,

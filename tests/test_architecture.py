@@ -35,7 +35,7 @@ GROUPS = {
         "badrecord overrides scores openai idtable jobspec records results digests"
         " batch journal recorded outputs runjob merge"
     ),
-    "answers": "answers replay",
+    "answers": "answers promptscores replay",
     "cluster": "cluster clusterlink clusterworker",
     "train": (
         "recipe rows precision muon optimizer processes bitsperbyte train trainstate trainstart"

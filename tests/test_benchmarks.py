@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from batchjobs import tiny_directory
 
 from gptcli.target import resolve
 
@@ -18,7 +19,22 @@ def ran(script: str, directory: Path, *arguments: str) -> list[list[str]]:
     command = [sys.executable, str(BENCHMARKS / script), *TINY, *only, *arguments]
     command += ["--directory", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    return cells(done.stdout)
+
+
+def endured(measure: str, directory: Path, *arguments: object) -> list[dict[str, str]]:
+    """The rows that `endurance.py` prints, of a tiny model."""
+    model = tiny_directory(directory / "model")
+    script = BENCHMARKS / "endurance.py"
+    command = [sys.executable, script, measure, "--model", model, "--directory", directory]
+    command += ["--records", 24, "--new-tokens", 4, *arguments]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    names, _, *rows = cells(done.stdout)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def cells(markdown: str) -> list[list[str]]:
+    lines = [line for line in markdown.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -48,6 +64,33 @@ def test_what_a_busy_core_leaves_is_set_beside_a_quiet_one(tmp_path: Path) -> No
     rows = ran("busy.py", tmp_path, "--new-tokens", "4", "--rounds", "1")
     assert [row[0] for row in rows[2:]] == ["gptcli float32", "transformers float32"]
     assert all(row[3].endswith("%") for row in rows[2:])
+
+
+@pytest.mark.slow
+def test_a_killed_job_is_held_against_one_left_alone(tmp_path: Path) -> None:
+    (row,) = endured("kills", tmp_path, "--kills", 1)
+    assert (row["records of a job"], row["outputs that differ"]) == ("24", "0")
+    assert int(row["kills"]) >= int(row["jobs"]) >= 1
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_whole_jobs(tmp_path: Path) -> None:
+    rows = endured("memory", tmp_path, "--plain", 2, "--lines", 2, 40_000)
+    assert [(row["lines"], row["ids"]) for row in rows] == [
+        ("2", "none"),
+        ("2", "all differ"),
+        ("40,000", "all differ"),
+    ]
+    assert all(int(row["peak MB"]) > 50 for row in rows)  # PyTorch is in it
+    assert int(rows[2]["MB over the fewest lines"]) < 40
+
+
+@pytest.mark.slow
+def test_workers_are_set_beside_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray, the extra `ray`")
+    rows = endured("workers", tmp_path, "--workers", 1)
+    assert [row[""] for row in rows] == ["one process", "Ray, workers: 1"]
+    assert [row["same bytes"] for row in rows] == ["yes", "yes"]
 
 
 def test_rounded_weights_read_stories_nearly_as_well(

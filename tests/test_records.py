@@ -197,11 +197,6 @@ BAD = [
     ('{"custom_id": "a", "method": "GET", "body": {}}', "unsupported", "expected POST"),
     ('{"custom_id": "a", "body": {"prompt": "x", "logprobs": 6}}', "wrong_value", "from 0 to 5"),
     ('{"prompt": "x", "logprobs": true}', "wrong_value", "logprobs: expected an integer from 0 to"),
-    (
-        '{"custom_id": "a", "body": {"prompt": "x", "logprobs": 2, "echo": true}}',
-        "unsupported",
-        "body.logprobs: not supported with echo",
-    ),
     ('{"custom_id": "a", "body": {"prompt": ["x", "y"]}}', "unsupported", "one text or one list"),
     ('{"custom_id": "a", "body": {"prompt": [1.5]}}', "unsupported", "one text or one list"),
 ]
@@ -312,25 +307,30 @@ def test_the_id_table_grows_and_stays_small() -> None:
     assert len(table._table) <= 20_000 * 16 / 0.35
 
 
+def table(path: Path, column: str) -> Iterator[Line]:
+    with open_source(path) as source:
+        yield from rows(path.name, source, column)
+
+
 def test_a_csv_column_is_a_prompt_a_row(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
         writer.writerows([["id", "text"], ["a", 'two\nlines, "é"'], [], ["b"], ["c", ""]])
-    found = [json.loads(line.data) for line in rows(path, "text")]
+    found = [json.loads(line.data) for line in table(path, "text")]
     assert found == [
         {"id": "a", "prompt": 'two\nlines, "é"'},
         {"id": "b", "prompt": None},
         {"id": "c", "prompt": ""},
     ]
     with pytest.raises(InputError, match=r'no column "prompt" \(found: id, text\)'):
-        list(rows(path, "prompt"))
+        list(table(path, "prompt"))
 
 
 def test_a_csv_row_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(b"prompt\nok\n\xff\n")
-    first, second = (parse(line, SPEC) for line in rows(path, "prompt"))
+    first, second = (parse(line, SPEC) for line in table(path, "prompt"))
     assert isinstance(first, Record)
     assert isinstance(second, Failure)
     assert second.code == "not_unicode"
@@ -347,10 +347,10 @@ def test_parquet_gives_its_column(tmp_path: Path) -> None:
         "other": [n * 1.5 for n in range(count)],
     }
     parquet.write_table(pyarrow.table(columns), path, row_group_size=700)
-    found = [(line.number, json.loads(line.data)) for line in rows(path, "text")]
+    found = [(line.number, json.loads(line.data)) for line in table(path, "text")]
     assert found == [(n + 1, {"id": f"r{n}", "prompt": f"naïve {n}"}) for n in range(count)]
     with pytest.raises(InputError, match=r'no column "prompt" \(found: text, id, other\)'):
-        list(rows(path, "prompt"))
+        list(table(path, "prompt"))
 
 
 def test_parquet_cells_that_are_no_text_fail_alone(tmp_path: Path) -> None:
@@ -359,26 +359,29 @@ def test_parquet_cells_that_are_no_text_fail_alone(tmp_path: Path) -> None:
 
     path = tmp_path / "in.parquet"
     parquet.write_table(pyarrow.table({"id": [1, 2], "prompt": ["a", None]}), path)
-    first, second = (parse(line, SPEC) for line in rows(path, "prompt"))
+    first, second = (parse(line, SPEC) for line in table(path, "prompt"))
     assert isinstance(first, Record)
     assert (first.id, first.prompt) == (1, "a")
     assert isinstance(second, Failure)
     assert (second.id, second.code) == (2, "wrong_type")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match="cannot be read"):
-        list(rows(path, "prompt"))
+        list(table(path, "prompt"))
 
 
 def test_parquet_without_pyarrow_names_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "in.parquet").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match=r"Parquet needs pyarrow.*gptcli\[parquet\]"):
-        list(rows(tmp_path / "in.parquet", "prompt"))
+        list(table(tmp_path / "in.parquet", "prompt"))
 
 
 def test_tables_are_known_by_their_names() -> None:
-    assert is_table(Path("a.CSV"))
-    assert is_table(Path("a.parquet"))
-    assert not is_table(Path("a.jsonl"))
-    assert not is_table(None)
+    assert is_table("a.CSV")
+    assert is_table("/b/a.parquet")
+    assert is_table("s3://b/a.parquet?region=x")
+    assert not is_table("a.jsonl")
+    assert not is_table("s3://b/a.jsonl?like=in.csv")
+    assert not is_table("-")

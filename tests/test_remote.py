@@ -1,16 +1,23 @@
 """Inputs by URL: the same lines as from a file, through pyarrow's own filesystems."""
 
 import gzip
+import json
 import sys
 from pathlib import Path
 
 import pytest
+from batchjobs import SPEC, write
 from emission import run
 from tiny_directory import write_tiny
 
+from gptcli.batch import Reading
 from gptcli.errors import InputError, RunError, UsageError
 from gptcli.lines import open_source
+from gptcli.recorded import read_output
+from gptcli.records import RecordReader
 from gptcli.remote import is_url, open_in, open_url
+from gptcli.replay import pairs_of
+from gptcli.tables import rows
 
 LINES = b'{"prompt": "one"}\r\n\n{"prompt": "two"}\n' + b"x" * 200_000 + b"\nlast"
 
@@ -35,6 +42,30 @@ def test_a_remote_file_has_the_lines_of_a_local_one(fs, tmp_path: Path, pack) ->
         with context as source:
             assert list(source.lines()) == expected
             assert (source.position, source.size) == (size, size)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_remote_table_has_the_rows_of_a_local_one(fs, tmp_path: Path, kind: str) -> None:
+    path, count = tmp_path / f"in.{kind}", 3000
+    write_table(path, {"id": [f"r{n}" for n in range(count)], "text": ["é\n,"] * count})
+    mock = pytest.importorskip("pyarrow._fs")._MockFileSystem()
+    with mock.open_output_stream("in", compression=None) as stream:
+        stream.write(path.read_bytes())
+    with open_source(path) as source:
+        expected = list(rows(path.name, source, "text"))
+    assert [json.loads(line.data)["id"] for line in expected] == [f"r{n}" for n in range(count)]
+    for context in (open_url(path.as_uri()), open_in(mock, "in", "m")):
+        with context as source:
+            assert list(rows(f"mock://in.{kind}?a=b.c", source, "text")) == expected
+
+
+def write_table(path: Path, columns: dict[str, list[str]]) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, the extra `parquet`")
+    table = pyarrow.table(columns)
+    if path.suffix == ".csv":
+        pytest.importorskip("pyarrow.csv").write_csv(table, path)
+    else:
+        pytest.importorskip("pyarrow.parquet").write_table(table, path, row_group_size=700)
 
 
 def test_what_is_not_there_says_so(fs, tmp_path: Path) -> None:
@@ -66,6 +97,9 @@ class Silent:
     def open_input_stream(self, _path: str, compression: object) -> "Silent":
         return self
 
+    def open_input_file(self, _path: str) -> "Silent":
+        raise OSError("no answer")
+
     def read(self, _most: int) -> bytes:
         if not self._pieces:
             raise OSError("connection lost")
@@ -92,6 +126,25 @@ def test_lines_before_a_lost_connection_are_good() -> None:
         assert [next(lines).data, next(lines).data] == [b"a", b"b"]
         with pytest.raises(RunError, match=r"s3://b/k: cannot be read \(connection lost\)"):
             next(lines)
+
+
+def test_rows_before_a_lost_connection_are_good() -> None:
+    with open_in(Silent(b"prompt\na\n", b"b\nc"), "b/k", "s3://b/k") as source:
+        lines = rows("s3://b/k.csv", source, "prompt")
+        assert [json.loads(next(lines).data)["prompt"] for _ in "ab"] == ["a", "b"]
+        with pytest.raises(RunError, match=r"s3://b/k: cannot be read \(connection lost\)"):
+            next(lines)
+
+
+def test_a_lost_connection_is_no_other_input(tmp_path: Path) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b'{"prompt": "a"}\n{"prompt": "b"}\n')
+    write(source, output)
+    with read_output(output) as (_, done), open_in(Silent(b'{"prompt": "a"}\n'), "", "s") as lost:
+        pairs = pairs_of(done, Reading(lost.lines(), RecordReader(SPEC), int), frozenset(), "out")
+        assert next(pairs).done.line == 1
+        with pytest.raises(RunError, match="connection lost"):
+            next(pairs)
 
 
 def test_a_missing_pyarrow_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,5 +177,25 @@ def test_a_batch_reads_a_url_and_resumes_from_it(fs, tmp_path: Path) -> None:
     done = run("batch", source.as_uri(), "-o", source, *common, "--overwrite")
     assert done.code == 2
     assert source.read_text().count("\n") == 2
-    done = run("batch", "s3://bucket/in.parquet", "-o", tmp_path / "o", *common)
-    assert (done.code, b"read from this machine only" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_batch_merge_and_replay_take_one_url(fs, tmp_path: Path, kind: str) -> None:
+    model, source = write_tiny(tmp_path / "model"), tmp_path / f"in.{kind}"
+    prompts = ["a", "b", "c"]
+    if kind == "jsonl":
+        source.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    else:
+        write_table(source, {"prompt": prompts})
+    url, parts = source.as_uri(), [tmp_path / "part1", tmp_path / "part2"]
+    common = ["-m", model, "--seed", "1", "-n", "5", "-q"]
+    assert run("batch", source, "-o", tmp_path / "whole", *common).code == 0
+    for index, part in enumerate(parts, 1):
+        assert run("batch", url, "-o", part, "--shard", f"{index}/2", *common).code == 0
+    assert run("merge", *parts, "-i", url, "-o", tmp_path / "all", "-q").code == 0
+    assert (tmp_path / "all").read_bytes() == (tmp_path / "whole").read_bytes()
+    done = run("replay", tmp_path / "all", "-i", url, "-m", model)
+    assert (done.code, done.out) == (0, b"3 records run again, 0 differ\n")
+    before = source.read_bytes()
+    assert run("merge", *parts, "-i", url, "-o", source, "--overwrite").code == 2
+    assert source.read_bytes() == before

@@ -1,6 +1,7 @@
 """Log-probabilities of a batch: the model's own, in both shapes, whatever the batch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,82 @@ def test_both_shapes_say_what_the_model_says(tmp_path: Path) -> None:
         seen.append(score["id"])
 
 
+@pytest.mark.parametrize("prompt", ["The cat", "naïve", "x", list(b"\xc3\xa9a\xff"), "b" * 41])
+def test_echo_scores_the_prompt_as_the_model_does(tmp_path: Path, prompt: str | list[int]) -> None:
+    plain, echoed = answers(tmp_path, openai(prompt=prompt, logprobs=2), echo(prompt, logprobs=2))
+    ids = list(prompt.encode()) if isinstance(prompt, str) else prompt
+    text, shown = echoed["response"]["body"]["choices"][0]["text"], logprobs_of(echoed)
+    assert shown["token_logprobs"][0] is shown["top_logprobs"][0] is None
+    exact = tiny_model()(torch.tensor([ids])).double()[0].log_softmax(1)
+    for at, id in enumerate(ids[1:], 1):
+        best = exact[at - 1].topk(2).values.tolist()
+        assert shown["token_logprobs"][at] == pytest.approx(exact[at - 1, id].item(), abs=1e-5)
+        assert list(shown["top_logprobs"][at].values())[:2] == pytest.approx(best, abs=1e-5)
+        assert shown["top_logprobs"][at][shown["tokens"][at]] == shown["token_logprobs"][at]
+    written = bytes_tokenizer().decode(ids)
+    begun = len(written)
+    assert text == written + plain["response"]["body"]["choices"][0]["text"]
+    for name in ("tokens", "token_logprobs", "top_logprobs"):
+        assert shown[name][len(ids) :] == logprobs_of(plain)[name]
+    assert shown["text_offset"][: len(ids)] == offsets_of(ids)
+    moved = [at + begun for at in logprobs_of(plain)["text_offset"]]
+    assert shown["text_offset"][len(ids) :] == moved
+
+
+def offsets_of(ids: list[int]) -> list[int]:
+    """Where each byte of a text begins, as characters: Python's own count."""
+    return [len(bytes(ids[:at]).decode("utf-8", errors="ignore")) for at in range(len(ids))]
+
+
+def echo(prompt: str | list[int], **more: object) -> dict[str, Any]:
+    return {**openai(prompt=prompt, echo=True, **more), "custom_id": "echo"}
+
+
+def test_a_text_is_scored_where_no_token_is_wanted(tmp_path: Path) -> None:
+    scored, whole, nothing = answers(
+        tmp_path,
+        echo("The cat", logprobs=1, max_tokens=0, n=2),
+        {**echo("The cat", logprobs=0), "custom_id": "b"},
+        {**echo("The cat"), "custom_id": "c"},
+    )
+    first, second = scored["response"]["body"]["choices"]
+    assert first["text"] == "The cat"
+    assert first["logprobs"] == second["logprobs"]
+    assert len(first["logprobs"]["tokens"]) == len(first["logprobs"]["top_logprobs"]) == 7
+    assert logprobs_of(whole)["token_logprobs"][:7] == first["logprobs"]["token_logprobs"]
+    assert logprobs_of(whole)["top_logprobs"] is None
+    assert logprobs_of(nothing) is None
+
+
+def test_what_is_cut_from_a_prompt_has_no_score(tmp_path: Path) -> None:
+    context, prompt = tiny_model().config.context_length, "x" * 30 + "é" * 20
+    record = echo(prompt, logprobs=1, max_tokens=4)
+    (tmp_path / "in").write_text(json.dumps(record))
+    write(tmp_path / "in", tmp_path / "cut", replace(SPEC, truncate_prompt="left"))
+    write(tmp_path / "in", tmp_path / "slid", replace(SPEC, overflow="slide"))
+    (cut,), (slid,) = read(tmp_path / "cut"), read(tmp_path / "slid")
+    shown = logprobs_of(cut)
+    assert cut["truncated"] == 70 - (context - 4)
+    assert len(shown["tokens"]) == context
+    assert prompt[shown["text_offset"][0] :].startswith("xxxxé")
+    assert shown["text_offset"][-4] == len(prompt)
+    values = logprobs_of(slid)["token_logprobs"]
+    assert [at for at, value in enumerate(values) if value is None] == list(range(70 - context + 1))
+    exact = tiny_model()(torch.tensor([list(prompt.encode())[-context:]])).double()[0]
+    last = exact.log_softmax(1)[-2, prompt.encode()[-1]].item()
+    assert values[69] == pytest.approx(last, abs=1e-5)
+
+
 def test_no_batch_changes_a_value(tmp_path: Path) -> None:
     records = [openai(logprobs=n % 6, prompt="x" * (1 + n % 9), n=1 + n % 2) for n in range(12)]
     records += [{"prompt": "y" * (n + 1), "logprobs": n} for n in range(7)]
+    records += [openai(logprobs=n, echo=True, prompt="z" * (n + 1)) for n in range(5)]
+    records = [{**one, "custom_id" if "body" in one else "id": n} for n, one in enumerate(records)]
     expected = answers(tmp_path, *records, rows=1)
+    assert {answer["status"] for answer in expected} == {"ok"}
     for rows in (3, 19):
         assert answers(tmp_path, *records, rows=rows) == expected
+        assert (tmp_path / f"out{rows}").read_bytes() == (tmp_path / "out1").read_bytes()
 
 
 def test_no_alternatives_are_asked_for_with_0_and_nothing_without(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from gptcli.cli.loading import ModelOptions
 from gptcli.errors import UsageError
 from gptcli.jobspec import Form, JobSpec, Shard
 from gptcli.params import SamplingParams
-from gptcli.remote import is_url
 from gptcli.tables import is_table
 
 JOB, INPUT, CLUSTER = "Job", "Input", "Cluster"
@@ -162,7 +161,7 @@ def batch(
         shard=None if shard is None else Shard.parse(shard),
     )
     plan = BatchPlan(
-        input=None if input == "-" else input,
+        input=input,
         output=_output(output, json=json),
         mode=_mode(resume=resume, overwrite=overwrite, retry=retry_failed),
         batch_size=batch_size,
@@ -177,11 +176,9 @@ def batch(
 
 
 def _form(input: str, *, text: bool) -> Form:
-    has_rows = is_table(Path(input))
+    has_rows = is_table(input)
     if text and has_rows:
         raise UsageError("--text", "cannot be used with a table")
-    if has_rows and is_url(input):
-        raise UsageError("INPUT", "a table is read from this machine only", "Copy it here")
     return "text" if text else "table" if has_rows else "json"
 
 

@@ -14,7 +14,7 @@ _MOST_FAILURES = 20
 class Progress:
     """Counts, speed, failures and the time that is left; silent with `--quiet`."""
 
-    def __init__(self, tally: Tally, source: Source | None) -> None:
+    def __init__(self, tally: Tally, source: Source) -> None:
         self._tally, self._source = tally, source
         self.draws = console.draws_on_stderr() and not console.Settings.quiet
         self._start = self._work_start = monotonic()
@@ -26,7 +26,7 @@ class Progress:
     def began(self) -> None:
         """The model is loaded; what counts as speed begins now."""
         self._work_start = monotonic()
-        self._position_at_start = self._source.position if self._source else 0
+        self._position_at_start = self._source.position
 
     @property
     def seconds(self) -> float:
@@ -73,7 +73,7 @@ class Progress:
     def _left(self) -> float | None:
         """Seconds, from the share of the input that was read."""
         source = self._source
-        if source is None or source.size is None:
+        if source.size is None:
             return None
         done = source.position - self._position_at_start
         if done <= 0 or self.seconds < 1:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,10 @@ from gptcli.cli.loading import ModelOptions, fresh_seed
 from gptcli.clusterlink import ClusterPlan
 from gptcli.errors import GptcliError, RunError, UsageError
 from gptcli.jobspec import JobSpec
-from gptcli.lines import Line, Source, open_source
+from gptcli.lines import Line, Source
 from gptcli.memory import is_exhausted
 from gptcli.recorded import is_stream, recorded_header
-from gptcli.remote import is_url, open_url
+from gptcli.remote import open_input
 from gptcli.results import header, spec_of
 from gptcli.runjob import run_job
 from gptcli.tables import input_lines
@@ -40,7 +40,7 @@ FAILED_RECORDS = 4
 class BatchPlan:
     """What the command line says beside the spec: files, and what only changes the speed."""
 
-    input: str | None
+    input: str
     output: Path | None
     mode: outputs.Mode
     batch_size: int | None
@@ -70,13 +70,13 @@ def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
     options = options.settled(target)
     tokenizer = options.tokenizer(target, target.config)
     with ExitStack() as stack:
-        source = stack.enter_context(_source(plan.input))
+        source = stack.enter_context(open_input(plan.input))
         _refuse_overwriting(plan, source, target)
         team = Team(plan.cluster, stack)
         what = _identity(options, target, target.config, tokenizer, full)
         what.update(team.machine(options.device))
         opened = _open(plan, header(spec, what))
-        lines = input_lines(Path(plan.input or "-"), source, spec.column)
+        lines = input_lines(plan.input, source, spec.column)
         job = _Job(options, spec, plan, target, target.config, tokenizer, team, what)
         job.run(opened, source, lines)
 
@@ -102,7 +102,7 @@ class _Job:
         self._answerer: Answerer | ClusterAnswers | None = None
 
     def run(self, opened: outputs.Opened, source: Source, lines: Iterator[Line | None]) -> None:
-        progress = Progress(self._tally, None if self._spec.form == "table" else source)
+        progress = Progress(self._tally, source)
         poll = self._poll(opened, progress)
         source.poll, source.is_busy = poll, self._is_busy
 
@@ -230,12 +230,6 @@ class _Job:
 def seed_of(options: ModelOptions) -> int:
     """The seed that was asked for, or a fresh one."""
     return fresh_seed() if options.seed is None else options.seed
-
-
-def _source(input: str | None) -> AbstractContextManager[Source]:
-    if input is not None and is_url(input):
-        return open_url(input)
-    return open_source(None if input is None else Path(input))
 
 
 def _recorded(plan: BatchPlan) -> dict[str, Any] | None:

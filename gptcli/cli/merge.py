@@ -9,8 +9,8 @@ import typer
 from gptcli import console, outputs
 from gptcli.batch import Tally
 from gptcli.cli import options as o
-from gptcli.lines import open_source
 from gptcli.merge import Parts
+from gptcli.remote import open_input
 from gptcli.tables import input_lines
 
 _OUT = "Where the joined output goes; without it the parts are only checked."
@@ -21,7 +21,7 @@ def merge(
         list[Path], typer.Argument(metavar="PARTS...", help="The outputs of all shards.")
     ],
     input: Annotated[
-        Path, o.option("Job", "The input that they answer.", "--input", "-i", metavar="FILE")
+        str, o.option("Job", "The input that they answer.", "--input", "-i", metavar="FILE")
     ],
     output: Annotated[Path | None, o.option("Job", _OUT, "--output", "-o", metavar="FILE")] = None,
     overwrite: Annotated[
@@ -40,7 +40,7 @@ def merge(
         outputs.refuse_existing(output, "Replace it with --overwrite")
     tally = Tally()
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(None if str(input) == "-" else input))
+        source = stack.enter_context(open_input(input))
         joined = Parts(parts, stack)
         lines = joined.joined(input_lines(input, source, joined.column), tally)
         if output is None:

@@ -16,9 +16,9 @@ from gptcli.cli.loading import ModelOptions
 from gptcli.errors import InputError, UsageError
 from gptcli.escape import listed, shown
 from gptcli.jobspec import JobSpec
-from gptcli.lines import open_source
 from gptcli.recorded import read_output
 from gptcli.records import RecordReader
+from gptcli.remote import open_input
 from gptcli.results import Done, spec_of
 from gptcli.tables import input_lines
 
@@ -34,7 +34,7 @@ _MODEL = ("config", "weights", "tokenizer")
 
 def replay(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="What gptcli batch wrote.")],
-    input: Annotated[Path | None, o.option("Job", _INPUT, "--input", "-i", metavar="FILE")] = None,
+    input: Annotated[str | None, o.option("Job", _INPUT, "--input", "-i", metavar="FILE")] = None,
     line: Annotated[list[int] | None, o.option("Job", _LINES, "--line", metavar="N")] = None,
     batch_size: Annotated[
         int | None, o.option(o.MACHINE, "Texts at a time.", "--batch-size", metavar="N")
@@ -98,7 +98,7 @@ def _model(
 
 def _pairs(
     output: Path,
-    input: Path | None,
+    input: str | None,
     done: Iterator[Done],
     spec: JobSpec,
     wanted: frozenset[int],
@@ -111,7 +111,7 @@ def _pairs(
             hint = "Name it with --input; a job run with --echo needs none"
             raise UsageError("--input", "is needed to run this job again", hint)
         return echoed(done, spec, wanted)
-    source = stack.enter_context(open_source(None if str(input) == "-" else input))
+    source = stack.enter_context(open_input(input))
     lines = input_lines(input, source, spec.column)
     records = Reading(lines, RecordReader(spec), lambda: None)
     return pairs_of(done, records, wanted, shown(output))
