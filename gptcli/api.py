@@ -14,16 +14,18 @@ from gptcli.completion import Completion
 from gptcli.engine import Generation, Overflow, Prompt
 from gptcli.fast import FastGPT
 from gptcli.params import SamplingParams
+from gptcli.presets import named_preset
 from gptcli.quantize import Width
 from gptcli.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to generate and the tokenizer that goes with it."""
+    """A model ready to generate, the tokenizer that goes with it, and the temperature it suits."""
 
     model: FastGPT
     tokenizer: Tokenizer
+    temperature: float = SamplingParams().temperature
 
 
 def load(
@@ -64,7 +66,9 @@ def load(
     tokenizer = load_tokenizer(
         shape.tokenizer, named.directory, vocab_size=shape.vocab_size, offline=offline
     )
-    return Loaded(fast, tokenizer)
+    preset = named_preset(model, config, weights)
+    own = preset.temperature if preset else None
+    return Loaded(fast, tokenizer) if own is None else Loaded(fast, tokenizer, own)
 
 
 def generate(
@@ -88,12 +92,13 @@ def generate(
         stop: strings that end the text, left out of it unless `keep_stop`.
         keep_stop: whether the stop string that ended the text belongs to it.
         overflow: what happens at the end of the context: "stop", "slide" or "error".
-        **sampling: fields of `SamplingParams`: max_new_tokens, temperature, top_k, …
+        **sampling: fields of `SamplingParams`: max_new_tokens, temperature, top_k, …; the
+            temperature is the model's own without it.
 
     Raises:
         GptcliError: whatever a user can mend, in one line.
     """
-    params = SamplingParams(**sampling)
+    params = SamplingParams(**{"temperature": loaded.temperature, **sampling})
     model, tokenizer = loaded.model, loaded.tokenizer
     read = Prompt(model, tokenizer.prompt(prompt), params.max_new_tokens, overflow)
     generation = Generation(

@@ -25,6 +25,7 @@ class Preset:
         config: its file in `configs_directory()`; empty for the built-in model.
         repo: the Hugging Face repository with its weights, None where it has none.
         changes: keys in which the model differs from its config file.
+        temperature: what its texts are best drawn at, None for what suits most models.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Preset:
     config: str
     repo: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    temperature: float | None = None
 
 
 _UNTRAINED = (
@@ -62,9 +64,15 @@ _DISTILLED = Preset(
     "distilbert/distilgpt2",
     {**_PRETRAINED, "n_layers": 6},
 )
-_STORIES = Preset(BUILT_IN, "short stories; inside the package", "")
+# Found by reading: of 31 stories drawn at 0.8 and at 0.6, 11 and 24 had no mistake of grammar.
+_STORIES = Preset(BUILT_IN, "short stories; inside the package", "", temperature=0.6)
 
 PRESETS: dict[str, Preset] = {p.name: p for p in (_STORIES, *_UNTRAINED, *_OF_OPENAI, _DISTILLED)}
+
+
+def named_preset(model: str | None, *parts: object) -> Preset | None:
+    """The preset that `--model` names; none if config or weights are named by themselves."""
+    return None if any(parts) else PRESETS.get(BUILT_IN if model is None else model)
 
 
 def configs_directory() -> Path:

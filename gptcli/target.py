@@ -18,6 +18,7 @@ from gptcli.presets import (
     Preset,
     built_in_directory,
     configs_directory,
+    named_preset,
     preset_config,
 )
 
@@ -71,7 +72,7 @@ def resolve(
     weights = _weights_file(weights) if weights else None
     if model is None and (config or weights):
         return _of_files(str(weights or config), config, weights)
-    preset = PRESETS.get(BUILT_IN if model is None else model)
+    preset = named_preset(model)
     if preset is None:
         return _of_path(_existing(str(model), option), config, weights, need_weights)
     directory = None

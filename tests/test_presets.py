@@ -1,7 +1,12 @@
 """Every preset has a config that is what its model is, without a download."""
 
+from importlib import import_module
+from typing import Any
+
 import pytest
 
+import gptcli
+from gptcli.cli import run
 from gptcli.config import GPTConfig, read_config
 from gptcli.presets import BUILT_IN, PRESETS, configs_directory, preset_config
 
@@ -68,3 +73,39 @@ def test_the_books_files_hold_the_seven_keys_and_no_more() -> None:
             "vocab_size", "context_length", "emb_dim", "n_heads", "n_layers", "drop_rate",
             "qkv_bias",
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], 0.6),
+        (["-m", "stories"], 0.6),
+        (["-t", "1.5"], 1.5),
+        (["--greedy"], 0),
+        (["-m", "gpt2-124m"], 0.8),
+        (["-c", str(configs_directory() / "gpt2-124m.yaml")], 0.8),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("command", ["generate", "batch"])
+def test_the_temperature_is_what_was_given_or_what_suits_the_model(
+    monkeypatch: pytest.MonkeyPatch, command: str, given: list[str], expected: float
+) -> None:
+    """Caught where the command hands its options over."""
+    module = import_module(f"gptcli.cli.{command}")
+    caught: list[Any] = []
+    monkeypatch.setattr(module, {"generate": "run", "batch": "run_batch"}[command],
+                        lambda *arguments: caught.extend(arguments))  # fmt: skip
+    assert run([command, "x", *given, *(["-o", "y"] if command == "batch" else [])]) == 0
+    params = caught[1] if command == "generate" else caught[1].params
+    assert params.temperature == expected
+
+
+def test_the_library_draws_at_the_same_temperature() -> None:
+    loaded = gptcli.load()
+    default = "".join(gptcli.generate(loaded, "Once", seed=2, max_new_tokens=30))
+    texts = [
+        "".join(gptcli.generate(loaded, "Once", seed=2, max_new_tokens=30, temperature=t))
+        for t in (0.6, 0.8)
+    ]
+    assert default == texts[0] != texts[1]

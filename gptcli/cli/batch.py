@@ -71,7 +71,7 @@ def batch(
     keep_stop: o.KeepStop = False,
     overflow: o.Overflow = "stop",
     seed: o.Seed = None,
-    temperature: o.Temperature = o.DEFAULTS.temperature,
+    temperature: o.Temperature = None,
     greedy: o.Greedy = False,
     top_k: o.TopK = o.DEFAULTS.top_k,
     top_p: o.TopP = o.DEFAULTS.top_p,
@@ -118,7 +118,7 @@ def batch(
     o.at_least("--workers", workers, 1)
     params = SamplingParams(
         max_new_tokens=max_new_tokens,
-        temperature=0.0 if greedy else temperature,
+        temperature=0.0 if greedy else o.temperature_of(temperature, model, config, weights),
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,

@@ -13,6 +13,7 @@ from typer.models import OptionInfo
 from gptcli.errors import UsageError
 from gptcli.escape import shown
 from gptcli.params import SamplingParams
+from gptcli.presets import BUILT_IN, PRESETS, named_preset
 
 MODEL, SAMPLING, STOPPING = "Model", "Sampling", "Length and stopping"
 OUTPUT, MACHINE = "Output", "Machine"
@@ -92,8 +93,12 @@ Seed = Annotated[
         SAMPLING, "Same seed, same text; fresh without it (see --stats).", "--seed", metavar="N"
     ),
 ]
+_TEMPERATURE = (
+    f"Divides the logits; 0 is greedy. {DEFAULTS.temperature} without it,"
+    f" {PRESETS[BUILT_IN].temperature} for the built-in model."
+)
 Temperature = Annotated[
-    float, option(SAMPLING, "Divides the logits; 0 is greedy.", "--temperature", "-t", metavar="X")
+    float | None, option(SAMPLING, _TEMPERATURE, "--temperature", "-t", metavar="X")
 ]
 Greedy = Annotated[bool, option(SAMPLING, "Take the best token: --temperature 0.", "--greedy")]
 TopK = Annotated[
@@ -221,3 +226,10 @@ def _bias(pair: str) -> tuple[int, float]:
         return int(token), float(bias)
     except ValueError:
         raise UsageError("--logit-bias", f'must be ID=NUMBER, got "{shown(pair, 60)}"') from None
+
+
+def temperature_of(given: float | None, model: str | None, *parts: Path | None) -> float:
+    """What was given, else what suits the model that --model, --config and --weights name."""
+    preset = named_preset(model, *parts)
+    own = preset.temperature if preset else None
+    return next(value for value in (given, own, DEFAULTS.temperature) if value is not None)
