@@ -78,13 +78,20 @@ def measured(directory, what, config, texts, tokens, *, width=None):
         order[name] = str(directory / name)
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(order | {"width": width})],
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
+        env=os.environ | EXACT,
         capture_output=True,
         text=True,
         check=True,
     )
     return json.loads(done.stdout)
 
+
+# Memory to the page: what is freed goes back at once, and no page is a huge one.
+EXACT = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "OMP_NUM_THREADS": "1",
+    "THP_MEM_ALLOC_ENABLE": "0",
+}
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
 
