@@ -14,7 +14,7 @@ from gptcli.completion import Completion
 from gptcli.engine import Generation, Overflow, Prompt
 from gptcli.fast import FastGPT
 from gptcli.params import SamplingParams
-from gptcli.presets import named_preset
+from gptcli.presets import own_temperature
 from gptcli.quantize import Width
 from gptcli.tokenizer import Tokenizer, load_tokenizer
 
@@ -66,8 +66,7 @@ def load(
     tokenizer = load_tokenizer(
         shape.tokenizer, named.directory, vocab_size=shape.vocab_size, offline=offline
     )
-    preset = named_preset(model, config, weights)
-    own = preset.temperature if preset else None
+    own = own_temperature(model, config, weights)
     return Loaded(fast, tokenizer) if own is None else Loaded(fast, tokenizer, own)
 
 

@@ -75,6 +75,12 @@ def named_preset(model: str | None, *parts: object) -> Preset | None:
     return None if any(parts) else PRESETS.get(BUILT_IN if model is None else model)
 
 
+def own_temperature(model: str | None, *parts: object) -> float | None:
+    """That of `named_preset`; None where it has none of its own, or there is no preset."""
+    preset = named_preset(model, *parts)
+    return preset.temperature if preset else None
+
+
 def configs_directory() -> Path:
     """Where the config files lie: inside an installed package, at the top of a checkout."""
     inside = _PACKAGE / "configs"

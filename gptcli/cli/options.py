@@ -13,7 +13,7 @@ from typer.models import OptionInfo
 from gptcli.errors import UsageError
 from gptcli.escape import shown
 from gptcli.params import SamplingParams
-from gptcli.presets import BUILT_IN, PRESETS, named_preset
+from gptcli.presets import BUILT_IN, PRESETS, own_temperature
 
 MODEL, SAMPLING, STOPPING = "Model", "Sampling", "Length and stopping"
 OUTPUT, MACHINE = "Output", "Machine"
@@ -230,6 +230,5 @@ def _bias(pair: str) -> tuple[int, float]:
 
 def temperature_of(given: float | None, model: str | None, *parts: Path | None) -> float:
     """What was given, else what suits the model that --model, --config and --weights name."""
-    preset = named_preset(model, *parts)
-    own = preset.temperature if preset else None
-    return next(value for value in (given, own, DEFAULTS.temperature) if value is not None)
+    choices = (given, own_temperature(model, *parts), DEFAULTS.temperature)
+    return next(choice for choice in choices if choice is not None)
