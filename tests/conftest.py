@@ -1,8 +1,10 @@
 """Fixtures that several test files use."""
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +25,16 @@ def pytest_runtest_teardown() -> None:
     """A command that a test ran in this process has made tiny floats 0 in it: not for the next."""
     if torch := sys.modules.get("torch"):
         torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """What a command sets for its own process (huge pages, threads) is not for the next test's."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

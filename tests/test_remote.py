@@ -179,7 +179,7 @@ def test_a_batch_reads_a_url_and_resumes_from_it(fs, tmp_path: Path) -> None:
     assert source.read_text().count("\n") == 2
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_batch_merge_and_replay_take_one_url(fs, tmp_path: Path, kind: str) -> None:
     model, source = write_tiny(tmp_path / "model"), tmp_path / f"in.{kind}"
     prompts = ["a", "b", "c"]
