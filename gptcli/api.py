@@ -61,7 +61,7 @@ def load(
         Path(weights) if weights else None,
         offline=offline,
     )
-    fast = load_fast(named, quantize, seed=seed, dtype=dtype, device=device)
+    fast = load_fast(named, quantize, seed=seed, dtype=dtype, device=device, single=True)
     shape = fast.config
     tokenizer = load_tokenizer(
         shape.tokenizer, named.directory, vocab_size=shape.vocab_size, offline=offline

@@ -86,8 +86,11 @@ def load_fast(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     check_finite: bool = True,
+    single: bool = False,
 ) -> FastGPT:
     """The model of a target arranged for speed, its weights rounded to `width` if there is one.
+
+    `single` makes one row at a time faster, by up to a fifth in float32, and several slower.
 
     Quantised weights are used as they are stored. Otherwise as `load_model`.
 
@@ -97,7 +100,7 @@ def load_fast(
         InputError, RunError: as `load_model`.
     """
     if target.weights is None:
-        return FastGPT(_untrained(target, seed or 0, dtype, device), width)
+        return FastGPT(_untrained(target, seed or 0, dtype, device), width, single=single)
     stored = stored_width(target.weights)
     if stored is not None:
         refuse_other_numbers(stored, width, str(dtype).removeprefix("torch."), device)
@@ -117,7 +120,7 @@ def load_fast(
         device=device,
         check_finite=check_finite,
     )
-    return FastGPT(StreamedWeights(files, width))
+    return FastGPT(StreamedWeights(files, width, single=single))
 
 
 def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> None:

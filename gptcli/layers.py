@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gptcli.config import GPTConfig
 from gptcli.integer import Int8Weight
-from gptcli.linear import Linear, packed_linear
+from gptcli.linear import Linear, fastest_linear
 from gptcli.model import GPTModel
 from gptcli.quantize import (
     Int8Embedding,
@@ -55,9 +55,10 @@ class FloatWeights:
     What a subclass adds is where they come from. A tied head is rounded once.
     """
 
-    def __init__(self, config: GPTConfig, width: Width | None) -> None:
+    def __init__(self, config: GPTConfig, width: Width | None, *, single: bool = False) -> None:
+        """`single`: arranged for one row at a time, more than for several."""
         self.config = config
-        self._width = width
+        self._width, self._single = width, single
         self._shared: Int8Weight | None = None
 
     def tensor(self, name: str) -> Tensor:
@@ -96,15 +97,15 @@ class FloatWeights:
             return layer_of(self._shared, None)
         weight, bias = self.taken(*names)
         if self._width is None:
-            return packed_linear(weight, bias)
+            return fastest_linear(weight, bias, single=self._single)
         return quantized_linear(weight, bias, self._width, is_outer=names == (HEAD,))
 
 
 class Floats(FloatWeights):
     """The weights of a GPTModel, which is of no use afterwards."""
 
-    def __init__(self, model: GPTModel, width: Width | None) -> None:
-        super().__init__(model.config, width)
+    def __init__(self, model: GPTModel, width: Width | None, *, single: bool = False) -> None:
+        super().__init__(model.config, width, single=single)
         self._model = model
 
     def tensor(self, name: str) -> Tensor:

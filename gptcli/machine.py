@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptcli.linear import can_pack, packed_linear
+from gptcli.linear import can_pack, fastest_linear
 from gptcli.quantize import Width, quantized_linear
 
 _PASSES = 4  # a bound is the best of several; the first of them only warms up
@@ -77,7 +77,7 @@ def _product(
         return lambda: layer(x)
     weight = weight.to(torch.bfloat16 if width == "int4" else dtype)
     if dtype == torch.float16 and can_pack(weight):
-        layer, x = packed_linear(weight, None), weight.float()
+        layer, x = fastest_linear(weight, None), weight.float()
         return lambda: layer(x)
     return lambda: F.linear(weight, weight)
 

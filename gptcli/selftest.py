@@ -20,7 +20,7 @@ from gptcli.engine import Generation, Prompt
 from gptcli.errors import GptcliError
 from gptcli.escape import shown
 from gptcli.fast import FastGPT
-from gptcli.linear import packed_linear
+from gptcli.linear import fastest_linear
 from gptcli.model import untrained
 from gptcli.parameters import count
 from gptcli.params import SamplingParams
@@ -191,7 +191,7 @@ def stable_rows() -> Answer:
     torch.manual_seed(4)
     wrong = []
     for outputs, inputs in ((2304, 768), (768, 768), (3072, 768), (768, 3072)):
-        layer = packed_linear(torch.randn(outputs, inputs), torch.randn(outputs))
+        layer = fastest_linear(torch.randn(outputs, inputs), torch.randn(outputs))
         x = torch.randn(520, inputs)  # as many as a step reads of prompts
         whole = layer(x)
         parts = [slice(0, 2), slice(5, 8), slice(64, 97), slice(500, 520)]

@@ -48,8 +48,8 @@ class Files:
 class StreamedWeights(FloatWeights):
     """Reads ahead of whoever asks for layers in the order of the network."""
 
-    def __init__(self, files: Files, width: Width | None) -> None:
-        super().__init__(files.config, width)
+    def __init__(self, files: Files, width: Width | None, *, single: bool = False) -> None:
+        super().__init__(files.config, width, single=single)
         self._files = files
         self._shapes = expected_shapes(files.config)
         self._order = list(_blocks(files.config.n_layers))
@@ -102,7 +102,7 @@ class StreamedWeights(FloatWeights):
 
         When a layer is asked for, the one before it is made, and the space of that is free.
         """
-        is_kept = self._width is None and not can_pack(self._space[0])
+        is_kept = self._width is None and not can_pack(self._space[0], single=self._single)
         if is_kept or names not in self._order:
             return None
         self._space.reverse()

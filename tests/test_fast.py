@@ -7,7 +7,7 @@ from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 from gptcli.attention import Span
 from gptcli.config import GPTConfig
 from gptcli.fast import FastGPT
-from gptcli.linear import PlainLinear, packed_linear
+from gptcli.linear import PlainLinear, fastest_linear
 from gptcli.model import GPTModel, untrained
 
 
@@ -89,6 +89,6 @@ def test_the_book_layout_is_let_go_layer_by_layer() -> None:
 def test_packed_and_plain_products_agree(activation: str) -> None:
     weight, bias = torch.randn(48, 32), torch.randn(48)
     x, residual = torch.randn(5, 32), torch.randn(5, 48)
-    packed, plain = packed_linear(weight, bias), PlainLinear(weight, bias)
+    packed, plain = fastest_linear(weight, bias), PlainLinear(weight, bias)
     torch.testing.assert_close(packed(x, activation), plain(x, activation), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(packed.add(x, residual), plain.add(x, residual))

@@ -63,9 +63,9 @@ FAULTS = {
     "fast and plain network": lambda patch: patch.setattr(
         torch.nn.functional, "gelu", crooked_gelu
     ),
-    "rows of a product": lambda patch: patch.setattr(selftest, "packed_linear", Neighbourly),
+    "rows of a product": lambda patch: patch.setattr(selftest, "fastest_linear", Neighbourly),
     "texts alone and together": lambda patch: patch.setattr(
-        "gptcli.layers.packed_linear", Neighbourly
+        "gptcli.layers.fastest_linear", Neighbourly
     ),
 }
 

@@ -28,7 +28,7 @@ def drafter(options: ModelOptions, plan: Plan, tokenizer: "Tokenizer") -> "Draft
         return PromptLookup()
     smaller = replace(options, model=plan.draft, config=None, weights=None)
     target = smaller.target()
-    model = smaller.load_fast(target, options.seed or 0)
+    model = smaller.load_fast(target, options.seed or 0, single=True)
     _require_same(tokenizer, smaller.tokenizer(target, model.config), plan.draft)
     return DraftModel(model)
 

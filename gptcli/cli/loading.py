@@ -98,14 +98,17 @@ class ModelOptions:
             config.tokenizer, target.directory, vocab_size=config.vocab_size, offline=self.offline
         )
 
-    def load_fast(self, target: "Target", seed: int) -> "FastGPT":
-        """The model arranged for speed, at the width of --quantize or of its weights."""
+    def load_fast(self, target: "Target", seed: int, *, single: bool = False) -> "FastGPT":
+        """The model arranged for speed, at the width of --quantize or of its weights.
+
+        `single`: for one row at a time, more than for several.
+        """
         width = self.settled(target).quantize
 
         def loaded(**how: Any) -> "FastGPT":
             from gptcli.checkpoint import load_fast
 
-            fast = load_fast(target, width, **how)
+            fast = load_fast(target, width, single=single, **how)
             if self.device == "cpu":
                 from gptcli.pace import Pace
 

@@ -55,6 +55,11 @@ class Plan:
         wanted = self.logprobs or self.show is not None or self.top is not None
         return (self.top or 0) if wanted else None
 
+    @property
+    def is_single(self) -> bool:
+        """Whether tokens come one at a time: no beams, no guesses to check."""
+        return self.beams is None and not self.lookup and self.draft is None
+
     def _check_beams(self) -> None:
         if self.beams is None:
             return

@@ -40,7 +40,7 @@ def run(options: ModelOptions, params: SamplingParams, plan: Plan, text: str) ->
         return
     seed = fresh_seed() if options.seed is None else options.seed
     start = perf_counter()
-    model = options.load_fast(target, seed)
+    model = options.load_fast(target, seed, single=plan.is_single)
     loaded = perf_counter() - start
     tokenizer = tokenizer or options.tokenizer(target, model.config)
     ids = prompt_ids(tokenizer, text)

@@ -55,8 +55,11 @@ class Gptcli(OwnFile):
 
         is_float = width not in ("int8", "int4")
         how = {"dtype": getattr(torch, width)} if is_float else {"width": width}
-        self.model = load_fast(resolve(str(source)), **how)
-        self.model.pace = Pace()
+        target = resolve(str(source))
+        self.model = load_fast(target, single=True, **how)
+        # The two commands arrange float32 differently; all else is the same for both.
+        self.many = load_fast(target, **how) if width == "float32" else self.model
+        self.model.pace, self.many.pace = Pace(), Pace()
 
     def write(self, prompt: Ids, new_tokens: int) -> Ids:
         """Greedy."""
@@ -73,7 +76,7 @@ class Gptcli(OwnFile):
         from gptcli.params import SamplingParams
         from gptcli.sequence import Sequence as Text
 
-        context = self.model.config.context_length
+        context = self.many.config.context_length
         jobs = (
             Job(
                 Text(
@@ -85,7 +88,7 @@ class Gptcli(OwnFile):
             )
             for prompt, count in zip(prompts, new_tokens, strict=True)
         )
-        rows = Batch(self.model, min(32, len(prompts)))
+        rows = Batch(self.many, min(32, len(prompts)))
         return sum(len(job.text.ids) for job in rows.run(jobs))
 
 
