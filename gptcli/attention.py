@@ -58,12 +58,20 @@ class StepAttention:
     def __call__(self, layer: int, heads: Tensor) -> Tensor:
         """(N, 3, H, D) queries, keys and values → (N, H, D)."""
         queries = heads[:, 0].to(self._dtype) * self._scale
+        if self._lengths == [1]:
+            return self._one(layer, heads, queries)
         found = torch.empty_like(queries)
         parts = (part.split(self._lengths) for part in (queries, heads[:, 1:], found))
         for place, query, new, result in zip(self._places, *parts, strict=True):
             place.new[layer].copy_(new.permute(1, 2, 0, 3))
             _attend(layer, place, query.transpose(0, 1), result.transpose(0, 1))
         return found.to(heads.dtype)
+
+    def _one(self, layer: int, heads: Tensor, queries: Tensor) -> Tensor:
+        """The same for one token alone, without the calls that only set several apart."""
+        place = self._places[0]
+        place.new[layer].copy_(heads[0, 1:, :, None])
+        return _looked_up(layer, place, queries.transpose(0, 1)).transpose(0, 1).to(heads.dtype)
 
 
 def _place(span: Span, store: Tensor) -> _Place:
@@ -79,15 +87,11 @@ def _place(span: Span, store: Tensor) -> _Place:
 
 
 def _attend(layer: int, place: _Place, queries: Tensor, found: Tensor) -> None:
-    """(H, T, D) scaled queries of a sequence → `found`, of the same shape.
-
-    One query: two plain products, where the fused kernel would split the positions among threads
-    and so give other bits with another number of threads.
-    """
-    keys, values = place.keys[layer], place.values[layer]
+    """(H, T, D) scaled queries of a sequence → `found`, of the same shape."""
     if place.length == 1:
-        torch.bmm(torch.bmm(queries, keys).softmax(-1), values, out=found)
+        _looked_up(layer, place, queries, found)
         return
+    keys, values = place.keys[layer], place.values[layer]
     context = F.scaled_dot_product_attention(
         queries.unsqueeze(0),
         keys.mT.unsqueeze(0),
@@ -97,3 +101,13 @@ def _attend(layer: int, place: _Place, queries: Tensor, found: Tensor) -> None:
         scale=1.0,
     )
     found.copy_(context[0])
+
+
+def _looked_up(layer: int, place: _Place, query: Tensor, found: Tensor | None = None) -> Tensor:
+    """(H, 1, D) scaled query of one token → (H, 1, D), in `found` if it is given.
+
+    Two plain products, where the fused kernel would split the positions among threads and so give
+    other bits with another number of threads.
+    """
+    weights = torch.bmm(query, place.keys[layer]).softmax(-1)
+    return torch.bmm(weights, place.values[layer], out=found)
