@@ -23,6 +23,7 @@ from gptcli.linear import Linear, computed_in
 from gptcli.model import GPTModel, KVCache, LayerNorm
 from gptcli.pace import Pace
 from gptcli.quantize import Width
+from gptcli.replayed import FixedAttention, Replayed, cuda_graph
 
 
 class _Norm(NamedTuple):
@@ -51,6 +52,7 @@ class FastGPT:
 
     Attributes:
         pace: chooses the number of threads for each step; None leaves it alone.
+        replayed: what a single token of a single text is computed by; None where nothing is gained.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class FastGPT:
         self._blocks = [_block(weights, f"trf_blocks.{n}") for n in range(self.config.n_layers)]
         self._final_norm = _Norm.of(weights, "final_norm")
         self.pace: Pace | None = None
+        on_gpu = self.device.type == "cuda"
+        self.replayed = Replayed(self, cuda_graph) if on_gpu else None
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +102,10 @@ class FastGPT:
         cache = self.new_cache(B, T) if cache is None else cache
         past = cache.length
         spans = [Span(row, past, T) for row in range(B)]
+        if self.replayed is not None and past > 0 and B == T == 1:
+            self._refuse_overflow(spans, cache)
+            cache.length = past + 1
+            return self.replayed(ids[0], past, cache.store)[None]
         x = self.hidden(ids.flatten(), spans, cache).unflatten(0, (B, T))
         cache.length = past + T
         return self.logits((x[:, -1:] if last else x).flatten(0, 1)).unflatten(0, (B, -1))
@@ -114,13 +122,22 @@ class FastGPT:
         self._refuse_overflow(spans, cache)
         positions = [at for s in spans for at in range(s.past, s.end)]
         x = self._tok_emb[ids] + self._pos_emb[torch.tensor(positions, device=self.device)]
-        shape = (-1, 3, self.config.n_heads, self.config.head_dim)
         with self.pace.step(len(ids)) if self.pace else nullcontext():
-            attend = StepAttention(spans, cache.store)
-            for layer, block in enumerate(self._blocks):
-                heads = block.qkv(block.norm1(x)).view(shape)
-                x = block.out_proj.add(attend(layer, heads).flatten(1), x)
-                x = block.down.add(block.up(block.norm2(x), "gelu"), x)
+            return self._through_blocks(x, StepAttention(spans, cache.store))
+
+    def fixed(self, ids: Tensor, position: Tensor, attend: FixedAttention) -> Tensor:
+        """(1,) id, (1,) position → (1, V) logits, the attention being the caller's."""
+        return self.logits(
+            self._through_blocks(self._tok_emb[ids] + self._pos_emb[position], attend)
+        )
+
+    def _through_blocks(self, x: Tensor, attend: StepAttention | FixedAttention) -> Tensor:
+        """(N, E) → (N, E)."""
+        shape = (-1, 3, self.config.n_heads, self.config.head_dim)
+        for layer, block in enumerate(self._blocks):
+            heads = block.qkv(block.norm1(x)).view(shape)
+            x = block.out_proj.add(attend(layer, heads).flatten(1), x)
+            x = block.down.add(block.up(block.norm2(x), "gelu"), x)
         return x
 
     def logits(self, x: Tensor) -> Tensor:

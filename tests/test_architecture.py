@@ -25,7 +25,8 @@ GROUPS = {
     "pictures": "curve plot page",
     "weights": "header impostors quantformat layout fit stored",
     "values": "tensordata normalised stats compare",
-    "network": "pace model placeholder shortcut linear integer quantize layers attention fast",
+    "network": "pace replayed model placeholder shortcut linear integer quantize layers attention "
+    "fast",
     "sampling": "params draws filters penalties sampling",
     "engine": "sequence engine speculation prefixes batching beams",
     "completion": "completion",
