@@ -115,18 +115,18 @@ class Report:
     peak: int | None
 
 
-def run(load: Callable[[bool], FastGPT], work: Workload, dtype: str, width: Width | None) -> Run:
+def run(load: Callable[[], FastGPT], work: Workload, dtype: str, width: Width | None) -> Run:
     """One run of a workload that the context holds.
 
     Args:
-        load: gives the model, arranged for a single text (its time counts) or for many.
+        load: gives the model; its time counts.
         work: what to measure.
         dtype: of the model's arithmetic, "float32".
         width: of its weights, None for those of the dtype.
     """
     before, peak_before = resident_bytes(), peak_bytes()
     start = perf_counter()
-    model = load(True)
+    model = load()
     device = model.device
     machine.synchronize(device)
     loaded = perf_counter() - start
@@ -140,19 +140,17 @@ def run(load: Callable[[bool], FastGPT], work: Workload, dtype: str, width: Widt
     prefill = perf_counter() - start
     first, decode = _write(model, short, work.new_tokens)
     grown = _on_device(device) if device.type == "cuda" else _growth(before, peak_before)
-    number, config = getattr(torch, dtype), model.config
-    outside = _write(_Placeholder(model, number), short, work.new_tokens)[1]
-    del model  # before there is another
+    number = getattr(torch, dtype)
     return Run(
         load=loaded,
         prefill=prefill,
         first=first,
         decode=decode,
-        batch=_batch(load(False), work) if work.rows else None,
-        outside=outside,
+        batch=_batch(model, work) if work.rows else None,
+        outside=_write(_Placeholder(model, number), short, work.new_tokens)[1],
         peak=grown,
         machine=machine.measure(
-            weight_bytes(config, width or dtype), work.product, number, width, device
+            weight_bytes(model.config, width or dtype), work.product, number, width, device
         ),
     )
 

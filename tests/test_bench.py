@@ -93,14 +93,14 @@ def test_a_run_measures_everything_and_counts_its_loads() -> None:
 
 @pytest.mark.parametrize("width", ["int8", "int4"])
 def test_every_width_is_measured(width: quantize.Width) -> None:
-    made = run(lambda _: FastGPT(untrained(CONFIG, 0), width), WORK, "float32", width)
+    made = run(lambda: FastGPT(untrained(CONFIG, 0), width), WORK, "float32", width)
     assert made.decode > 0
     assert made.machine.product > 0
 
 
 def test_no_rows_leave_out_the_batch() -> None:
     work = Workload(**asdict(WORK) | {"rows": 0})
-    made = run(lambda _: FastGPT(untrained(CONFIG, 0)), work, "float32", None)
+    made = run(lambda: FastGPT(untrained(CONFIG, 0)), work, "float32", None)
     said = report([made], CONFIG, work, "float32")
     assert made.batch is None
     assert said.batch is None

@@ -109,12 +109,7 @@ def _measure(options: ModelOptions, found: "Target", work: Workload) -> "list[Ru
     for number in range(1, work.runs + 1):
         with console.waiting(f"run {number} of {work.runs} ..."), _said_once(number):
             done.append(
-                run(
-                    lambda single: options.load_fast(found, 0, single=single),
-                    work,
-                    options.dtype,
-                    options.quantize,
-                )
+                run(lambda: options.load_fast(found, 0), work, options.dtype, options.quantize)
             )
     return done
 
