@@ -28,6 +28,7 @@ from gptcli.fast import FastGPT
 from gptcli.fill import fill, same_bytes
 from gptcli.fit import check
 from gptcli.header import Header, read_headers
+from gptcli.layers import Floats
 from gptcli.layout import EMBEDDING, HEAD, Layout, implied_config, recognise
 from gptcli.memory import available_bytes, require
 from gptcli.model import GPTModel, untrained
@@ -100,7 +101,8 @@ def load_fast(
         InputError, RunError: as `load_model`.
     """
     if target.weights is None:
-        return FastGPT(_untrained(target, seed or 0, dtype, device), width, single=single)
+        made = _untrained(target, seed or 0, dtype, device)
+        return FastGPT(Floats(made, width, single=single))
     stored = stored_width(target.weights)
     if stored is not None:
         refuse_other_numbers(stored, width, str(dtype).removeprefix("torch."), device)

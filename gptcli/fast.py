@@ -55,22 +55,17 @@ class FastGPT:
         replayed: what a single token of a single text is computed by; None where nothing is gained.
     """
 
-    def __init__(
-        self, model: GPTModel | Weights, width: Width | None = None, *, single: bool = False
-    ) -> None:
+    def __init__(self, model: GPTModel | Weights, width: Width | None = None) -> None:
         """Take over `model`, which is of no use afterwards.
 
         Args:
             model: the network; its dtype is that of the arithmetic.
             width: to round a GPTModel's weights to; None keeps its own.
-            single: arrange a GPTModel's weights for one row at a time, more than for several.
 
         Raises:
             UsageError: this processor or model cannot have the width.
         """
-        weights = model
-        if isinstance(weights, GPTModel):
-            weights = Floats(weights, width, single=single)
+        weights = Floats(model, width) if isinstance(model, GPTModel) else model
         self.config: GPTConfig = weights.config
         self._tok_emb = weights.embedding()
         self._out_head = weights.linear(HEAD)  # the largest first: what it was made of is gone soon

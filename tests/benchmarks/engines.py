@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -55,11 +56,17 @@ class Gptcli(OwnFile):
 
         is_float = width not in ("int8", "int4")
         how = {"dtype": getattr(torch, width)} if is_float else {"width": width}
-        target = resolve(str(source))
-        self.model = load_fast(target, single=True, **how)
-        # The two commands arrange float32 differently; all else is the same for both.
-        self.many = load_fast(target, **how) if width == "float32" else self.model
-        self.model.pace, self.many.pace = Pace(), Pace()
+        # The two commands arrange float32 differently, so each has a model of its own.
+        self._load = partial(load_fast, resolve(str(source)), **how)
+        self.model = self._load(single=True)
+        self.model.pace = Pace()
+
+    @cached_property
+    def many(self) -> Any:
+        """The model as `batch` has it, loaded by the first batch."""
+        many = self._load()
+        many.pace = self.model.pace
+        return many
 
     def write(self, prompt: Ids, new_tokens: int) -> Ids:
         """Greedy."""
