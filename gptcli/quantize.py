@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gptcli.errors import UsageError
 from gptcli.integer import Int8Weight, integer_product
-from gptcli.linear import Activation, Linear
+from gptcli.linear import Activation, Linear, gelu_
 
 Width = Literal["int8", "int4"]
 
@@ -119,9 +119,10 @@ class Int8Linear:
 
     def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
         """(N, K) → (N, M), both float32."""
-        scale = x.abs().amax(1, keepdim=True).clamp_min_(1e-12).div_(self._product.most)
-        y = torch.addcmul(self._bias, self._product(x / scale), scale)
-        return F.gelu(y, approximate="tanh") if activation == "gelu" else y
+        largest = x.abs().amax(1, keepdim=True).clamp_min_(1e-12)
+        y = self._product(x / largest)
+        torch.addcmul(self._bias, y, largest, out=y)
+        return gelu_(y) if activation == "gelu" else y
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """(N, K) and (N, M) → (N, M)."""
@@ -146,7 +147,7 @@ class Int4Linear:
             x.bfloat16(), self._weight, GROUP, self._scales_and_zeros
         )
         y = y[:, : self._features] + self._bias
-        return F.gelu(y, approximate="tanh") if activation == "gelu" else y
+        return gelu_(y) if activation == "gelu" else y
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """(N, K) and (N, M) → (N, M)."""
