@@ -31,16 +31,6 @@ class Span(NamedTuple):
         return self.past + self.length
 
 
-class _Place(NamedTuple):
-    """A span's part of the cache, layer by layer."""
-
-    length: int
-    new: tuple[Tensor, ...]  # (2, H, T, D) each: where its keys and values go
-    keys: tuple[Tensor, ...]  # (H, D, S)
-    values: tuple[Tensor, ...]  # (H, S, D)
-    mask: Tensor | None  # (T, S), where T positions do not follow each other from the first
-
-
 class StepAttention:
     """The attention of one step, called for each layer in turn."""
 
@@ -51,63 +41,109 @@ class StepAttention:
             spans: in the order of the step's tokens, all of them.
             store: (L, 2, B, H, C, D) keys and values, written to.
         """
-        self._places = [_place(span, store) for span in spans]
-        self._lengths = [span.length for span in spans]
-        self._dtype, self._scale = store.dtype, store.shape[-1] ** -0.5
+        self._dtype = store.dtype
+        ones, starts = list[Span](), list[int]()
+        self._stretches: list[tuple[slice, _Stretch]] = []
+        start = 0
+        for span in spans:
+            if span.length == 1:
+                ones.append(span)
+                starts.append(start)
+            else:
+                tokens = slice(start, start + span.length)
+                self._stretches.append((tokens, _Stretch(span, store)))
+            start += span.length
+        self._ones = _ones(ones, store)
+        self._starts = torch.tensor(starts, device=store.device) if self._stretches else None
 
     def __call__(self, layer: int, heads: Tensor) -> Tensor:
         """(N, 3, H, D) queries, keys and values → (N, H, D)."""
-        queries = heads[:, 0].to(self._dtype) * self._scale
-        if self._lengths == [1]:
-            return self._one(layer, heads, queries)
-        found = torch.empty_like(queries)
-        parts = (part.split(self._lengths) for part in (queries, heads[:, 1:], found))
-        for place, query, new, result in zip(self._places, *parts, strict=True):
-            place.new[layer].copy_(new.permute(1, 2, 0, 3))
-            _attend(layer, place, query.transpose(0, 1), result.transpose(0, 1))
+        kept = heads.to(self._dtype)
+        if self._starts is None and self._ones is not None:
+            return self._ones(layer, kept).to(heads.dtype)
+        found = torch.empty_like(kept[:, 0])
+        for tokens, stretch in self._stretches:
+            stretch(layer, kept[tokens], found[tokens])
+        if self._ones is not None:
+            found[self._starts] = self._ones(layer, kept[self._starts])
         return found.to(heads.dtype)
 
-    def _one(self, layer: int, heads: Tensor, queries: Tensor) -> Tensor:
-        """The same for one token alone, without the calls that only set several apart."""
-        place = self._places[0]
-        place.new[layer].copy_(heads[0, 1:, :, None])
-        return _looked_up(layer, place, queries.transpose(0, 1)).transpose(0, 1).to(heads.dtype)
+
+def _ones(spans: Sequence[Span], store: Tensor) -> "_One | _Ones | None":
+    """The attention of spans of one token each."""
+    if len(spans) == 1:
+        return _One(spans[0], store)
+    return _Ones(spans, store) if spans else None
 
 
-def _place(span: Span, store: Tensor) -> _Place:
-    held = store[:, :, span.row, :, : span.end]  # (L, 2, H, S, D)
-    is_late = span.length > 1 and span.past > 0
-    return _Place(
-        length=span.length,
-        new=held[:, :, :, span.past :].unbind(),
-        keys=held[:, 0].mT.unbind(),
-        values=held[:, 1].unbind(),
-        mask=late_mask(span.length, span.end, store.device) if is_late else None,
-    )
-
-
-def _attend(layer: int, place: _Place, queries: Tensor, found: Tensor) -> None:
-    """(H, T, D) scaled queries of a sequence → `found`, of the same shape."""
-    if place.length == 1:
-        _looked_up(layer, place, queries, found)
-        return
-    keys, values = place.keys[layer], place.values[layer]
-    context = F.scaled_dot_product_attention(
-        queries.unsqueeze(0),
-        keys.mT.unsqueeze(0),
-        values.unsqueeze(0),
-        attn_mask=place.mask,
-        is_causal=place.mask is None,
-        scale=1.0,
-    )
-    found.copy_(context[0])
-
-
-def _looked_up(layer: int, place: _Place, query: Tensor, found: Tensor | None = None) -> Tensor:
-    """(H, 1, D) scaled query of one token → (H, 1, D), in `found` if it is given.
+def _looked_up(
+    query: Tensor, keys: Tensor, values: Tensor, found: Tensor | None = None
+) -> Tensor:
+    """(H, 1, D) scaled query, (H, D, S), (H, S, D) → (H, 1, D), in `found` if it is given.
 
     Two plain products, where the fused kernel would split the positions among threads and so give
     other bits with another number of threads.
     """
-    weights = torch.bmm(query, place.keys[layer]).softmax(-1)
-    return torch.bmm(weights, place.values[layer], out=found)
+    return torch.bmm(torch.bmm(query, keys).softmax(-1), values, out=found)
+
+
+class _One:
+    """One token of one sequence: all that a lone text's step does, so in as few calls as can be."""
+
+    def __init__(self, span: Span, store: Tensor) -> None:
+        held = store[:, :, span.row, :, : span.end]  # (L, 2, H, S, D)
+        self._kept = held[:, :, :, span.past].unbind()
+        self._keys, self._values = held[:, 0].mT.unbind(), held[:, 1].unbind()
+        self._scale = store.shape[-1] ** -0.5
+
+    def __call__(self, layer: int, heads: Tensor) -> Tensor:
+        """(1, 3, H, D) → (1, H, D)."""
+        self._kept[layer].copy_(heads[0, 1:])
+        query = heads[0, 0, :, None] * self._scale
+        return _looked_up(query, self._keys[layer], self._values[layer]).transpose(0, 1)
+
+
+class _Ones:
+    """One token each of several sequences."""
+
+    def __init__(self, spans: Sequence[Span], store: Tensor) -> None:
+        held = [store[:, :, span.row, :, : span.end] for span in spans]  # (L, 2, H, S, D)
+        self._keys = list(zip(*(both[:, 0].mT.unbind() for both in held), strict=True))
+        self._values = list(zip(*(both[:, 1].unbind() for both in held), strict=True))
+        self._kept = store.transpose(1, 2).unbind()  # (B, 2, H, C, D) each
+        self._rows = torch.tensor([span.row for span in spans], device=store.device)
+        self._pasts = torch.tensor([span.past for span in spans], device=store.device)
+        self._scale = store.shape[-1] ** -0.5
+
+    def __call__(self, layer: int, heads: Tensor) -> Tensor:
+        """(N, 3, H, D) → (N, H, D)."""
+        self._kept[layer][self._rows, :, :, self._pasts] = heads[:, 1:]
+        queries = heads[:, 0, :, None] * self._scale  # (N, H, 1, D)
+        found = torch.empty_like(queries)
+        operands = (queries.unbind(), self._keys[layer], self._values[layer], found.unbind())
+        for each in zip(*operands, strict=True):
+            _looked_up(*each)
+        return found.squeeze(2)
+
+
+class _Stretch:
+    """Several tokens of one sequence, one after the other."""
+
+    def __init__(self, span: Span, store: Tensor) -> None:
+        held = store[:, :, span.row, :, : span.end]  # (L, 2, H, S, D)
+        self._kept = held[:, :, :, span.past :].unbind()
+        self._keys, self._values = held[:, 0].unbind(), held[:, 1].unbind()
+        is_late = span.past > 0  # else position i looks at the first i
+        self._mask = late_mask(span.length, span.end, store.device) if is_late else None
+
+    def __call__(self, layer: int, heads: Tensor, found: Tensor) -> None:
+        """(T, 3, H, D) → `found`, (T, H, D)."""
+        self._kept[layer].copy_(heads[:, 1:].permute(1, 2, 0, 3))
+        context = F.scaled_dot_product_attention(
+            heads[:, 0].transpose(0, 1).unsqueeze(0),
+            self._keys[layer].unsqueeze(0),
+            self._values[layer].unsqueeze(0),
+            attn_mask=self._mask,
+            is_causal=self._mask is None,
+        )
+        found.copy_(context[0].transpose(0, 1))

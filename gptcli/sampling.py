@@ -7,7 +7,7 @@ A row's result is the same to the last bit for any batch it is in. Knows no mode
 """
 
 from collections.abc import Sequence
-from math import inf
+from math import inf, isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +84,8 @@ def sample(
 
 def greedy(logits: Tensor) -> Tensor:
     """(B, V) logits → (B,) ids of the greatest, the lowest id of equals."""
+    if logits.device.type == "cpu":  # NumPy's is ten times as fast
+        return torch.from_numpy(_rows(logits).argmax(axis=-1))
     return logits.argmax(dim=-1)
 
 
@@ -95,7 +97,7 @@ def within_vocabulary(logits: Tensor, n_vocab: int | None) -> Tensor:
 def check_finite(logits: Tensor) -> NonFinite:
     """Counts of NaN and of infinite values; one pass, a second only if there are any."""
     # A sum is not finite if any term is not. It may overflow without one, which costs a look.
-    if torch.isfinite(logits.sum(dtype=torch.float32)):
+    if isfinite(logits.sum(dtype=torch.float32)):
         return NonFinite(0, 0)
     return NonFinite(int(logits.isnan().sum()), int(logits.isinf().sum()))
 
