@@ -76,9 +76,7 @@ def _ones(spans: Sequence[Span], store: Tensor) -> "_One | _Ones | None":
     return _Ones(spans, store) if spans else None
 
 
-def _looked_up(
-    query: Tensor, keys: Tensor, values: Tensor, found: Tensor | None = None
-) -> Tensor:
+def _looked_up(query: Tensor, keys: Tensor, values: Tensor, found: Tensor | None = None) -> Tensor:
     """(H, 1, D) scaled query, (H, D, S), (H, S, D) → (H, 1, D), in `found` if it is given.
 
     Two plain products, where the fused kernel would split the positions among threads and so give

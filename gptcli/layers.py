@@ -98,7 +98,8 @@ class FloatWeights:
         weight, bias = self.taken(*names)
         if self._width is None:
             return fastest_linear(weight, bias, single=self._single)
-        return quantized_linear(weight, bias, self._width, is_outer=names == (HEAD,))
+        is_outer = names == (HEAD,)
+        return quantized_linear(weight, bias, self._width, is_outer=is_outer, single=self._single)
 
 
 class Floats(FloatWeights):

@@ -12,38 +12,20 @@ The token embedding is int8 at both widths, a scale for each token: the rows of 
 Shapes: N tokens, K features in, M features out, G groups of a row.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gptcli.errors import UsageError
+from gptcli.fourbit import GROUP, Int4Linear, Int4Weight
 from gptcli.integer import Int8Weight, integer_product
 from gptcli.linear import Activation, Linear, gelu_
 
 Width = Literal["int8", "int4"]
 
-GROUP = 32
 _REFITS = 2  # of an int4 group's scale and zero: each lowers the squared error, by 6, 4, 2 per cent
 _CHUNK = 1 << 16  # weights rounded at a time: few enough for a core's own cache
-_TILE = 64  # the 4-bit kernel takes output features in multiples of this
-
-
-class Int4Weight(NamedTuple):
-    """(M, K) uint8 levels 0 to 15, (M, G) bfloat16 scales and zeros.
-
-    weight = (level - 8) * scale + zero, by groups of 32 inputs.
-    """
-
-    levels: Tensor
-    scales: Tensor
-    zeros: Tensor
-
-    def dequantized(self) -> Tensor:
-        """(M, K) float32."""
-        grouped = self.levels.unflatten(1, (-1, GROUP)).float() - 8
-        return (grouped * self.scales.float()[..., None] + self.zeros.float()[..., None]).flatten(1)
 
 
 def to_int8(weight: Tensor) -> Int8Weight:
@@ -129,31 +111,6 @@ class Int8Linear:
         return self(x).add_(residual)
 
 
-class Int4Linear:
-    """PyTorch's weight-only 4-bit product."""
-
-    def __init__(self, weight: Int4Weight, bias: Tensor | None) -> None:
-        self._features = weight.levels.shape[0]
-        padding = -self._features % _TILE
-        levels = F.pad(weight.levels, (0, 0, 0, padding)).to(torch.int32)
-        self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
-        both = torch.stack([weight.scales, weight.zeros], dim=-1)  # (M, G, 2)
-        self._scales_and_zeros = F.pad(both, (0, 0, 0, 0, 0, padding)).transpose(0, 1).contiguous()
-        self._bias = torch.zeros(self._features) if bias is None else bias.float()
-
-    def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
-        """(N, K) → (N, M), both float32."""
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.bfloat16(), self._weight, GROUP, self._scales_and_zeros
-        )
-        y = y[:, : self._features] + self._bias
-        return gelu_(y) if activation == "gelu" else y
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """(N, K) and (N, M) → (N, M)."""
-        return self(x).add_(residual)
-
-
 class Int8Embedding:
     """Rows of 8 bits, looked up as float32."""
 
@@ -177,19 +134,29 @@ def quantized(weight: Tensor, width: Width, *, is_outer: bool) -> Int8Weight | I
     return to_int8(weight) if width == "int8" or is_outer else to_int4(weight)
 
 
-def layer_of(weight: Int8Weight | Int4Weight, bias: Tensor | None) -> Linear:
-    """The layer that multiplies by a rounded weight."""
+def layer_of(
+    weight: Int8Weight | Int4Weight, bias: Tensor | None, *, single: bool = False
+) -> Linear:
+    """The layer that multiplies by a rounded weight.
+
+    `single`: its rows are one text, none of which needs the same bits beside others.
+    """
     if isinstance(weight, Int8Weight):
         return Int8Linear(weight, bias)
-    return Int4Linear(weight, bias)
+    return Int4Linear(weight, bias, single=single)
 
 
 def quantized_linear(
-    weight: Tensor, bias: Tensor | None, width: Width, *, is_outer: bool = False
+    weight: Tensor,
+    bias: Tensor | None,
+    width: Width,
+    *,
+    is_outer: bool = False,
+    single: bool = False,
 ) -> Linear:
-    """The layer of these weights (M, K) at a width.
+    """The layer of these weights (M, K) at a width; `single` as for `layer_of`.
 
     Raises:
         UsageError: as `quantized`.
     """
-    return layer_of(quantized(weight, width, is_outer=is_outer), bias)
+    return layer_of(quantized(weight, width, is_outer=is_outer), bias, single=single)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gptcli.config import GPTConfig
 from gptcli.fill import DTYPES, fill
+from gptcli.fourbit import Int4Weight
 from gptcli.header import Header
 from gptcli.integer import Int8Weight
 from gptcli.layers import joined
@@ -22,13 +23,7 @@ from gptcli.layout import EMBEDDING, Layout, Source, all_tensors, expected_shape
 from gptcli.linear import Linear
 from gptcli.model import GPTModel
 from gptcli.quantformat import LEVELS, SCALES, VALUES, ZEROS, is_matrix, is_packed
-from gptcli.quantize import (
-    Int4Weight,
-    Int8Embedding,
-    Width,
-    layer_of,
-    quantized,
-)
+from gptcli.quantize import Int8Embedding, Width, layer_of, quantized
 
 Rounded = TypeVar("Rounded", Int8Weight, Int4Weight)
 
@@ -70,10 +65,15 @@ class StoredWeights:
     Each tensor is let go when it is taken.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], config: GPTConfig, width: Width) -> None:
-        """`tensors` by the file's names; what is no matrix is float32 already."""
+    def __init__(
+        self, tensors: dict[str, Tensor], config: GPTConfig, width: Width, *, single: bool = False
+    ) -> None:
+        """`tensors` by the file's names; what is no matrix is float32 already.
+
+        `single`: arranged for one text at a time.
+        """
         self.config = config
-        self._tensors, self._width = tensors, width
+        self._tensors, self._width, self._single = tensors, width, single
         self._shared: Int8Weight | None = None
 
     def tensor(self, name: str) -> Tensor:
@@ -94,7 +94,8 @@ class StoredWeights:
         biases = [bias for n in names if (bias := self._tensors.pop(f"{n}.bias", None)) is not None]
         bias = joined(biases) if biases else None
         if is_packed(f"{names[0]}.weight", self._width):
-            return layer_of(_side_by_side([self._int4(f"{name}.weight") for name in names]), bias)
+            levels = _side_by_side([self._int4(f"{name}.weight") for name in names])
+            return layer_of(levels, bias, single=self._single)
         return layer_of(_side_by_side([self._int8(f"{name}.weight") for name in names]), bias)
 
     def floats(self) -> dict[str, Tensor]:
@@ -119,7 +120,12 @@ class StoredWeights:
 
 
 def read_stored(
-    headers: Sequence[Header], layout: Layout, config: GPTConfig, *, check_finite: bool
+    headers: Sequence[Header],
+    layout: Layout,
+    config: GPTConfig,
+    *,
+    check_finite: bool,
+    single: bool = False,
 ) -> StoredWeights:
     """The weights of files that `gptcli.fit.check` has no fault to find with.
 
@@ -136,7 +142,7 @@ def read_stored(
     }
     as_named = replace(layout, sources={name: Source(name) for name in infos})
     fill(headers, as_named, destinations, check_finite=check_finite)
-    return StoredWeights(destinations, config, layout.width)
+    return StoredWeights(destinations, config, layout.width, single=single)
 
 
 def _side_by_side(parts: Sequence[Rounded]) -> Rounded:

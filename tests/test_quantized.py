@@ -62,9 +62,13 @@ def test_logits_are_those_of_rounding_on_load(
 ) -> None:
     save(model(**changes), tmp_path / "floats")
     save_quantized(model(**changes), tmp_path / "few", width)  # type: ignore[arg-type]
-    rounded = load_fast(resolve(str(tmp_path / "floats")), width)  # type: ignore[arg-type]
-    found = load_fast(resolve(str(tmp_path / "few")))
-    assert torch.equal(found(IDS), rounded(IDS))
+    many = IDS.repeat(1, 8)[:, : model().config.context_length]
+    for single in (False, True):
+        how = {"single": single}
+        rounded = load_fast(resolve(str(tmp_path / "floats")), width, **how)  # type: ignore[arg-type]
+        found = load_fast(resolve(str(tmp_path / "few")), **how)
+        assert torch.equal(found(IDS), rounded(IDS))
+        assert torch.equal(found(many), rounded(many))
     of_book = load_model(resolve(str(tmp_path / "few")))(IDS).detach()
     assert float((of_book - found(IDS)).norm() / of_book.norm()) < 0.03
 
