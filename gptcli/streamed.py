@@ -1,7 +1,8 @@
-"""A model's weights straight from its files into the layers they run in, a layer at a time.
+"""A model's weights straight from its files into the layers they run in.
 
-A `gptcli.layers.Weights`: while one layer is rearranged for the processor, the floats of the next
-are read. At no time are more floats held than those of two layers or of the head, and a token
+A `gptcli.layers.Weights`. Layers that keep the floats as they are, are read all at once, two
+tensors at a time. Others a layer at a time: while one is rearranged for the processor, the floats
+of the next are read, so that no more are held than those of two layers or of the head. A token
 embedding that the head shares stays in the file, for the head is kept in a form of its own.
 
 Shapes: N ids, E emb_dim.
@@ -46,7 +47,7 @@ class Files:
 
 
 class StreamedWeights(FloatWeights):
-    """Reads ahead of whoever asks for layers in the order of the network."""
+    """Reads all, or ahead of whoever asks for layers in the order of the network."""
 
     def __init__(self, files: Files, width: Width | None, *, single: bool = False) -> None:
         super().__init__(files.config, width, single=single)
@@ -57,6 +58,8 @@ class StreamedWeights(FloatWeights):
         self._ahead: dict[Names, Future[Floats]] = {}
         self._pool = ThreadPoolExecutor(1)
         self._space = [self._empty([0]), self._empty([0])]
+        keeps_floats = width is None and not can_pack(self._space[0], single=single)
+        self._all: dict[Names, Floats] | None = {} if keeps_floats else None
 
     def tensor(self, name: str) -> Tensor:
         """As it is in the files."""
@@ -65,11 +68,14 @@ class StreamedWeights(FloatWeights):
         return weight
 
     def taken(self, *names: str) -> Floats:
-        """What was read ahead, or is read now; then the next is."""
+        """What was read, or is read now; then what follows."""
+        if self._all is not None:
+            self._all = self._all or self._read([(HEAD,), *self._order])
+            return self._all.pop(names)
         reading = self._ahead.pop(names, None)
-        floats = self._read(names) if reading is None else reading.result()
+        floats = self._read_one(names) if reading is None else reading.result()
         if (following := self._next.get(names)) is not None:
-            self._ahead[following] = self._pool.submit(self._read, following)
+            self._ahead[following] = self._pool.submit(self._read_one, following)
         return floats
 
     def rows(self) -> Embedding:
@@ -78,15 +84,27 @@ class StreamedWeights(FloatWeights):
         in_memory = not self.config.tie_weights or self._files.device != "cpu"
         return self.tensor(EMBEDDING) if in_memory else FileRows(header, info, self._files.dtype)
 
-    def _read(self, names: Names) -> Floats:
-        """One matrix and one bias whose parts are those of the names."""
+    def _read_one(self, names: Names) -> Floats:
+        return self._read([names], self._spare(names))[names]
+
+    def _read(self, layers: Sequence[Names], space: Tensor | None = None) -> dict[Names, Floats]:
+        """One matrix and one bias each whose parts are those of the names."""
+        found: dict[Names, Floats] = {}
+        parts: dict[str, Tensor] = {}
+        for names in layers:
+            found[names], its_parts = self._places(names, space)
+            parts |= its_parts
+        self._fill(parts)
+        return found
+
+    def _places(self, names: Names, space: Tensor | None) -> tuple[Floats, dict[str, Tensor]]:
+        """Where a layer's matrix and bias are to be, and each part's place in them."""
         shared = {f"{HEAD}.weight": EMBEDDING} if self.config.tie_weights else {}
         matrices = [shared.get(name, name) for name in (f"{part}.weight" for part in names)]
         biases = [name for part in names if (name := f"{part}.bias") in self._shapes]
-        weight, parts = self._joined(matrices, self._spare(names))
+        weight, parts = self._joined(matrices, space)
         bias, more = self._joined(biases) if biases else (None, {})
-        self._fill(parts | more)
-        return weight, bias
+        return (weight, bias), parts | more
 
     def _joined(
         self, names: Sequence[str], space: Tensor | None = None
@@ -98,12 +116,11 @@ class StreamedWeights(FloatWeights):
         return whole, dict(zip(names, whole.split(rows), strict=True))
 
     def _spare(self, names: Names) -> Tensor | None:
-        """One of two spaces in turn for a block's matrix, if the layer will not keep it.
+        """One of two spaces in turn for a block's matrix, which its layer does not keep.
 
         When a layer is asked for, the one before it is made, and the space of that is free.
         """
-        is_kept = self._width is None and not can_pack(self._space[0], single=self._single)
-        if is_kept or names not in self._order:
+        if names not in self._order:
             return None
         self._space.reverse()
         if not self._space[0].numel():

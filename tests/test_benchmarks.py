@@ -60,6 +60,15 @@ def test_batches_are_set_side_by_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_batch_sizes_are_set_below_each_other(tmp_path: Path) -> None:
+    sizes = ["--prompts", "3", "--in-tokens", "2", "9", "--out-tokens", "2", "5", "--sizes", "1"]
+    names, _, *rows = ran("rows.py", tmp_path, *sizes, "2", "--width", "float32")
+    assert names == ["texts at once", "float32"]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert all(float(row[1].split()[0].replace(",", "")) > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_what_a_busy_core_leaves_is_set_beside_a_quiet_one(tmp_path: Path) -> None:
     rows = ran("busy.py", tmp_path, "--new-tokens", "4", "--rounds", "1")
     assert [row[0] for row in rows[2:]] == ["gptcli float32", "transformers float32"]

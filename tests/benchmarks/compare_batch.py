@@ -24,7 +24,7 @@ WIDTHS = {
 
 def main() -> None:
     """Measure and print."""
-    asked = arguments()
+    asked = arguments(str(__doc__).partition("\n")[0]).parse_args()
     prompts, new_tokens = work(asked)
     with started(asked, WIDTHS) as workers:
         for worker in workers:  # warm up
@@ -45,15 +45,15 @@ def main() -> None:
     print(table(["engine", "tokens/s", *(f"{name}, times" for name in own)], rows))
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = options(str(__doc__).partition("\n")[0])
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The command line: what there is to write."""
+    parser = options(description)
     parser.set_defaults(rounds=1)
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--in-tokens", type=int, nargs=2, default=(8, 400), metavar="N")
     parser.add_argument("--out-tokens", type=int, nargs=2, default=(16, 200), metavar="N")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parser
 
 
 def work(asked: argparse.Namespace) -> tuple[list[list[int]], list[int]]:

@@ -77,8 +77,8 @@ class Gptcli(OwnFile):
         read = Prompt(self.model, prompt, new_tokens)
         return [token.id for token in Generation(read, params, seed=0)]
 
-    def batch(self, prompts: list[Ids], new_tokens: list[int]) -> int:
-        """32 rows; one that ends makes room for the next."""
+    def batch(self, prompts: list[Ids], new_tokens: list[int], most: int = 32) -> int:
+        """So many rows at most; one that ends makes room for the next."""
         from gptcli.batching import Batch, Job
         from gptcli.params import SamplingParams
         from gptcli.sequence import Sequence as Text
@@ -95,7 +95,7 @@ class Gptcli(OwnFile):
             )
             for prompt, count in zip(prompts, new_tokens, strict=True)
         )
-        rows = Batch(self.many, min(32, len(prompts)))
+        rows = Batch(self.many, min(most, len(prompts)))
         return sum(len(job.text.ids) for job in rows.run(jobs))
 
 
