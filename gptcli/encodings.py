@@ -15,6 +15,7 @@ from typing import Any
 import tiktoken
 import tiktoken.load
 
+from gptcli.bpe import ranks_of_merges
 from gptcli.errors import RunError
 from gptcli.hub import is_offline
 
@@ -39,7 +40,7 @@ def named_encoding(name: str, *, offline: bool = False) -> tiktoken.Encoding:
         RunError: it is in no cache, and cannot be had from the network.
     """
     try:
-        with _limited_downloads(is_offline(offline)):
+        with _limited_downloads(is_offline(offline)), _ranks_from_merges():
             return tiktoken.get_encoding(name)
     except _UnreachableError as error:
         why = str(error)
@@ -72,6 +73,32 @@ def _limited_downloads(offline: bool) -> Iterator[None]:
             yield
         finally:
             tiktoken.load.read_file = original
+
+
+@contextmanager
+def _ranks_from_merges() -> Iterator[None]:
+    """While it lasts, tiktoken makes GPT-2's ranks from its merges alone.
+
+    It would make them from the vocabulary too and compare the two, which takes as long as reading
+    the weights of a small model. The merges are found to be right by their digest.
+    """
+
+    def ranks(vocab_bpe_file: str, *_: str, vocab_bpe_hash: str, **__: str) -> dict[bytes, int]:
+        text = tiktoken.load.read_file_cached(vocab_bpe_file, vocab_bpe_hash).decode()
+        return ranks_of_merges([_pair(line) for line in text.split("\n")[1:-1]])
+
+    module = import_module("tiktoken_ext.openai_public")
+    original = module.data_gym_to_mergeable_bpe_ranks
+    module.data_gym_to_mergeable_bpe_ranks = ranks
+    try:
+        yield
+    finally:
+        module.data_gym_to_mergeable_bpe_ranks = original
+
+
+def _pair(line: str) -> tuple[str, str]:
+    left, _, right = line.partition(" ")
+    return left, right
 
 
 def _download(address: str) -> bytes:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -441,6 +442,22 @@ def test_a_download_is_kept_in_tiktokens_cache(network, tmp_path: Path, monkeypa
     network.clear()
     tiktoken.registry.ENCODINGS.clear()
     assert load_tokenizer("gpt2", offline=True).encode("Hello") == [15496]
+
+
+def test_ranks_from_the_merges_alone_are_tiktokens(
+    shared: Path, tiktoken_cache: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The vocabulary, which says the same again, is not read."""
+    source = shared / "data" / "gpt2-bpe"
+    files = [str(source / name) for name in ("vocab.bpe", "encoder.json")]
+    for name in tiktoken_cache.iterdir():
+        if name.read_bytes() == (source / "vocab.bpe").read_bytes():
+            shutil.copy(name, tmp_path)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+    found = encodings.named_encoding("gpt2", offline=True)
+    assert found._mergeable_ranks == tiktoken.load.data_gym_to_mergeable_bpe_ranks(*files)
+    assert found.decode([50256]) == "<|endoftext|>"
 
 
 def test_a_download_that_is_something_else_is_refused(network, tmp_path, monkeypatch) -> None:
