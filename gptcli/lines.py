@@ -117,24 +117,16 @@ class Source:
             RunError: the input cannot be read, or is a damaged gzip file. All complete lines
                 have been given by then.
         """
-        return _split(self._decompressed(), self.name)
+        return _split(_plain(self._chunks()), self.name)
 
-    def _decompressed(self) -> Iterator[bytes | None]:
-        chunks = self._chunks()
-        first = b""
-        while len(first) < len(_GZIP):
-            chunk = next(chunks, b"")
-            if chunk == b"":
-                break
-            if chunk is None:
-                yield None
-            else:
-                first += chunk
-        if first.startswith(_GZIP):
-            yield from _inflate(first, chunks)
-        else:
-            yield first
-            yield from chunks
+    def plain(self) -> Iterator[bytes]:
+        """All that is stored, inflated if it is gzip, in pieces of at most 1 MiB.
+
+        Raises:
+            RunError: the input cannot be read.
+            EndsEarlyError: a damaged gzip file. What is good of it has been given by then.
+        """
+        return (piece for piece in _plain(iter(self.read, b"")) if piece)
 
     def _chunks(self) -> Iterator[bytes | None]:
         while True:
@@ -173,8 +165,30 @@ def open_source(path: Path | None) -> Iterator[Source]:
         os.close(fd)
 
 
-class _EndsEarlyError(Exception):
+class EndsEarlyError(Exception):
     """What came before it is whole; nothing can come after it."""
+
+    def after(self, last: str, name: str) -> RunError:
+        """The same in words; `last` is what came last, as "line 7"."""
+        return RunError(name, f"ends early ({self}) after {last}")
+
+
+def _plain(chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
+    """Chunks as they are stored, inflated if the first bytes are those of a gzip file."""
+    first = b""
+    while len(first) < len(_GZIP):
+        chunk = next(chunks, b"")
+        if chunk == b"":
+            break
+        if chunk is None:
+            yield None
+        else:
+            first += chunk
+    if first.startswith(_GZIP):
+        yield from _inflate(first, chunks)
+    else:
+        yield first
+        yield from chunks
 
 
 def _split(chunks: Iterator[bytes | None], name: str) -> Iterator[Line | None]:
@@ -190,8 +204,8 @@ def _split(chunks: Iterator[bytes | None], name: str) -> Iterator[Line | None]:
                 yield skipped.line(number, rest + chunk[start:end])
                 number, rest, start = number + 1, b"", end + 1
             rest = skipped.shortened(rest + chunk[start:] if rest else chunk[start:])
-    except _EndsEarlyError as problem:
-        raise RunError(name, f"ends early ({problem}) after line {number - 1}") from None
+    except EndsEarlyError as problem:
+        raise problem.after(f"line {number - 1}", name) from None
     if rest or skipped.size:
         yield skipped.line(number, rest)
 
@@ -238,7 +252,7 @@ def _inflate(first: bytes, chunks: Iterator[bytes | None]) -> Iterator[bytes | N
             piece, data = member.inflate(data)
             yield piece
     if not member.has_ended:
-        raise _EndsEarlyError("gzip truncated")
+        raise EndsEarlyError("gzip truncated")
 
 
 class _Member:
@@ -260,6 +274,6 @@ class _Member:
         try:
             piece = self._zlib.decompress(data, _INFLATED)
         except zlib.error:
-            raise _EndsEarlyError("gzip damaged") from None
+            raise EndsEarlyError("gzip damaged") from None
         self.is_full = len(piece) == _INFLATED
         return piece, self._zlib.unused_data if self._zlib.eof else self._zlib.unconsumed_tail

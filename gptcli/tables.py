@@ -1,7 +1,7 @@
 """The rows of a CSV or Parquet file as lines of JSON: a prompt, and an id where there is a column.
 
-Rows are numbered from 1, the CSV's header apart. CSV is read by Python, Parquet by pyarrow where
-it is installed. Knows no model and no torch.
+Rows are numbered from 1, the CSV's header apart. CSV, plain or gzipped, is read by Python,
+Parquet by pyarrow where it is installed. Knows no model and no torch.
 """
 
 import csv
@@ -15,11 +15,14 @@ from typing import Any
 
 from gptcli.errors import InputError, UsageError
 from gptcli.escape import listed, shown
-from gptcli.lines import MAX_LINE, Line, Source, made_line
+from gptcli.lines import MAX_LINE, EndsEarlyError, Line, Source, made_line
 from gptcli.remote import is_url
 
 SUFFIXES = (".csv", ".parquet")
+_GZIPPED = ".gz"
 _ID = "id"
+# Characters of a CSV's line, which may have many columns: a gzip of a few MB can hold one of GBs.
+_LONGEST = 4 * MAX_LINE
 
 
 def is_table(name: str) -> bool:
@@ -41,21 +44,26 @@ def rows(name: str, source: Source, column: str) -> Iterator[Line]:
         RunError: the file cannot be read to its end.
     """
     read = _csv if _suffix(name) == ".csv" else _parquet
-    for number, (prompt, id) in enumerate(read(source, column), 1):
-        record = {"prompt": prompt} if id is None else {_ID: id, "prompt": prompt}
-        yield made_line(number, json.dumps(record, default=str).encode())
+    number = 0
+    try:
+        for number, (prompt, id) in enumerate(read(source, column), 1):
+            record = {"prompt": prompt} if id is None else {_ID: id, "prompt": prompt}
+            yield made_line(number, json.dumps(record, default=str).encode())
+    except EndsEarlyError as problem:
+        raise problem.after(f"row {number}", source.name) from None
 
 
 def _suffix(name: str) -> str:
+    """That of the table: of `a.csv.gz`, whose bytes say themselves that they are gzip, `.csv`."""
     path = re.split("[?#]", name)[0] if is_url(name) else name
-    return PurePath(path).suffix.lower()
+    return PurePath(path.lower().removesuffix(_GZIPPED)).suffix
 
 
 class _Raw(RawIOBase):
-    """A source as Python's text files want their bytes."""
+    """Pieces of any size as Python's text files want their bytes."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, memoryview(b"")
 
     def readable(self) -> bool:
         """It is."""
@@ -63,19 +71,24 @@ class _Raw(RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill some of a buffer."""
-        data = self._source.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 def _csv(source: Source, column: str) -> Iterator[tuple[Any, Any]]:
     csv.field_size_limit(MAX_LINE)
     # What is not UTF-8 becomes lone surrogates, which fail their own record only.
     file = TextIOWrapper(
-        BufferedReader(_Raw(source)), encoding="utf-8-sig", errors="surrogateescape", newline=""
+        BufferedReader(_Raw(source.plain())),
+        encoding="utf-8-sig",
+        errors="surrogateescape",
+        newline="",
     )
     try:
-        reader = csv.reader(file)
+        reader = csv.reader(_bounded(file))
         names = next(reader, [])
         _require(source, column, names)
         prompt, id = names.index(column), names.index(_ID) if _ID in names else None
@@ -84,6 +97,14 @@ def _csv(source: Source, column: str) -> Iterator[tuple[Any, Any]]:
                 yield _cell(row, prompt), None if id is None else _cell(row, id)
     except csv.Error as error:
         raise InputError(source.name, f"not CSV ({shown(error)})") from None
+
+
+def _bounded(file: TextIOWrapper) -> Iterator[str]:
+    """The lines of a file, with their ends; none that would take all memory."""
+    while line := file.readline(_LONGEST + 1):
+        if len(line) > _LONGEST and line[-1] not in "\r\n":
+            raise csv.Error(f"a line is longer than {_LONGEST:,} characters")
+        yield line
 
 
 def _cell(row: list[str], index: int) -> str | None:

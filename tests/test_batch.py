@@ -294,6 +294,22 @@ def test_a_truncated_gzip_file_is_worth_its_complete_lines(
     assert output.read_bytes() == expected
 
 
+@pytest.mark.parametrize("cut", [5, 60, -9, -1])
+def test_a_truncated_csv_is_worth_its_complete_rows(tmp_path: Path, cut: int) -> None:
+    packed, spec = tmp_path / "in.csv.gz", replace(SPEC, form="table", column="text")
+    whole = gzip.compress("\n".join(["text", *map(str, range(40))]).encode())
+    packed.write_bytes(whole)
+    write(packed, tmp_path / "expected", spec)
+    packed.write_bytes(whole[:cut])
+    with pytest.raises(RunError, match=r"ends early \(gzip truncated\) after row \d+"):
+        write(packed, tmp_path / "out", spec)
+    expected = (tmp_path / "expected").read_bytes()
+    assert expected.startswith((tmp_path / "out").read_bytes())
+    packed.write_bytes(whole)
+    write(packed, tmp_path / "out", spec, mode="resume")
+    assert (tmp_path / "out").read_bytes() == expected
+
+
 def test_a_prompt_is_cut_on_request_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "in").write_text('{"prompt": "%s"}\n{"prompt": "short"}' % ("abcdefgh" * 20))
     write(tmp_path / "in", tmp_path / "out", replace(SPEC, truncate_prompt="left"))

@@ -327,6 +327,47 @@ def test_a_csv_column_is_a_prompt_a_row(tmp_path: Path) -> None:
         list(table(path, "prompt"))
 
 
+@pytest.mark.parametrize("name", ["in.csv.gz", "in.csv"])  # the bytes tell, not the name
+def test_a_gzipped_csv_has_the_rows_of_the_plain_one(tmp_path: Path, name: str) -> None:
+    cells = [f'naïve "{n}",\r\n' * (n % 7) + "x" * (n * 97 % 9000) for n in range(900)]
+    plain, packed = tmp_path / "plain.csv", tmp_path / name
+    with plain.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([["id", "text"], *enumerate(cells)])
+    data = plain.read_bytes()
+    packed.write_bytes(gzip.compress(data[:70_001]) + gzip.compress(data[70_001:]) + bytes(5))
+    found = list(table(packed, "text"))
+    assert found == list(table(plain, "text"))
+    assert [json.loads(line.data)["prompt"] for line in found] == cells
+
+
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_a_damaged_csv_gives_its_complete_rows_and_then_an_error(
+    tmp_path: Path, damage: str
+) -> None:
+    path, cells = tmp_path / "in.csv.gz", [os.urandom(99).hex() for _ in range(2000)]
+    data = gzip.compress("\n".join(["prompt", *cells]).encode())
+    path.write_bytes(data[:-9] if damage == "cut" else data[:150_000] + bytes(99) + data[150_099:])
+    found = []
+    with pytest.raises(RunError, match=r"ends early \(gzip (truncated|damaged)\)") as error:  # noqa: PT012
+        for line in table(path, "prompt"):
+            found.append(json.loads(line.data)["prompt"])
+    assert error.value.problem.endswith(f" after row {len(found)}")
+    assert len(found) == 1999 if damage == "cut" else len(found) > 1000
+    assert found[:1000] == cells[:1000]
+
+
+def test_a_gzip_bomb_of_a_csv_is_left_at_a_line_that_has_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv.gz"
+    path.write_bytes(gzip.compress(b"prompt\na\n") + gzip.compress(b"b," * (4 << 20)) * 32)
+    with open_source(path) as source:
+        found = rows(path.name, source, "prompt")
+        assert json.loads(next(found).data) == {"prompt": "a"}
+        with pytest.raises(InputError, match=r"not CSV \(a line is longer than 33,554,432 char"):
+            next(found)
+        assert source.size
+        assert source.position < source.size / 2
+
+
 def test_a_csv_row_that_is_not_utf8_fails_alone(tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(b"prompt\nok\n\xff\n")
@@ -382,6 +423,9 @@ def test_tables_are_known_by_their_names() -> None:
     assert is_table("a.CSV")
     assert is_table("/b/a.parquet")
     assert is_table("s3://b/a.parquet?region=x")
+    assert is_table("a.csv.GZ")
+    assert is_table("s3://b/a.csv.gz?region=x")
+    assert not is_table("a.jsonl.gz")
     assert not is_table("a.jsonl")
     assert not is_table("s3://b/a.jsonl?like=in.csv")
     assert not is_table("-")

@@ -16,7 +16,7 @@ from gptcli.params import SamplingParams
 from gptcli.tables import is_table
 
 JOB, INPUT, CLUSTER = "Job", "Input", "Cluster"
-_IN = 'JSON Lines, also gzip; .csv or .parquet; a URL; "-" reads standard input.'
+_IN = 'JSON Lines or .csv, also gzip; .parquet; a URL; "-" reads standard input.'
 _OUT = 'JSON Lines, a header first; "-" is standard output.'
 _RESUME = "Go on where an earlier run ended; without one, begin."
 _OVERWRITE = "Replace an output that is there, once the new one is whole."
