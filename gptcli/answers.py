@@ -132,7 +132,7 @@ class Answerer:
         self.active = self.held_tokens = 0
         while not jobs.is_exhausted:
             for job in batch.run(jobs):
-                self._end(job, emit)
+                self._end(job, batch, emit)
 
     def _use(self, rows: int) -> None:
         self._rows = rows
@@ -195,7 +195,7 @@ class Answerer:
             writing = _Writing(pending, text, self)
             yield Job(text, writing, writing.watch, writing.restart)
 
-    def _end(self, job: Job, emit: Emit) -> None:
+    def _end(self, job: Job, batch: Batch, emit: Emit) -> None:
         writing: _Writing = job.key
         pending, text = writing.pending, writing.text
         self.active -= 1
@@ -204,7 +204,7 @@ class Answerer:
         self._judge(job, pending)
         pending.samples[text.sample] = writing.sample()
         if len(pending.samples) == pending.record.num_samples:
-            emit(pending.failure or self._answer(pending))
+            emit(pending.failure or self._answer(pending, batch))
 
     def _judge(self, job: Job, pending: _Pending) -> None:
         record = pending.record
@@ -214,21 +214,20 @@ class Answerer:
             found = f"full after {len(job.text.ids):,} new tokens"
             pending.failure = record.failure("context_full", f"the context is {found}")
 
-    def _answer(self, pending: _Pending) -> Answer:
+    def _answer(self, pending: _Pending, batch: Batch) -> Answer:
         record = pending.record
         samples = [pending.samples[number] for number in range(record.num_samples)]
         given = isinstance(record.prompt, str)
         prompt = str(record.prompt) if given else self.tokenizer.decode(pending.ids)
-        return Answer(
-            record, prompt, pending.ids, pending.truncated, samples, self._of_prompt(pending)
-        )
+        scores = self._of_prompt(pending, batch)
+        return Answer(record, prompt, pending.ids, pending.truncated, samples, scores)
 
-    def _of_prompt(self, pending: _Pending) -> list[Score] | None:
+    def _of_prompt(self, pending: _Pending, batch: Batch) -> list[Score] | None:
         count = pending.record.echoed_logprobs
         if count is None:
             return None
         self.on_token()  # it may take as long as one
-        return prompt_scores(self._model, self.tokenizer, pending.ids, count)
+        return batch.beside(lambda: prompt_scores(self._model, self.tokenizer, pending.ids, count))
 
     def _require_known(self, record: Record) -> None:
         n_vocab = self.tokenizer.n_vocab

@@ -12,7 +12,7 @@ Shapes: N tokens of a step, E emb_dim, V vocabulary.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ from gptcli.sequence import Sequence, Token, check_prompt
 
 # A step reads prompts up to this many tokens together; more would make the others wait.
 PROMPT_TOKENS_A_STEP = 512
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -126,6 +128,20 @@ class Batch:
             while (job := self._ended(step)) is not None:
                 yield job
 
+    def beside(self, work: Callable[[], _T]) -> _T:
+        """What `work` gives, done between two jobs of `run`; with fewer rows if it must be.
+
+        Raises:
+            RunError: there is not the memory for it beside one row.
+        """
+        while True:
+            try:
+                return work()
+            except (MemoryError, RuntimeError) as problem:
+                if not is_exhausted(problem):
+                    raise
+            self._shrink()  # here, where the exception no longer holds what was allocated
+
     def _admit(self, waiting: Iterator[Job | None]) -> Iterator[Job]:
         """Fill free rows, up to a step's worth of prompts; yields what is done before it begins."""
         budget = PROMPT_TOKENS_A_STEP
@@ -181,6 +197,8 @@ class Batch:
         """One token for each row; yields the jobs that ended and frees their rows."""
         rows = list(self._active)
         for row, logits in zip(rows, self._logits(rows).split(1), strict=False):
+            if row not in self._active:
+                return  # what was done beside the last job took the rows: all texts begin again
             job = self._active[row]
             if _advance(job, logits):
                 del self._active[row]

@@ -139,17 +139,31 @@ class Canned:
 
 
 class Short:
-    """A model that finds no memory now and then: for more rows than `most`, or at one step."""
+    """A model that finds no memory now and then.
+
+    For more rows than `most`, for a prompt's scores beside a cache of more rows than `beside`, or
+    at one step.
+    """
 
     def __init__(
-        self, model: FastGPT, error: Exception, most: int = 99, at_step: int | None = None
+        self,
+        model: FastGPT,
+        error: Exception,
+        most: int = 99,
+        at_step: int | None = None,
+        beside: int = 99,
     ) -> None:
         self._model, self._error, self._most, self._at_step = model, error, most, at_step
+        self._beside = beside
         self.config, self.device, self.logits = model.config, model.device, model.logits
         self.steps = 0
         self.caches: list[int] = []
 
-    def new_cache(self, batch: int) -> Any:
+    def new_cache(self, batch: int, capacity: int | None = None) -> Any:
+        if capacity is not None:  # that of one prompt, to be scored
+            if self.caches[-1] > self._beside:
+                raise self._error
+            return self._model.new_cache(batch, capacity)
         if batch > 20:
             raise self._error
         self.caches.append(batch - 1)

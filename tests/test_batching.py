@@ -206,3 +206,36 @@ def test_another_fault_is_not_taken_for_a_lack_of_memory() -> None:
     short = Short(FastGPT(untrained(CONFIG, 3)), RuntimeError("shapes differ"), at_step=2)
     with pytest.raises(RuntimeError, match="shapes differ"):
         written(short, list(enumerate(records(5))), 4)
+
+
+def test_what_is_done_beside_a_batch_takes_its_rows_and_changes_no_bit() -> None:
+    model = FastGPT(untrained(CONFIG, 3))
+    todo = list(enumerate(records(25)))
+    said: list[int] = []
+    batch = Batch(model, 9, on_fewer=said.append)
+    errors = {3: [MemoryError()], 8: EXHAUSTED[1:]}  # after so many texts: 9 rows → 4, → 2, → 1
+    found = {}
+
+    def work(number: int, problems: list[Exception]) -> int:
+        if problems:
+            raise problems.pop()
+        return number
+
+    for count, job in enumerate(batch.run(Job(text_of(*one), one[0]) for one in todo)):
+        problems = list(errors.get(count, []))
+        assert batch.beside(lambda n=job.key, left=problems: work(n, left)) == job.key
+        found[job.key] = job.text.ids, job.text.finish_reason
+    assert said == [4, 2, 1]
+    expected = written(model, todo, 4)
+    assert found == {number: (ids, reason) for number, (ids, _, reason) in expected.items()}
+
+
+def test_what_does_not_fit_beside_one_text_is_one_clear_line() -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    batch = Batch(FastGPT(untrained(CONFIG, 3)), 2)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        batch.beside(lambda: fail(RuntimeError("shapes differ")))
+    with pytest.raises(RunError, match="memory: there is not enough of it for one text"):
+        batch.beside(lambda: fail(MemoryError()))

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from batchjobs import SPEC, bytes_tokenizer, read, tiny_model, write
+from batchjobs import SPEC, Short, bytes_tokenizer, read, tiny_model, write
 
+from gptcli.answers import Answerer
 from gptcli.engine import Generation, Prompt
+from gptcli.errors import RunError
 from gptcli.params import SamplingParams
 from gptcli.scores import Score, as_openai
 
@@ -129,6 +131,51 @@ def test_no_batch_changes_a_value(tmp_path: Path) -> None:
     for rows in (3, 19):
         assert answers(tmp_path, *records, rows=rows) == expected
         assert (tmp_path / f"out{rows}").read_bytes() == (tmp_path / "out1").read_bytes()
+
+
+def of_echoes(tmp_path: Path) -> bytes:
+    """The answers to prompts that are scored, some with texts of their own, some amid others."""
+    records = [
+        {**echo("z" * (n + 1), logprobs=n % 3, max_tokens=n % 7, n=1 + n % 2), "custom_id": str(n)}
+        for n in range(20)
+    ]
+    texts = [{"prompt": "x" * (n + 1), "max_new_tokens": 3 + n % 5} for n in range(20)]
+    answers(tmp_path, *(one for pair in zip(records, texts, strict=True) for one in pair), rows=3)
+    return (tmp_path / "out3").read_bytes()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_memory_that_runs_out_while_prompts_are_scored_changes_no_bytes(
+    tmp_path: Path, rows: int
+) -> None:
+    expected, said = of_echoes(tmp_path), []
+    short = Short(tiny_model(), torch.OutOfMemoryError("CUDA out of memory"), beside=1)
+    scored = Answerer(short, bytes_tokenizer(), SPEC, rows=rows)
+    scored.on_fewer = said.append
+    write(tmp_path / "in", tmp_path / "out", answers=lambda: scored)
+    assert (tmp_path / "out").read_bytes() == expected
+    assert said == [fewer for fewer in (4, 2, 1) if fewer < rows]
+    assert scored.active == scored.held_tokens == 0
+
+
+@pytest.mark.parametrize("step", range(1, 50, 3))
+def test_memory_that_is_short_at_any_step_changes_no_bytes(tmp_path: Path, step: int) -> None:
+    expected, short = of_echoes(tmp_path), Short(tiny_model(), MemoryError(), at_step=step)
+    scored = Answerer(short, bytes_tokenizer(), SPEC, rows=6)
+    write(tmp_path / "in", tmp_path / "out", answers=lambda: scored)
+    assert (tmp_path / "out").read_bytes() == expected
+    assert short.caches == [6, 3]
+
+
+def test_a_prompt_that_cannot_be_scored_ends_a_job_that_can_be_resumed(tmp_path: Path) -> None:
+    expected, short = of_echoes(tmp_path), Short(tiny_model(), MemoryError(), beside=0)
+    scored = Answerer(short, bytes_tokenizer(), SPEC, rows=4)
+    with pytest.raises(RunError, match="memory: there is not enough of it for one text"):
+        write(tmp_path / "in", tmp_path / "out", answers=lambda: scored)
+    assert short.caches == [4, 2, 1]
+    assert expected.startswith((tmp_path / "out").read_bytes())
+    write(tmp_path / "in", tmp_path / "out", mode="resume")
+    assert (tmp_path / "out").read_bytes() == expected
 
 
 def test_no_alternatives_are_asked_for_with_0_and_nothing_without(tmp_path: Path) -> None:
