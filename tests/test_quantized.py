@@ -290,3 +290,17 @@ def test_a_layer_that_int4_cannot_have_is_a_usage_error(tmp_path: Path) -> None:
     load_fast(resolve(str(tmp_path)))
     with pytest.raises(GptcliError, match="int8 already, got int4"):
         load_fast(resolve(str(tmp_path)), "int4")
+
+
+def test_guesses_change_nothing_after_a_prompt_that_is_read_in_one_go(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Many rows of one text are multiplied in another way than a few, whoever checks guesses."""
+    save(model(context_length=192), tmp_path)
+    write_ranks(tmp_path / "bytes.tiktoken", byte_ranks())
+    for width in WIDTHS:
+        how = ["-m", str(tmp_path), "--quantize", width, "--greedy", "-n", "90", "abcdefgh" * 12]
+        assert run(["generate", *how]) == 0
+        plain = capfd.readouterr().out
+        assert run(["generate", *how, "--lookup"]) == 0
+        assert capfd.readouterr().out == plain

@@ -55,10 +55,14 @@ class Plan:
         wanted = self.logprobs or self.show is not None or self.top is not None
         return (self.top or 0) if wanted else None
 
-    @property
-    def is_single(self) -> bool:
-        """Whether tokens come one at a time: no beams, no guesses to check."""
-        return self.beams is None and not self.lookup and self.draft is None
+    def is_single(self, *, quantized: bool) -> bool:
+        """Whether the model is best arranged for one text at a time: there are no beams.
+
+        A token and guesses to check are a few rows, which float weights would rather have packed.
+        Rounded ones read a prompt in one way only for one text, guesses or not.
+        """
+        guesses = self.lookup or self.draft is not None
+        return self.beams is None and (quantized or not guesses)
 
     def _check_beams(self) -> None:
         if self.beams is None:
