@@ -8,30 +8,49 @@ from hashlib import sha256
 
 _HASH, _ENTRY = 11, 16
 _EMPTY = bytes(_ENTRY)
-_FIRST_SIZE = 1 << 10  # entries, a power of 2
+_FIRST_SIZE = 1 << 4  # entries of a part, a power of 2
 
 
 class IdTable:
+    """256 hash tables, by an id's first byte: each doubles by itself, so little is there twice."""
+
+    def __init__(self) -> None:
+        self._parts = [_Part() for _ in range(256)]
+
+    def __len__(self) -> int:
+        return sum(part.count for part in self._parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the entries and the room between them take."""
+        return sum(part.size for part in self._parts)
+
+    def add(self, id: str, line: int) -> int | None:
+        """The line that had this id before; None, and it is kept, if there is none."""
+        key = sha256(id.encode("utf-8", "surrogatepass")).digest()[:_HASH]
+        return self._parts[key[0]].add(key, line)
+
+
+class _Part:
     """A hash table with open addressing in one block of memory."""
 
     def __init__(self) -> None:
         self._table = bytearray(_FIRST_SIZE * _ENTRY)
         self._mask = _FIRST_SIZE - 1
-        self._count = 0
+        self.count = 0
 
-    def __len__(self) -> int:
-        return self._count
+    @property
+    def size(self) -> int:
+        return len(self._table)
 
-    def add(self, id: str, line: int) -> int | None:
-        """The line that had this id before; None, and it is kept, if there is none."""
-        key = sha256(id.encode("utf-8", "surrogatepass")).digest()[:_HASH]
+    def add(self, key: bytes, line: int) -> int | None:
         at = self._find(key)
         entry = self._table[at : at + _ENTRY]
         if entry != _EMPTY:
             return int.from_bytes(entry[_HASH:], "big")
         self._table[at : at + _ENTRY] = key + line.to_bytes(_ENTRY - _HASH, "big")
-        self._count += 1
-        if self._count > 0.7 * (self._mask + 1):
+        self.count += 1
+        if self.count > 0.7 * (self._mask + 1):
             self._grow()
         return None
 

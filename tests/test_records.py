@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -300,11 +301,18 @@ def test_the_id_table_is_a_dictionary(ids: list[str]) -> None:
 
 
 def test_the_id_table_grows_and_stays_small() -> None:
-    table = IdTable()
-    for line in range(1, 20_001):
-        assert table.add(f"id {line}", line) is None
-    assert table.add("id 77", 99_999) == 77
-    assert len(table._table) <= 20_000 * 16 / 0.35
+    table, lines = IdTable(), range(1, 30_001)
+    tracemalloc.start()
+    try:
+        for line in lines:
+            assert table.add(f"id {line}", line) is None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert all(table.add(f"id {line}", 99_999) == line for line in lines)
+    assert len(table) == len(lines)
+    assert table.size <= len(lines) * 16 / 0.35
+    assert peak <= 1.1 * table.size  # no growth had all of it twice
 
 
 def table(path: Path, column: str) -> Iterator[Line]:
