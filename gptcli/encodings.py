@@ -87,7 +87,7 @@ def _ranks_from_merges() -> Iterator[None]:
         text = tiktoken.load.read_file_cached(vocab_bpe_file, vocab_bpe_hash).decode()
         return ranks_of_merges([_pair(line) for line in text.split("\n")[1:-1]])
 
-    module = import_module("tiktoken_ext.openai_public")
+    module: Any = import_module("tiktoken_ext.openai_public")
     original = module.data_gym_to_mergeable_bpe_ranks
     module.data_gym_to_mergeable_bpe_ranks = ranks
     try:

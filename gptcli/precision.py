@@ -3,7 +3,6 @@
 import torch
 
 from gptcli.linear import has_fbgemm
-from gptcli.recipe import Precision
 
 _BFLOAT16_CPUS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
@@ -21,6 +20,6 @@ def has_float16(device: str | torch.device) -> bool:
     return torch.device(device).type != "cpu" or has_fbgemm()
 
 
-def wants_bfloat16(precision: Precision, device: str) -> bool:
-    """Whether products are computed in bfloat16: always on demand, else where it is faster."""
+def wants_bfloat16(precision: str, device: str) -> bool:
+    """Whether products are computed in bfloat16: on demand, for "auto" where it is faster."""
     return has_bfloat16(device) if precision == "auto" else precision == "bfloat16"

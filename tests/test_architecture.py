@@ -25,8 +25,10 @@ GROUPS = {
     "pictures": "curve plot page",
     "weights": "header impostors quantformat layout fit stored",
     "values": "tensordata normalised stats compare",
-    "network": "pace replayed model placeholder shortcut linear integer quantize layers attention "
-    "fast",
+    "network": (
+        "pace replayed model placeholder shortcut linear precision integer fourbit quantize layers"
+        " attention fast"
+    ),
     "sampling": "params draws filters penalties sampling",
     "engine": "sequence engine speculation prefixes batching beams",
     "completion": "completion",
@@ -39,7 +41,7 @@ GROUPS = {
     "answers": "answers promptscores replay",
     "cluster": "cluster clusterlink clusterworker",
     "train": (
-        "recipe rows precision muon optimizer processes bitsperbyte train trainstate trainstart"
+        "recipe rows muon optimizer processes bitsperbyte train trainstate trainstart"
         " trainjob trainend modelcard"
     ),
     "bench": "machine workload bench",
