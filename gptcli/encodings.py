@@ -85,7 +85,8 @@ def _ranks_from_merges() -> Iterator[None]:
 
     def ranks(vocab_bpe_file: str, *_: str, vocab_bpe_hash: str, **__: str) -> dict[bytes, int]:
         text = tiktoken.load.read_file_cached(vocab_bpe_file, vocab_bpe_hash).decode()
-        return ranks_of_merges([_pair(line) for line in text.split("\n")[1:-1]])
+        pairs = (line.split(" ") for line in text.split("\n")[1:-1])
+        return ranks_of_merges([(left, right) for left, right in pairs])
 
     module: Any = import_module("tiktoken_ext.openai_public")
     original = module.data_gym_to_mergeable_bpe_ranks
@@ -94,11 +95,6 @@ def _ranks_from_merges() -> Iterator[None]:
         yield
     finally:
         module.data_gym_to_mergeable_bpe_ranks = original
-
-
-def _pair(line: str) -> tuple[str, str]:
-    left, _, right = line.partition(" ")
-    return left, right
 
 
 def _download(address: str) -> bytes:

@@ -21,7 +21,6 @@ from gptcli.precision import has_bfloat16
 GROUP = 32
 _TILE = 64  # the product takes output features in multiples of this
 _MANY = 64  # rows from which on widening the weights costs less than it saves
-_CHUNK = 1 << 18  # weights widened at a time: few enough for a core's own cache
 
 
 class Int4Weight(NamedTuple):
@@ -84,16 +83,9 @@ class Int4Linear:
         if (order := packing()) is None:
             raise RuntimeError("this PyTorch packs 4-bit weights in an unknown way")
         weight = torch.empty(self._weight.shape[0], self._weight.shape[1] * 2)
-        rows = max(1, _CHUNK // (_TILE * weight.shape[1])) * _TILE
-        for packed, part, of_groups in zip(
-            self._weight.split(rows),
-            weight.split(rows),
-            self._scales_and_zeros.split(rows, dim=1),
-            strict=True,
-        ):
-            _unpack(packed, order, part)
-            scales, zeros = of_groups.float().permute(2, 1, 0)[..., None]  # (n, G, 1) each
-            part.unflatten(1, (-1, GROUP)).mul_(scales).add_(zeros - 8 * scales)
+        _unpack(self._weight, order, weight)
+        scales, zeros = self._scales_and_zeros.float().permute(2, 1, 0)[..., None]  # (M, G, 1) each
+        weight.unflatten(1, (-1, GROUP)).mul_(scales).add_(zeros - 8 * scales)
         return weight[: self._features]
 
 

@@ -56,7 +56,7 @@ class FloatWeights:
     """
 
     def __init__(self, config: GPTConfig, width: Width | None, *, single: bool = False) -> None:
-        """`single`: arranged for one row at a time, more than for several."""
+        """`single`: arranged for one text at a time."""
         self.config = config
         self._width, self._single = width, single
         self._shared: Int8Weight | None = None

@@ -101,7 +101,7 @@ class ModelOptions:
     def load_fast(self, target: "Target", seed: int, *, single: bool = False) -> "FastGPT":
         """The model arranged for speed, at the width of --quantize or of its weights.
 
-        `single`: for one row at a time, more than for several.
+        `single`: for one text at a time, as `gptcli.checkpoint.load_fast` has it.
         """
         width = self.settled(target).quantize
 

@@ -40,8 +40,9 @@ def run(options: ModelOptions, params: SamplingParams, plan: Plan, text: str) ->
         return
     seed = fresh_seed() if options.seed is None else options.seed
     start = perf_counter()
-    quantized = options.settled(target).quantize is not None
-    model = options.load_fast(target, seed, single=plan.is_single(quantized=quantized))
+    settled = options.settled(target)
+    single = plan.is_single(quantized=settled.quantize is not None)
+    model = settled.load_fast(target, seed, single=single)
     loaded = perf_counter() - start
     tokenizer = tokenizer or options.tokenizer(target, model.config)
     ids = prompt_ids(tokenizer, text)
