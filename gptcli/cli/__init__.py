@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from gptcli import signals
+from gptcli.cli import garbage
 
 INTERRUPTED = 130
 
@@ -34,6 +35,7 @@ def main() -> None:
         if not code:
             console.error(problem)
         code = code or problem.exit_code
+    garbage.leave()
     sys.exit(code)
 
 
@@ -58,8 +60,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _dispatch(arguments: Sequence[str]) -> int:
     _tidy_environment()
-    from gptcli.cli.app import command
-    from gptcli.cli.usage import TyperException, as_usage_error
+    with garbage.none_made():
+        from gptcli.cli.app import command
+        from gptcli.cli.usage import TyperException, as_usage_error
 
     try:
         result = command().main(list(arguments), "gptcli", standalone_mode=False)

@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from gptcli.cli.garbage import none_made
+
 _SPINS = "20000"
 
 
@@ -26,7 +28,8 @@ def pytorch(threads: int | None = None) -> Any:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
+    with none_made():
+        import torch
 
     torch.set_flush_denormal(True)
     if threads is not None:
