@@ -1,16 +1,17 @@
 """How fast a model loads, reads and writes here, and how near that is to what the machine can.
 
 Every run loads the model anew, measures it through the loop that generates, then the same loop
-around the book's placeholder, whose blocks do nothing, then the machine itself: all that is
-compared was measured within seconds. Knows no files and no terminal.
+around the book's placeholder, whose blocks do nothing, then the batch, then the machine itself: all
+that is compared was measured within seconds. One text and several are each measured with the model
+arranged as `generate` and `batch` have it. Knows no files and no terminal.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Run:
     """One run, in seconds; bytes where it says so.
 
     Attributes:
-        load: until the model is ready, PyTorch already imported.
+        load: until the model is ready for one text, PyTorch already imported.
         prefill: reading the long prompt.
         first: from the short prompt's ids to the first token.
         decode: all tokens after the first.
@@ -115,22 +116,30 @@ class Report:
     peak: int | None
 
 
-def run(load: Callable[[], FastGPT], work: Workload, dtype: str, width: Width | None) -> Run:
+class Load(Protocol):
+    """Where the model comes from."""
+
+    def __call__(self, *, single: bool) -> FastGPT:
+        """Arranged for one text at a time, or for several."""
+
+
+def run(load: Load, work: Workload, dtype: str, width: Width | None) -> Run:
     """One run of a workload that the context holds.
 
     Args:
-        load: gives the model; its time counts.
+        load: gives the model: for one text, which is timed, then for the batch if there is one.
         work: what to measure.
         dtype: of the model's arithmetic, "float32".
         width: of its weights, None for those of the dtype.
     """
+    threads = torch.get_num_threads()  # which a model chooses anew for every step
     before, peak_before = resident_bytes(), peak_bytes()
     start = perf_counter()
-    model = load()
-    device = model.device
+    model = load(single=True)
+    config, device = model.config, model.device
     machine.synchronize(device)
     loaded = perf_counter() - start
-    ids = _ids(model.config, max(work.prefill, work.prompt))
+    ids = _ids(config, max(work.prefill, work.prompt))
     long, short = ids[: work.prefill], ids[: work.prompt]
     _write(model, long, 1)  # what is done once for each shape is done here
     _write(model, short, min(_WARM_TOKENS, work.new_tokens))
@@ -141,16 +150,21 @@ def run(load: Callable[[], FastGPT], work: Workload, dtype: str, width: Width | 
     first, decode = _write(model, short, work.new_tokens)
     grown = _on_device(device) if device.type == "cuda" else _growth(before, peak_before)
     number = getattr(torch, dtype)
+    outside = _write(_Placeholder(model, number), short, work.new_tokens)[1]
+    del model  # the next one takes its place in memory
+    torch.set_num_threads(threads)
+    batch = _batch(load(single=False), work) if work.rows else None
+    torch.set_num_threads(threads)
     return Run(
         load=loaded,
         prefill=prefill,
         first=first,
         decode=decode,
-        batch=_batch(model, work) if work.rows else None,
-        outside=_write(_Placeholder(model, number), short, work.new_tokens)[1],
+        batch=batch,
+        outside=outside,
         peak=grown,
         machine=machine.measure(
-            weight_bytes(model.config, width or dtype), work.product, number, width, device
+            weight_bytes(config, width or dtype), work.product, number, width, device
         ),
     )
 

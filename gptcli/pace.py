@@ -10,24 +10,43 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from statistics import median
 from time import perf_counter
 
 import torch
 
 FEW_ROWS = 64  # more rows are bound by arithmetic, which every core adds to
-_MEASURED = 3  # steps that tell how fast a number of threads is
-_PERIOD, _LONGEST_PERIOD = 64, 1024  # steps until another number is tried again
+_REMEMBERED = 3  # steps that tell how fast a number of threads is
+_LOOK = 2  # steps with another number, of which the first starts its threads and tells nothing
+_COST = 0.02  # of the time may go into looking whether another number has become faster
+_SOONEST, _LATEST = 32, 1024  # steps until it is looked again
 
 
 @dataclass(slots=True, eq=False)
 class _Count:
-    """A number of threads: seconds of its last steps, and the step at which to try it again."""
+    """A number of threads: seconds of its last steps, and the step at which it was looked at."""
 
     threads: int
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MEASURED))
-    period: int = _PERIOD
-    again_at: int = _PERIOD
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    looked_at: int = 0
+
+    @property
+    def usual(self) -> float:
+        """Seconds of a step; not known is worse than any that is."""
+        return median(self.seconds) if self.seconds else inf
+
+    def due(self, best: "_Count") -> float:
+        """The step at which to look at this one again: the later, the more a look costs."""
+        if not self.seconds:
+            return 0
+        cost = _LOOK * (self.usual / best.usual - 1)
+        return self.looked_at + min(max(cost / _COST, _SOONEST), _LATEST)
+
+    def look(self, step: int) -> None:
+        """Forget what it took before."""
+        self.seconds.clear()
+        self.looked_at = step
 
 
 class _Choice:
@@ -35,39 +54,33 @@ class _Choice:
 
     def __init__(self, most: int) -> None:
         self._counts = [_Count(threads) for threads in _halves(most)]
-        self._best = self._counts[0]
+        self._best = self._now = self._counts[0]
+        self._last: _Count | None = None
         self._step = 0
-        self._plan = deque(trial for count in self._counts for trial in _trials(count, _MEASURED))
+        self._looks = 0  # steps left for the number that is looked at
 
     def next(self) -> tuple[_Count, bool]:
         """The number for the next step, and whether its time is to be learnt."""
         self._step += 1
-        if not self._plan:
+        if self._looks:
+            self._looks -= 1
+        else:
             self._choose()
-            self._plan.extend(self._due())
-        return self._plan.popleft() if self._plan else (self._best, True)
+        is_measured, self._last = self._now is self._last, self._now
+        return self._now, is_measured
 
     def _choose(self) -> None:
-        best = min(self._counts, key=lambda count: median(count.seconds))
-        if best is not self._best:
-            for count in self._counts:
-                count.period, count.again_at = _PERIOD, self._step + _PERIOD
-        self._best = best
-
-    def _due(self) -> Iterator[tuple[_Count, bool]]:
-        """A neighbour of the best, if it is time: seldom, where it has lost often."""
+        """The best so far or a neighbour that has become better, or one that is to be looked at."""
         at = self._counts.index(self._best)
-        for count in self._counts[max(at - 1, 0) : at + 2]:
-            if count is not self._best and self._step >= count.again_at:
-                count.period = min(2 * count.period, _LONGEST_PERIOD)
-                count.again_at = self._step + count.period
-                yield from _trials(count, 1)
-                yield self._best, False
-
-
-def _trials(count: _Count, measured: int) -> list[tuple[_Count, bool]]:
-    """The first step with other threads starts them, and is not measured."""
-    return [(count, False)] + [(count, True)] * measured
+        near = self._counts[max(at - 1, 0) : at + 2]
+        self._best = self._now = min(near, key=lambda count: count.usual)
+        if not self._best.seconds:  # nothing to compare with
+            return
+        for count in near:
+            if count is not self._best and self._step >= count.due(self._best):
+                count.look(self._step)
+                self._now, self._looks = count, _LOOK - 1
+                return
 
 
 class Pace:

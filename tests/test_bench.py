@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from gptcli import bounds, quantize
-from gptcli.bench import Report, Run, Spread, report, run
+from gptcli.bench import Load, Report, Run, Spread, report, run
 from gptcli.bounds import decode_bytes, decode_flops, prefill_flops, weight_bytes
 from gptcli.config import GPTConfig
 from gptcli.errors import UsageError
 from gptcli.fast import FastGPT
+from gptcli.layers import Floats
 from gptcli.machine import Machine
 from gptcli.memory import peak_bytes, resident_bytes
 from gptcli.model import GPTModel, untrained
@@ -78,12 +79,12 @@ def test_flops_of_many_tokens_are_the_sums_of_each() -> None:
 def test_a_run_measures_everything_and_counts_its_loads() -> None:
     loads = []
 
-    def load() -> FastGPT:
-        loads.append(1)
+    def load(*, single: bool) -> FastGPT:
+        loads.append(single)
         return FastGPT(untrained(CONFIG, 0))
 
     made = run(load, WORK, "float32", None)
-    assert len(loads) == 1
+    assert loads == [True, False]
     times = [made.load, made.prefill, made.first, made.decode, made.batch, made.outside]
     assert all(seconds is not None and seconds > 0 for seconds in times)
     rates = [made.machine.read, made.machine.copy, made.machine.product]
@@ -91,16 +92,23 @@ def test_a_run_measures_everything_and_counts_its_loads() -> None:
     assert made.machine.memory == max(made.machine.read, made.machine.copy)
 
 
+def loading(width: quantize.Width | None) -> Load:
+    def load(*, single: bool) -> FastGPT:
+        return FastGPT(Floats(untrained(CONFIG, 0), width, single=single))
+
+    return load
+
+
 @pytest.mark.parametrize("width", ["int8", "int4"])
 def test_every_width_is_measured(width: quantize.Width) -> None:
-    made = run(lambda: FastGPT(untrained(CONFIG, 0), width), WORK, "float32", width)
+    made = run(loading(width), WORK, "float32", width)
     assert made.decode > 0
     assert made.machine.product > 0
 
 
 def test_no_rows_leave_out_the_batch() -> None:
     work = Workload(**asdict(WORK) | {"rows": 0})
-    made = run(lambda: FastGPT(untrained(CONFIG, 0)), work, "float32", None)
+    made = run(loading(None), work, "float32", None)
     said = report([made], CONFIG, work, "float32")
     assert made.batch is None
     assert said.batch is None

@@ -44,36 +44,48 @@ def saturated(threads: int) -> float:
     return 1.0 / min(threads, 4) + 0.01 * threads
 
 
-@pytest.mark.parametrize(
+MACHINES = pytest.mark.parametrize(
     ("most", "cost", "best"),
     [(2, shared_core, 1), (2, linear, 2), (16, linear, 16), (16, saturated, 4)],
 )
-def test_the_fastest_number_is_found_and_kept(most: int, cost: Cost, best: int) -> None:
+
+
+@MACHINES
+def test_the_fastest_number_is_found_soon_and_kept(most: int, cost: Cost, best: int) -> None:
     machine = Machine(most, cost)
-    machine.steps(32)
+    assert machine.steps(12)[-1] == best
     used = machine.steps(2000)
-    assert used.count(best) > 0.95 * len(used)
+    assert used.count(best) > 0.85 * len(used)
 
 
-@pytest.mark.parametrize(("most", "cost", "best"), [(2, shared_core, 1), (2, linear, 2)])
+@MACHINES
 def test_looking_for_it_costs_little(most: int, cost: Cost, best: int) -> None:
     machine = Machine(most, cost)
     machine.steps(5000)
-    assert machine.now < 1.04 * 5000 * cost(best)
+    assert machine.now < 1.035 * 5000 * cost(best)
+
+
+def test_a_slow_beginning_is_soon_forgotten() -> None:
+    machine = Machine(2, lambda threads: 1.5 if threads == 2 else 1.0)
+    assert machine.steps(10)[-1] == 1
+    machine.cost = linear
+    machine.steps(60)
+    assert machine.steps(20).count(2) >= 18
 
 
 def test_another_number_is_chosen_when_the_machine_changes() -> None:
     machine = Machine(2, linear)
-    assert machine.steps(200)[-1] == 2
+    assert machine.steps(200).count(2) > 190
     machine.cost = shared_core
-    assert machine.steps(200)[-1] == 1
+    assert machine.steps(200).count(1) > 190
     machine.cost = linear
-    assert machine.steps(2000)[-1] == 2
+    machine.steps(1000)
+    assert machine.steps(200).count(2) > 190
 
 
 def test_one_slow_step_changes_nothing() -> None:
     machine = Machine(2, linear)
-    machine.steps(100)
+    machine.steps(50)
     machine.cost = lambda _threads: 50.0
     machine.steps(1)
     machine.cost = linear
@@ -84,7 +96,7 @@ def test_each_number_of_rows_has_its_own() -> None:
     machine = Machine(2, shared_core)
     machine.steps(100, rows=1)
     machine.cost = linear
-    assert machine.steps(100, rows=32)[-1] == 2
+    assert machine.steps(99, rows=32).count(2) > 90
     assert machine.steps(1, rows=1) == [1]
 
 

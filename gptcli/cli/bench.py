@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from gptcli.workload import Workload, fitted
 
 if TYPE_CHECKING:
     from gptcli.bench import Run
+    from gptcli.fast import FastGPT
     from gptcli.target import Target
 
 SCHEMA = "gptcli.bench/1"
@@ -71,7 +73,8 @@ def bench(
     """Measure a model's speed and memory, next to what the machine reaches by itself.
 
     Every run loads the model anew and measures it and the machine in turn, so that both have the
-    same conditions; shown are the median and the extremes. A busy machine gives wide extremes.
+    same conditions; shown are the median and the extremes. A busy machine gives wide extremes. One
+    text is measured as generate writes it, several as batch does.
     """
     console.Settings.quiet = quiet
     options = ModelOptions(
@@ -105,20 +108,24 @@ def _measure(options: ModelOptions, found: "Target", work: Workload) -> "list[Ru
     options.torch()  # so that importing it is no part of loading
     from gptcli.bench import run
 
+    loads = count()
+
+    def load(*, single: bool) -> "FastGPT":
+        with _quiet(now=next(loads) > 0):  # what loading has to say is said once
+            return options.load_fast(found, 0, single=single)
+
     done: list[Run] = []
     for number in range(1, work.runs + 1):
-        with console.waiting(f"run {number} of {work.runs} ..."), _said_once(number):
-            done.append(
-                run(lambda: options.load_fast(found, 0), work, options.dtype, options.quantize)
-            )
+        with console.waiting(f"run {number} of {work.runs} ..."):
+            done.append(run(load, work, options.dtype, options.quantize))
     return done
 
 
 @contextmanager
-def _said_once(number: int) -> Iterator[None]:
-    """What loading has to say is said in the first run only."""
+def _quiet(*, now: bool) -> Iterator[None]:
+    """Inside, notices are left out: now, or because the user wants it."""
     quiet = console.Settings.quiet
-    console.Settings.quiet = quiet or number > 1
+    console.Settings.quiet = quiet or now
     try:
         yield
     finally:
