@@ -1,14 +1,14 @@
 """Attention of a step: tokens of some sequences over the keys and values that are kept of each.
 
-Sequence by sequence, so that what one gets depends on no other. What is the same for every layer is
-prepared once, for with 32 sequences a step does this 400 times, and each call of PyTorch costs as
-much as its arithmetic. Knows no weights.
+What a sequence gets depends on no other. What is the same for every layer is prepared once, and
+sequences that lie side by side and are equally long share a call, for with 32 of them a step does
+this 400 times, and each call of PyTorch costs as much as its arithmetic. Knows no weights.
 
 Shapes: N tokens of a step, T of a span, S positions up to its end, L layers, B rows of the cache,
 H heads, C capacity, D head_dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -105,23 +105,42 @@ class _Ones:
     """One token each of several sequences."""
 
     def __init__(self, spans: Sequence[Span], store: Tensor) -> None:
-        held = [store[:, :, span.row, :, : span.end] for span in spans]  # (L, 2, H, S, D)
+        L, _, B, H, C, D = store.shape
+        matrices = store.view(L, 2, B * H, C, D)
+        self._sizes = list[int]()
+        held = list[Tensor]()  # (L, 2, size, S, D) each
+        for run in _runs(spans):
+            first, size = run[0].row * H, len(run) * H
+            self._sizes.append(size)
+            held.append(matrices[:, :, first : first + size, : run[0].end])
         self._keys = list(zip(*(both[:, 0].mT.unbind() for both in held), strict=True))
         self._values = list(zip(*(both[:, 1].unbind() for both in held), strict=True))
         self._kept = store.transpose(1, 2).unbind()  # (B, 2, H, C, D) each
         self._rows = torch.tensor([span.row for span in spans], device=store.device)
         self._pasts = torch.tensor([span.past for span in spans], device=store.device)
-        self._scale = store.shape[-1] ** -0.5
+        self._scale = D**-0.5
 
     def __call__(self, layer: int, heads: Tensor) -> Tensor:
         """(N, 3, H, D) → (N, H, D)."""
         self._kept[layer][self._rows, :, :, self._pasts] = heads[:, 1:]
-        queries = heads[:, 0, :, None] * self._scale  # (N, H, 1, D)
+        queries = (heads[:, 0] * self._scale).view(-1, 1, heads.shape[-1])  # (N x H, 1, D)
         found = torch.empty_like(queries)
-        operands = (queries.unbind(), self._keys[layer], self._values[layer], found.unbind())
+        parts = queries.split(self._sizes), found.split(self._sizes)
+        operands = (parts[0], self._keys[layer], self._values[layer], parts[1])
         for each in zip(*operands, strict=True):
             _looked_up(*each)
-        return found.squeeze(2)
+        return found.view(heads.shape[0], -1, heads.shape[-1])
+
+
+def _runs(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Neighbours in the cache that are equally long: their matrices follow one another there."""
+    run = [spans[0]]
+    for span in spans[1:]:
+        if (span.row, span.end) != (run[-1].row + 1, run[-1].end):
+            yield run
+            run = []
+        run.append(span)
+    yield run
 
 
 class _Stretch:

@@ -195,7 +195,7 @@ class Batch:
 
     def _step(self) -> Iterator[Job]:
         """One token for each row; yields the jobs that ended and frees their rows."""
-        rows = list(self._active)
+        rows = sorted(self._active)  # neighbours in the cache can share calls
         for row, logits in zip(rows, self._logits(rows).split(1), strict=False):
             if row not in self._active:
                 return  # what was done beside the last job took the rows: all texts begin again

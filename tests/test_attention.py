@@ -68,3 +68,18 @@ def test_a_sequence_has_the_same_bits_whatever_stands_beside_it(threads: int) ->
             assert torch.equal(alone, together[n])
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_neighbours_of_one_length_have_the_bits_each_has_alone(threads: int) -> None:
+    ends = [70, 70, 71, 70, 70]  # two pairs that share calls, and one between them
+    spans = [Span(row, end - 1, 1) for row, end in enumerate(ends)]
+    new = heads()[: len(spans)]
+    together = attended(spans, new, held())
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for n, span in enumerate(spans):
+            assert torch.equal(attended([span], new[n : n + 1], held())[0], together[n])
+    finally:
+        torch.set_num_threads(before)
