@@ -199,6 +199,7 @@ def test_help_names_every_option_and_default_of_generate(
             assert f"[default: {default}]" in text
     for panel in ("Input", "Model", "Length and stopping", "Sampling", "Output", "Machine"):
         assert re.search(f"─ {panel} ─", text)
+    assert "<bool>" not in text  # a flag has no value to give
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,23 @@ COMMANDS = {
 }
 
 
-class Commands(TyperGroup):
+class _Helped:
+    """What has a --help."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """A flag without a value; its default is a bool, for None would be checked."""
+        option: Any = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.default = False
+            option.metavar = " "
+        return option
+
+
+class Command(_Helped, TyperCommand):
+    """One command."""
+
+
+class Commands(_Helped, TyperGroup):
     """The group of all commands, each built when it is first asked for."""
 
     def list_commands(self, _context: Any) -> list[str]:
@@ -55,14 +71,6 @@ class Commands(TyperGroup):
             name: TyperCommand(name, help=COMMANDS[name]) for name in self.list_commands(ctx)
         }
         TyperGroup.format_help(listing, ctx, formatter)
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """--help; its default is a bool, for None would be checked."""
-        option: Any = super().get_help_option(ctx)
-        if option is not None:
-            option.default = False
-            option.metavar = " "
-        return option
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As in Typer; a name that does not exist is our own kind of error."""
@@ -128,7 +136,8 @@ def _build(name: str, group: TyperGroup) -> Any:
     function = getattr(import_module(_module(name)), name.replace("-", "_"))
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     settings = {"help_option_names": ["--help", "-h"]}
-    single.command(name, help=_paragraphs(function.__doc__), context_settings=settings)(function)
+    about = _paragraphs(function.__doc__)
+    single.command(name, cls=Command, help=about, context_settings=settings)(function)
     built = typer.main.get_command(single)
     # --debug and --color mean the same before and after the command's name
     built.params += [option for option in group.params if option.name in {"debug", "color"}]
