@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gptcli.ahead import Ahead
 from gptcli.config import GPTConfig
 from gptcli.errors import InputError, RunError, one_message
 from gptcli.escape import shown
@@ -111,7 +112,8 @@ def load_fast(
     if stored is not None:
         _require_memory(target.weights, config, torch.int8, "cpu")
         how = {"check_finite": check_finite, "single": single}
-        return FastGPT(_stored(headers, layout, config, **how))
+        with Ahead(_stored(headers, layout, config, **how)) as ahead:
+            return FastGPT(ahead)
     least = replace(config, tie_weights=True)
     _require_memory(target.weights, least, dtype, device)  # before a head is compared
     config = replace(config, tie_weights=_is_tied(headers, layout))
@@ -124,7 +126,11 @@ def load_fast(
         device=device,
         check_finite=check_finite,
     )
-    return FastGPT(StreamedWeights(files, width, single=single))
+    weights = StreamedWeights(files, width, single=single)
+    if weights.keeps_floats:
+        return FastGPT(weights)
+    with Ahead(weights) as ahead:
+        return FastGPT(ahead)
 
 
 def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> None:

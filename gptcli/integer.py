@@ -13,12 +13,15 @@ Shapes: N rows, K features in, M features out.
 
 import warnings
 from functools import cache
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from gptcli.linear import fbgemm, has_fbgemm
+
+_FILTERS = Lock()  # what is warned of is one setting, for all threads
 
 
 class Int8Weight(NamedTuple):
@@ -103,7 +106,8 @@ def _prepacked(weight: Int8Weight) -> Any:
     """In FBGEMM's layout."""
     scales = weight.scales.double()
     no_zeros = torch.zeros(len(scales), dtype=torch.int64)
-    with warnings.catch_warnings(), fbgemm():
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # quantised tensors are to go in a version we exclude
         values = torch._make_per_channel_quantized_tensor(weight.values, scales, no_zeros, 0)
+    with fbgemm():
         return torch.ops.quantized.linear_prepack(values, None)

@@ -12,6 +12,7 @@ Shapes: N rows, K features in, M features out.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any, Literal, Protocol
 
 import torch
@@ -143,15 +144,29 @@ def _stable_counts() -> tuple[int, ...]:
     return tuple(reversed(counts))
 
 
+class _Engine:
+    """Which library PyTorch packs weights for: one setting, for all threads."""
+
+    lock = Lock()
+    users = 0
+    before = ""
+
+
 @contextmanager
 def fbgemm() -> Iterator[None]:
-    """Inside, PyTorch packs weights for FBGEMM: which library it is, is a global setting."""
+    """Inside, PyTorch packs weights for FBGEMM; several threads may be inside."""
     engines = torch.backends.quantized
-    before, engines.engine = engines.engine, "fbgemm"
+    with _Engine.lock:
+        if not _Engine.users:
+            _Engine.before, engines.engine = engines.engine, "fbgemm"
+        _Engine.users += 1
     try:
         yield
     finally:
-        engines.engine = before
+        with _Engine.lock:
+            _Engine.users -= 1
+            if not _Engine.users:
+                engines.engine = _Engine.before
 
 
 def has_fbgemm() -> bool:

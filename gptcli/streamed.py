@@ -1,9 +1,9 @@
 """A model's weights straight from its files into the layers they run in.
 
 A `gptcli.layers.Weights`. Layers that keep the floats as they are, are read all at once, two
-tensors at a time. Others a layer at a time: while one is rearranged for the processor, the floats
-of the next are read, so that no more are held than those of two layers or of the head. A token
-embedding that the head shares stays in the file, for the head is kept in a form of its own.
+tensors at a time. Others a layer at a time, each thread that asks (`gptcli.ahead`) one of its own,
+so that no more floats are held than those of as many layers and of the head. A token embedding that
+the head shares stays in the file, for the head is kept in a form of its own.
 
 Shapes: N ids, E emb_dim.
 """
@@ -11,14 +11,14 @@ Shapes: N ids, E emb_dim.
 import math
 import os
 import weakref
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from threading import Lock, local
 
 import torch
 from torch import Tensor
 
+from gptcli.ahead import Names, blocks
 from gptcli.config import GPTConfig
 from gptcli.errors import RunError
 from gptcli.escape import shown
@@ -30,7 +30,6 @@ from gptcli.linear import can_pack
 from gptcli.quantize import Width
 from gptcli.tensordata import read_into, reading, refuse_change
 
-Names = tuple[str, ...]
 Floats = tuple[Tensor, Tensor | None]
 
 
@@ -47,19 +46,20 @@ class Files:
 
 
 class StreamedWeights(FloatWeights):
-    """Reads all, or ahead of whoever asks for layers in the order of the network."""
+    """Reads all, or what is asked for.
+
+    Attributes:
+        keeps_floats: whether layers keep what is read, all of which is then read at once.
+    """
 
     def __init__(self, files: Files, width: Width | None, *, single: bool = False) -> None:
         super().__init__(files.config, width, single=single)
         self._files = files
         self._shapes = expected_shapes(files.config)
-        self._order = list(_blocks(files.config.n_layers))
-        self._next = dict(pairwise([(HEAD,), *self._order]))
-        self._ahead: dict[Names, Future[Floats]] = {}
-        self._pool = ThreadPoolExecutor(1)
-        self._space = [self._empty([0]), self._empty([0])]
-        keeps_floats = width is None and not can_pack(self._space[0], single=single)
-        self._all: dict[Names, Floats] | None = {} if keeps_floats else None
+        self._reading = Lock()
+        self._spaces = local()
+        self.keeps_floats = width is None and not can_pack(self._empty([0]), single=single)
+        self._all: dict[Names, Floats] | None = None
 
     def tensor(self, name: str) -> Tensor:
         """As it is in the files."""
@@ -68,24 +68,17 @@ class StreamedWeights(FloatWeights):
         return weight
 
     def taken(self, *names: str) -> Floats:
-        """What was read, or is read now; then what follows."""
-        if self._all is not None:
-            self._all = self._all or self._read([(HEAD,), *self._order])
+        """What was read, or is read now; of a block, good until this thread asks for the next."""
+        if self.keeps_floats:
+            self._all = self._all or self._read([(HEAD,), *blocks(self.config.n_layers)])
             return self._all.pop(names)
-        reading = self._ahead.pop(names, None)
-        floats = self._read_one(names) if reading is None else reading.result()
-        if (following := self._next.get(names)) is not None:
-            self._ahead[following] = self._pool.submit(self._read_one, following)
-        return floats
+        return self._read([names], self._space(names))[names]
 
     def rows(self) -> Embedding:
         """In the file, if the head is the same and the processor reads files; else in memory."""
         header, info = _find(self._files.headers, self._files.layout.sources[EMBEDDING].name)
         in_memory = not self.config.tie_weights or self._files.device != "cpu"
         return self.tensor(EMBEDDING) if in_memory else FileRows(header, info, self._files.dtype)
-
-    def _read_one(self, names: Names) -> Floats:
-        return self._read([names], self._spare(names))[names]
 
     def _read(self, layers: Sequence[Names], space: Tensor | None = None) -> dict[Names, Floats]:
         """One matrix and one bias each whose parts are those of the names."""
@@ -115,18 +108,15 @@ class StreamedWeights(FloatWeights):
         whole = self._empty(shape) if space is None else space[: math.prod(shape)].view(shape)
         return whole, dict(zip(names, whole.split(rows), strict=True))
 
-    def _spare(self, names: Names) -> Tensor | None:
-        """One of two spaces in turn for a block's matrix, which its layer does not keep.
-
-        When a layer is asked for, the one before it is made, and the space of that is free.
-        """
-        if names not in self._order:
+    def _space(self, names: Names) -> Tensor | None:
+        """This thread's, for a block's matrix, which its layer does not keep."""
+        if names[0] in {HEAD, "tok_emb"}:
             return None
-        self._space.reverse()
-        if not self._space[0].numel():
+        if not hasattr(self._spaces, "floats"):
             E = self.config.emb_dim
-            self._space[0] = self._empty([4 * E * E])
-        return self._space[0]
+            self._spaces.floats = self._empty([4 * E * E])
+        found: Tensor = self._spaces.floats
+        return found
 
     def _empty(self, shape: Sequence[int]) -> Tensor:
         files = self._files
@@ -138,7 +128,8 @@ class StreamedWeights(FloatWeights):
 
     def _fill(self, destinations: dict[str, Tensor]) -> None:
         files = self._files
-        fill(files.headers, files.layout, destinations, check_finite=files.check_finite)
+        with self._reading:  # two would set the threads of PyTorch for each other
+            fill(files.headers, files.layout, destinations, check_finite=files.check_finite)
 
 
 class FileRows:
@@ -166,13 +157,6 @@ class FileRows:
             read_into(row, self._fd, self._info.start + id * row.nbytes, self._info)
         refuse_change(self._fd, self._header)
         return rows.to(self._dtype)
-
-
-def _blocks(n_layers: int) -> Iterator[Names]:
-    """The layers that are made as one, in the order in which they are asked for."""
-    for block in (f"trf_blocks.{n}" for n in range(n_layers)):
-        yield tuple(f"{block}.att.W_{part}" for part in ("query", "key", "value"))
-        yield from ((f"{block}.{part}",) for part in ("att.out_proj", "ff.layers.0", "ff.layers.2"))
 
 
 def _find(headers: Sequence[Header], name: str) -> tuple[Header, TensorInfo]:

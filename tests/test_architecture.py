@@ -32,7 +32,7 @@ GROUPS = {
     "sampling": "params draws filters penalties sampling",
     "engine": "sequence engine speculation prefixes batching beams",
     "completion": "completion",
-    "loading": "fill quantstore streamed checkpoint",
+    "loading": "fill quantstore ahead streamed checkpoint",
     "probe": "probe gradients",
     "records": (
         "badrecord overrides scores openai idtable jobspec records results digests"
