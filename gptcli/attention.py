@@ -125,9 +125,8 @@ class _Ones:
         self._kept[layer][self._rows, :, :, self._pasts] = heads[:, 1:]
         queries = (heads[:, 0] * self._scale).view(-1, 1, heads.shape[-1])  # (N x H, 1, D)
         found = torch.empty_like(queries)
-        parts = queries.split(self._sizes), found.split(self._sizes)
-        operands = (parts[0], self._keys[layer], self._values[layer], parts[1])
-        for each in zip(*operands, strict=True):
+        parts, places = queries.split(self._sizes), found.split(self._sizes)
+        for each in zip(parts, self._keys[layer], self._values[layer], places, strict=True):
             _looked_up(*each)
         return found.view(heads.shape[0], -1, heads.shape[-1])
 

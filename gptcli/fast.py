@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gptcli.attention import Span, StepAttention
 from gptcli.config import GPTConfig
-from gptcli.layers import HEAD, Floats, Weights
+from gptcli.layers import HEAD, Floats, Weights, of_block
 from gptcli.linear import Linear, computed_in
 from gptcli.model import GPTModel, KVCache, LayerNorm
 from gptcli.pace import Pace
@@ -70,7 +70,7 @@ class FastGPT:
         self._tok_emb = weights.embedding()
         self._out_head = weights.linear(HEAD)  # the largest first: what it was made of is gone soon
         self._pos_emb = _vector(weights, "pos_emb.weight")
-        self._blocks = [_block(weights, f"trf_blocks.{n}") for n in range(self.config.n_layers)]
+        self._blocks = [_block(weights, n) for n in range(self.config.n_layers)]
         self._final_norm = _Norm.of(weights, "final_norm")
         self.pace: Pace | None = None
         on_gpu = self.device.type == "cuda"
@@ -153,12 +153,7 @@ def _vector(weights: Weights, name: str) -> Tensor:
     return tensor.to(computed_in(tensor))
 
 
-def _block(weights: Weights, name: str) -> _Block:
-    return _Block(
-        _Norm.of(weights, f"{name}.norm1"),
-        weights.linear(f"{name}.att.W_query", f"{name}.att.W_key", f"{name}.att.W_value"),
-        weights.linear(f"{name}.att.out_proj"),
-        _Norm.of(weights, f"{name}.norm2"),
-        weights.linear(f"{name}.ff.layers.0"),
-        weights.linear(f"{name}.ff.layers.2"),
-    )
+def _block(weights: Weights, number: int) -> _Block:
+    qkv, out_proj, up, down = (weights.linear(*names) for names in of_block(number))
+    norm1, norm2 = (_Norm.of(weights, f"trf_blocks.{number}.{norm}") for norm in ("norm1", "norm2"))
+    return _Block(norm1, qkv, out_proj, norm2, up, down)

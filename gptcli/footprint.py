@@ -33,7 +33,7 @@ class Running:
         logits: of the B texts, with what sampling makes of them.
         loading: the most that is held before the first token, weights being read from a file:
             embedding and head in float beside their final form, or in the end all weights, and
-            the floats of two layers with what rounding makes of one.
+            the floats of two layers with what rounding makes of them.
     """
 
     weights: int
@@ -92,7 +92,7 @@ def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
         weights = _FLOAT * rest + V * (E + _FLOAT) + _matrices(config, dtype) + (not tied) * head
         head_copy = head if tied else 0
         outer = (1 if tied else 2) * V * (E + _FLOAT) + _FLOAT * V * E
-        beside = layer * (2 * _FLOAT + (5 if dtype == "int4" else 1))
+        beside = 2 * layer * (_FLOAT + (5 if dtype == "int4" else 1))
     return Running(
         weights=weights,
         head_copy=head_copy,

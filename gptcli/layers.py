@@ -1,12 +1,13 @@
-"""The layers of a model in the form they run in, made one at a time from its weights.
+"""The layers of a model in the form they run in, made from its weights.
 
 `gptcli.fast` asks for each by the book's name and keeps what it gets; what a layer was made of is
-let go before the next one is made. Knows no files.
+let go when it is made. Knows no files.
 
 Shapes: N rows, K features in, M features out, E emb_dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -25,6 +26,8 @@ from gptcli.quantize import (
 )
 
 HEAD = "out_head"
+
+Names = tuple[str, ...]  # of what is made as one layer
 
 
 class Embedding(Protocol):
@@ -47,6 +50,22 @@ class Weights(Protocol):
 
     def linear(self, *names: str) -> Linear:
         """The layers of these names as one, their outputs side by side."""
+
+
+def of_block(number: int) -> tuple[Names, Names, Names, Names]:
+    """Query, key and value as one, the attention's output, up and down, in the order of use."""
+    block = f"trf_blocks.{number}"
+    return (
+        (f"{block}.att.W_query", f"{block}.att.W_key", f"{block}.att.W_value"),
+        (f"{block}.att.out_proj",),
+        (f"{block}.ff.layers.0",),
+        (f"{block}.ff.layers.2",),
+    )
+
+
+def of_blocks(n_layers: int) -> Iterator[Names]:
+    """Those of all blocks, in the order in which they are asked for."""
+    return chain.from_iterable(map(of_block, range(n_layers)))
 
 
 class FloatWeights:

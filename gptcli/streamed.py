@@ -1,9 +1,9 @@
 """A model's weights straight from its files into the layers they run in.
 
 A `gptcli.layers.Weights`. Layers that keep the floats as they are, are read all at once, two
-tensors at a time. Others a layer at a time, each thread that asks (`gptcli.ahead`) one of its own,
-so that no more floats are held than those of as many layers and of the head. A token embedding that
-the head shares stays in the file, for the head is kept in a form of its own.
+tensors at a time. Others a layer at a time by each thread that asks (`gptcli.ahead`), so that no
+more floats are held than those of as many layers, or of the head. A token embedding that the head
+shares stays in the file, for the head is kept in a form of its own.
 
 Shapes: N ids, E emb_dim.
 """
@@ -18,13 +18,12 @@ from threading import Lock, local
 import torch
 from torch import Tensor
 
-from gptcli.ahead import Names, blocks
 from gptcli.config import GPTConfig
 from gptcli.errors import RunError
 from gptcli.escape import shown
 from gptcli.fill import DTYPES, fill
 from gptcli.header import Header, TensorInfo
-from gptcli.layers import HEAD, Embedding, FloatWeights
+from gptcli.layers import HEAD, Embedding, FloatWeights, Names, of_blocks
 from gptcli.layout import EMBEDDING, Layout, expected_shapes
 from gptcli.linear import can_pack
 from gptcli.quantize import Width
@@ -70,7 +69,7 @@ class StreamedWeights(FloatWeights):
     def taken(self, *names: str) -> Floats:
         """What was read, or is read now; of a block, good until this thread asks for the next."""
         if self.keeps_floats:
-            self._all = self._all or self._read([(HEAD,), *blocks(self.config.n_layers)])
+            self._all = self._all or self._read([(HEAD,), *of_blocks(self.config.n_layers)])
             return self._all.pop(names)
         return self._read([names], self._space(names))[names]
 

@@ -9,10 +9,10 @@ import torch
 from test_checkpoint import CONFIG
 from torch import Tensor
 
-from gptcli.ahead import WORKERS, Ahead, blocks
+from gptcli.ahead import WORKERS, Ahead
 from gptcli.errors import InputError
 from gptcli.fast import FastGPT
-from gptcli.layers import HEAD, Embedding, Floats
+from gptcli.layers import HEAD, Embedding, Floats, of_blocks
 from gptcli.linear import Linear, fbgemm, has_fbgemm
 from gptcli.model import untrained
 
@@ -45,7 +45,7 @@ def test_blocks_are_made_by_threads_and_the_head_by_the_caller() -> None:
     weights = Watched()
     with Ahead(weights) as ahead:
         fast = FastGPT(ahead)
-    assert weights.asked.keys() == {(HEAD,), *blocks(MODEL.n_layers)}
+    assert weights.asked.keys() == {(HEAD,), *of_blocks(MODEL.n_layers)}
     assert weights.asked.pop((HEAD,)) is threading.current_thread()
     assert threading.current_thread() not in weights.asked.values()
     assert len(set(weights.asked.values())) <= WORKERS
@@ -54,7 +54,7 @@ def test_blocks_are_made_by_threads_and_the_head_by_the_caller() -> None:
 
 
 def test_what_goes_wrong_in_a_thread_is_the_callers_and_ends_the_others() -> None:
-    broken = next(blocks(MODEL.n_layers))
+    broken = next(of_blocks(MODEL.n_layers))
     weights = Watched(broken)
     before = torch.get_num_threads()
     with pytest.raises(InputError, match="are damaged"), Ahead(weights) as ahead:

@@ -120,6 +120,17 @@ def test_running_with_few_bits_takes_what_is_said(tmp_path, width):
 
 
 @needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("width", ["float16", "int8", "int4"])
+def test_a_large_head_is_made_before_the_blocks_are_there(tmp_path, width):
+    config = replace(MODEL, vocab_size=40_000, tie_weights=True)
+    found = measured(tmp_path, "write", config, 2, 32, width=width)
+    told = running(config, width, 2, 32)
+    assert told.loading > told.total  # embedding and head in float
+    assert found["peak"] < 1.1 * told.loading + KERNELS
+
+
+@needs_proc
 @pytest.mark.parametrize("drop_rate", [0.0, 0.1])
 def test_training_takes_what_is_said(tmp_path, drop_rate):
     config = replace(MODEL, drop_rate=drop_rate, emb_dim=256, n_heads=4, n_layers=3)

@@ -103,19 +103,19 @@ class ModelOptions:
 
         `single`: for one text at a time, as `gptcli.checkpoint.load_fast` has it.
         """
-        width = self.settled(target).quantize
+        settled = self.settled(target)
 
         def loaded(**how: Any) -> "FastGPT":
             from gptcli.checkpoint import load_fast
 
-            fast = load_fast(target, width, single=single, **how)
+            fast = load_fast(target, settled.quantize, single=single, **how)
             if self.device == "cpu":
                 from gptcli.pace import Pace
 
                 fast.pace = Pace()
             return fast
 
-        return self._loaded(target, seed, loaded)
+        return settled._loaded(target, seed, loaded)
 
     def torch(self) -> Any:
         """PyTorch, imported as these options have it.
@@ -140,15 +140,15 @@ class ModelOptions:
 
             return load_model(target, **how)
 
-        return self._loaded(target, seed, loaded)
+        return self.settled(target)._loaded(target, seed, loaded)
 
     def _loaded(self, target: "Target", seed: int, load: Callable[..., _Model]) -> _Model:
-        """This is where torch is imported."""
+        """Of settled options. This is where torch is imported."""
         with console.waiting(f"loading {shown(target.name, 60)} ..."):
             torch = self.torch()
             model = load(
                 seed=seed,
-                dtype=getattr(torch, self.settled(target).dtype),
+                dtype=getattr(torch, self.dtype),
                 device=self.device,
                 check_finite=self.check_finite,
             )
