@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 from gptcli.version import __version__
 
 if TYPE_CHECKING:
-    from gptcli.api import Loaded, generate, load
-    from gptcli.config import GPTConfig
-    from gptcli.errors import GptcliError
-    from gptcli.model import GPTModel
-    from gptcli.params import SamplingParams
+    from gptcli.core.errors import GptcliError
+    from gptcli.generation.llm import Loaded, generate, load
+    from gptcli.model.config import GPTConfig
+    from gptcli.model.gpt import GPTModel
+    from gptcli.sampling.params import SamplingParams
 
 _HOMES = {
-    "GPTConfig": "gptcli.config",
-    "GPTModel": "gptcli.model",
-    "GptcliError": "gptcli.errors",
-    "Loaded": "gptcli.api",
-    "SamplingParams": "gptcli.params",
-    "generate": "gptcli.api",
-    "load": "gptcli.api",
+    "GPTConfig": "gptcli.model.config",
+    "GPTModel": "gptcli.model.gpt",
+    "GptcliError": "gptcli.core.errors",
+    "Loaded": "gptcli.generation.llm",
+    "SamplingParams": "gptcli.sampling.params",
+    "generate": "gptcli.generation.llm",
+    "load": "gptcli.generation.llm",
 }
 
 __all__ = [

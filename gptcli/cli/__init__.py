@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
-from gptcli import signals
 from gptcli.cli import garbage
+from gptcli.core import signals
 
 INTERRUPTED = 130
 
@@ -20,8 +20,8 @@ INTERRUPTED = 130
 def main() -> None:
     """Run `gptcli` with the arguments of the process, and end the process."""
     signals.install()
-    from gptcli import console, streams
-    from gptcli.errors import GptcliError
+    from gptcli.cli.render import console, streams
+    from gptcli.core.errors import GptcliError
 
     streams.open_streams()
     if not sys.warnoptions:  # what a dependency deprecates is no news for whoever wants a text
@@ -41,8 +41,8 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line → exit code. Nothing is raised; every message is on stderr."""
-    from gptcli import console
-    from gptcli.errors import GptcliError
+    from gptcli.cli.render import console
+    from gptcli.core.errors import GptcliError
 
     console.reset()
     try:
@@ -62,7 +62,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
     _tidy_environment()
     with garbage.none_made():
         from gptcli.cli.app import command
-        from gptcli.cli.usage import TyperException, as_usage_error
+        from gptcli.cli.usage_errors import TyperException, as_usage_error
 
     try:
         result = command().main(list(arguments), "gptcli", standalone_mode=False)
@@ -74,8 +74,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _unexpected(problem: BaseException) -> int:
-    from gptcli import console
-    from gptcli.errors import RunError
+    from gptcli.cli.render import console
+    from gptcli.core.errors import RunError
 
     if isinstance(problem, MemoryError) or "can't allocate memory" in str(problem):
         hint = "Choose a smaller model, --dtype bfloat16, or a shorter context"
@@ -90,7 +90,7 @@ def _tidy_environment() -> None:
 
     Typer reads these when it is imported; both turn what looks like digits into a width.
     """
-    from gptcli import console
+    from gptcli.cli.render import console
 
     width = console.width()
     if "COLUMNS" in os.environ:

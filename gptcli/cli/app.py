@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gptcli.cli import shared
-from gptcli.cli.usage import no_such_command
+from gptcli.cli.usage_errors import no_such_command
 
 # Each is a function of that name in a module of that name here, whose docstring begins with this
 # line: the list of commands is shown without importing what they are made of. A command added is
@@ -129,7 +129,7 @@ def _paragraphs(docstring: str | None) -> str:
 
 
 def _module(name: str) -> str:
-    return f"gptcli.cli.{name.replace('-', '_')}"
+    return f"gptcli.cli.commands.{name.replace('-', '_')}"
 
 
 def _build(name: str, group: TyperGroup) -> Any:

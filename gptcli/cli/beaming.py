@@ -4,24 +4,24 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from gptcli.errors import UsageError
+from gptcli.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from gptcli.completion import Completion
-    from gptcli.engine import FinishReason, Model, Token
-    from gptcli.params import SamplingParams
-    from gptcli.tokenizer import Tokenizer
+    from gptcli.generation.decode import FinishReason, Model, Token
+    from gptcli.generation.text_stream import Completion
+    from gptcli.sampling.params import SamplingParams
+    from gptcli.tokenizer.tokenizer import Tokenizer
 
 
 class Found:
-    """A completion that a search has found, to be read like `gptcli.engine.Generation`."""
+    """A completion that a search has found, to be read like a `Generation`."""
 
     def __init__(self, ids: Sequence[int], finish_reason: "FinishReason", seconds: float) -> None:
         self.ids, self.finish_reason, self.seconds = list(ids), finish_reason, seconds
 
     def __iter__(self) -> Iterator["Token"]:
         """Its tokens; all are there at once."""
-        from gptcli.engine import Token
+        from gptcli.generation.decode import Token
 
         return iter([Token(id) for id in self.ids])
 
@@ -40,9 +40,9 @@ def completions(
     Raises:
         UsageError: the prompt is longer than the context.
     """
-    from gptcli.beams import beam_search
-    from gptcli.completion import Completion
-    from gptcli.engine import Generation
+    from gptcli.generation.beam_search import beam_search
+    from gptcli.generation.decode import Generation
+    from gptcli.generation.text_stream import Completion
 
     context = model.config.context_length
     if len(ids) > context:

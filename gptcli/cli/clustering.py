@@ -6,15 +6,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptcli.clusterlink import Cluster, ClusterPlan, connected, imported_ray
-from gptcli.errors import UsageError
-from gptcli.presets import PRESETS
+from gptcli.batch.ray.connection import Cluster, ClusterPlan, connected, imported_ray
+from gptcli.checkpoint.presets import PRESETS
+from gptcli.core.errors import UsageError
 from gptcli.version import __version__
 
 if TYPE_CHECKING:
-    from gptcli.cli.loading import ModelOptions
-    from gptcli.cluster import ClusterAnswers
-    from gptcli.jobspec import JobSpec
+    from gptcli.batch.job import JobSpec
+    from gptcli.batch.ray.pool import ClusterAnswers
+    from gptcli.cli.model_options import ModelOptions
 
 
 def cluster_plan(
@@ -83,8 +83,8 @@ class Team:
         """Workers that begin to load their models."""
         assert self._plan is not None
         cluster = self._connect(self._plan)
-        from gptcli.cluster import ClusterAnswers
-        from gptcli.clusterworker import WorkerPlan
+        from gptcli.batch.ray.pool import ClusterAnswers
+        from gptcli.batch.ray.worker import WorkerPlan
 
         plan = WorkerPlan(
             model=_anywhere(options.model),

@@ -18,7 +18,7 @@ def pytorch(threads: int | None = None) -> Any:
     Threads that wait for the next product spin for about a millisecond and then sleep. Waking one
     up can take longer than the gaps between products: without spinning a quiet machine with two
     cores decodes at two thirds of the speed or less. What spinning costs beside another busy
-    process is avoided by `gptcli.pace`.
+    process is avoided by `gptcli.engine.pace`.
 
     Tensors of megabytes lie in huge pages where the system has them to give: a decoded token reads
     all weights, and finding 4 KiB pages took an eighth of its time.

@@ -3,15 +3,15 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gptcli.cli.loading import ModelOptions
+from gptcli.cli.model_options import ModelOptions
 from gptcli.cli.plan import Plan
-from gptcli.errors import UsageError
-from gptcli.escape import shown
+from gptcli.core.errors import UsageError
+from gptcli.core.escape import shown
 
 if TYPE_CHECKING:
-    from gptcli.engine import Prompt
-    from gptcli.speculation import Drafter, Speculation
-    from gptcli.tokenizer import Tokenizer
+    from gptcli.generation.decode import Prompt
+    from gptcli.generation.speculative import Drafter, Speculation
+    from gptcli.tokenizer.tokenizer import Tokenizer
 
 
 def drafter(options: ModelOptions, plan: Plan, tokenizer: "Tokenizer") -> "Drafter | None":
@@ -22,7 +22,7 @@ def drafter(options: ModelOptions, plan: Plan, tokenizer: "Tokenizer") -> "Draft
     """
     if not plan.lookup and plan.draft is None:
         return None
-    from gptcli.speculation import DraftModel, PromptLookup
+    from gptcli.generation.speculative import DraftModel, PromptLookup
 
     if plan.draft is None:
         return PromptLookup()
@@ -37,7 +37,7 @@ def speculation(prompt: "Prompt", drafter: "Drafter | None") -> "Speculation | N
     """Guessing for one prompt, whose samples share it."""
     if drafter is None:
         return None
-    from gptcli.speculation import Speculation
+    from gptcli.generation.speculative import Speculation
 
     return Speculation(prompt, drafter)
 

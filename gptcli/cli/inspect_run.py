@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptcli import console
-from gptcli.atomic import write_atomically
-from gptcli.cli.inspect_report import show
-from gptcli.cli.inspected import Inspected, document, inspected
-from gptcli.cli.loading import ModelOptions
 from gptcli.cli.looked import Looked, Wanted, look
-from gptcli.cli.report import Canvas, Report
-from gptcli.errors import InputError, UsageError
-from gptcli.escape import shown
+from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.render import console
+from gptcli.cli.render.inspect_report import show
+from gptcli.cli.render.inspected import Inspected, document, inspected
+from gptcli.cli.render.report import Canvas, Report
+from gptcli.core.atomic import write_atomically
+from gptcli.core.errors import InputError, UsageError
+from gptcli.core.escape import shown
 
 if TYPE_CHECKING:
-    from gptcli.stats import Stats
+    from gptcli.interpret.tensor_stats import Stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Files:
         """As `inspect --json` prints it."""
         if self.stats is None:
             return document(self.found)
-        from gptcli.cli.inspect_stats import stats_document
+        from gptcli.cli.render.inspect_stats import stats_document
 
         return document(self.found) | {"stats": stats_document(self.stats)}
 
@@ -80,7 +80,7 @@ class Files:
         if self.stats is None:
             show(self.found, canvas)
             return
-        from gptcli.cli.inspect_stats import show_stats
+        from gptcli.cli.render.inspect_stats import show_stats
 
         show_stats(self.found, self.stats, canvas)
 
@@ -89,7 +89,7 @@ def _files(options: ModelOptions, stats: bool) -> Files:
     found = inspected(options.model, options.config, options.weights)
     if not stats:
         return Files(found, None)
-    from gptcli.cli.inspect_stats import measured
+    from gptcli.cli.render.inspect_stats import measured
 
     return Files(found, measured(found))
 
@@ -98,7 +98,7 @@ def _json(looked: Looked | None, files: Files | None) -> dict[str, Any]:
     if looked is None:
         assert files is not None, "files are what there is to show"
         return files.document()
-    from gptcli.cli.probe_record import document as probe_document
+    from gptcli.cli.render.probe_json import document as probe_document
 
     return probe_document(looked)
 
@@ -108,7 +108,7 @@ def _show(looked: Looked | None, files: Files | None, canvas: Canvas | None = No
         assert files is not None, "files are what there is to show"
         files.show(canvas)
         return
-    from gptcli.cli import gradient_report, probe_report
+    from gptcli.cli.render import gradient_report, probe_report
 
     report = Report(canvas)
     report.title(probe_report.title(looked))
@@ -119,15 +119,15 @@ def _show(looked: Looked | None, files: Files | None, canvas: Canvas | None = No
 
 
 def _page(files: Files, looked: Looked | None) -> str:
-    from gptcli.page import page
+    from gptcli.interpret.html_page import page
 
     if looked is None:
         return page(files.document())
-    from gptcli.cli.probe_record import document as probe_document
+    from gptcli.cli.render.probe_json import document as probe_document
 
     maps = {}
     if looked.inside:
-        from gptcli.probe import packed
+        from gptcli.interpret.activations import packed
 
         blocks = enumerate(looked.inside.probe.blocks)
         maps = {n: packed(block.attention) for n, block in blocks if block.attention is not None}
@@ -135,7 +135,7 @@ def _page(files: Files, looked: Looked | None) -> str:
 
 
 def _svg(looked: Looked | None, files: Files | None) -> str:
-    from gptcli.cli.picture import Picture
+    from gptcli.cli.render.svg import Picture
 
     picture = Picture()
     _show(looked, files, picture)

@@ -6,8 +6,8 @@ Knows no tensors and no terminal.
 from dataclasses import replace
 from pathlib import Path
 
-from gptcli.presets import PRESETS
-from gptcli.target import Target, resolve
+from gptcli.checkpoint.presets import PRESETS
+from gptcli.checkpoint.resolve import Target, resolve
 
 
 def located(name: str | None, config: Path | None, weights: Path | None) -> Target:
@@ -21,7 +21,7 @@ def located(name: str | None, config: Path | None, weights: Path | None) -> Targ
     preset = PRESETS.get(name or "")
     if preset is None or preset.repo is None or config or weights:
         return target
-    from gptcli.hub import cached
+    from gptcli.checkpoint.hub import cached
 
     directory = cached(preset.repo)
     if directory is None:

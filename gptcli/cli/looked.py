@@ -1,25 +1,25 @@
 """What `inspect` found out by running a model: one text, its readings, its gradients.
 
-Knows no terminal; `gptcli.cli.probe_record` is the same as JSON.
+Knows no terminal; `gptcli.cli.render.probe_json` is the same as JSON.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gptcli.cli.loading import ModelOptions
+from gptcli.checkpoint.resolve import resolve
+from gptcli.cli.model_options import ModelOptions
 from gptcli.cli.options import at_least
-from gptcli.cli.prompt import read_prompt
-from gptcli.config import GPTConfig
-from gptcli.errors import UsageError
-from gptcli.escape import shown
-from gptcli.target import resolve
+from gptcli.cli.prompt_input import read_prompt
+from gptcli.core.errors import UsageError
+from gptcli.core.escape import shown
+from gptcli.model.config import GPTConfig
 
 if TYPE_CHECKING:
-    from gptcli.gradients import Gradients
-    from gptcli.model import GPTModel
-    from gptcli.probe import Probe, Reading
-    from gptcli.tokenizer import Tokenizer
+    from gptcli.interpret.activations import Probe, Reading
+    from gptcli.interpret.gradients import Gradients
+    from gptcli.model.gpt import GPTModel
+    from gptcli.tokenizer.tokenizer import Tokenizer
 
 SEED = 123  # the book's, so that an untrained model shows the book's numbers
 TEXT = "Every effort moves you"  # what gradients are taken on where there is no --prompt
@@ -166,7 +166,7 @@ def _inside(
     kept: Collection[int],
     tokenizer: "Tokenizer",
 ) -> Inside:
-    from gptcli.probe import probe, read
+    from gptcli.interpret.activations import probe, read
 
     n_vocab = min(tokenizer.n_vocab, model.config.vocab_size)
     found = probe(model, ids, maps=kept)
@@ -182,6 +182,6 @@ def _inside(
 
 
 def _both_gradients(model: "GPTModel", ids: list[int]) -> "tuple[Gradients, Gradients]":
-    from gptcli.gradients import gradients
+    from gptcli.interpret.gradients import gradients
 
     return gradients(model, ids), gradients(model, ids, shortcuts=False)

@@ -3,9 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
+from gptcli.checkpoint.header import read_headers
 from gptcli.cli.computing import pytorch
 from gptcli.cli.options import Dtypes
-from gptcli.header import read_headers
 
 
 def natural_dtype(weights: Path | None, device: str) -> Dtypes:
@@ -24,7 +24,7 @@ def natural_dtype(weights: Path | None, device: str) -> Dtypes:
     if wanted is None:
         return "float32"
     pytorch()
-    from gptcli.precision import has_bfloat16, has_float16
+    from gptcli.engine.precision import has_bfloat16, has_float16
 
     has = {"bfloat16": has_bfloat16, "float16": has_float16}
     return next((dtype for dtype in wanted if has[dtype](device)), "float32")

@@ -1,6 +1,6 @@
 """Options that several commands share, each declared once: name, help and group.
 
-Defaults are not here: those of sampling are the fields of `gptcli.params.SamplingParams`.
+Defaults are not here: those of sampling are the fields of `gptcli.sampling.params.SamplingParams`.
 """
 
 import math
@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import typer
 from typer.models import OptionInfo
 
-from gptcli.errors import UsageError
-from gptcli.escape import shown
-from gptcli.params import SamplingParams
-from gptcli.presets import BUILT_IN, PRESETS, own_temperature
+from gptcli.checkpoint.presets import BUILT_IN, PRESETS, own_temperature
+from gptcli.core.errors import UsageError
+from gptcli.core.escape import shown
+from gptcli.sampling.params import SamplingParams
 
 MODEL, SAMPLING, STOPPING = "Model", "Sampling", "Length and stopping"
 OUTPUT, MACHINE = "Output", "Machine"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptcli.cli.options import Overflows, at_least
-from gptcli.errors import UsageError
+from gptcli.core.errors import UsageError
 
 Shows = Literal["probs"]
 

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gptcli import console, signals
 from gptcli.cli import beaming, guessing
-from gptcli.cli.dryrun import show_dry_run
-from gptcli.cli.loading import ModelOptions, fresh_seed
+from gptcli.cli.model_options import ModelOptions, fresh_seed
 from gptcli.cli.plan import Plan
-from gptcli.cli.record import JsonView, Run, statistics
-from gptcli.cli.views import TableView, TextView, View, legend
-from gptcli.errors import UsageError
-from gptcli.params import SamplingParams
+from gptcli.cli.render import console
+from gptcli.cli.render.dry_run import show_dry_run
+from gptcli.cli.render.sample_json import JsonView, Run, statistics
+from gptcli.cli.render.sample_views import TableView, TextView, View, legend
+from gptcli.core import signals
+from gptcli.core.errors import UsageError
+from gptcli.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from gptcli.completion import Completion
-    from gptcli.fast import FastGPT
-    from gptcli.tokenizer import Tokenizer
+    from gptcli.engine.fast import FastGPT
+    from gptcli.generation.text_stream import Completion
+    from gptcli.tokenizer.tokenizer import Tokenizer
 
 
 def run(options: ModelOptions, params: SamplingParams, plan: Plan, text: str) -> None:
@@ -101,8 +102,8 @@ def _samples(
     job: Run, model: "FastGPT", params: SamplingParams, plan: Plan
 ) -> Iterator["Completion"]:
     """Completions drawn one after another from one reading of the prompt."""
-    from gptcli.completion import Completion
-    from gptcli.engine import Generation, Prompt
+    from gptcli.generation.decode import Generation, Prompt
+    from gptcli.generation.text_stream import Completion
 
     deadline = None if plan.time_limit is None else monotonic() + plan.time_limit
     prompt = Prompt(model, job.ids, params.max_new_tokens, plan.overflow)

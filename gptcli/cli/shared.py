@@ -1,15 +1,15 @@
 """Options that every command has: --debug, --color, --version.
 
-They set `gptcli.console.Settings` and reach no command's arguments.
+They set `gptcli.cli.render.console.Settings` and reach no command's arguments.
 """
 
 from typing import Annotated, get_args
 
 import typer
 
-from gptcli import console
-from gptcli.errors import UsageError
-from gptcli.escape import shown
+from gptcli.cli.render import console
+from gptcli.core.errors import UsageError
+from gptcli.core.escape import shown
 from gptcli.version import __version__
 
 

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gptcli import console, signals
 from gptcli.cli.computing import pytorch
 from gptcli.cli.options import at_least
-from gptcli.cli.trainview import View
-from gptcli.curve import binned, text_curve
-from gptcli.errors import RunError, UsageError
-from gptcli.escape import shown
-from gptcli.recipe import CARD, STATE, WEIGHTS, Recipe, TrainSettings
+from gptcli.cli.render import console
+from gptcli.cli.render.train_progress import View
+from gptcli.core import signals
+from gptcli.core.errors import RunError, UsageError
+from gptcli.core.escape import shown
+from gptcli.train.loss_curve import binned, text_curve
+from gptcli.train.options import CARD, STATE, WEIGHTS, Recipe, TrainSettings
 
 if TYPE_CHECKING:
-    from gptcli.processes import Group
-    from gptcli.trainjob import Job
-    from gptcli.trainstate import Progress
+    from gptcli.train.distributed import Group
+    from gptcli.train.setup import Job
+    from gptcli.train.state import Progress
 
 _POINTS = 400  # of a plotted line
 _WRITTEN = {"-o", "--output", "--plot"}  # options that name what is made
@@ -67,8 +68,8 @@ def carry_out(request: Request) -> None:
         return
     with console.waiting("reading the texts ..."):
         torch = pytorch(request.recipe.threads)
-        from gptcli.heap import keep_freed_memory
-        from gptcli.processes import joined
+        from gptcli.engine.heap import keep_freed_memory
+        from gptcli.train.distributed import joined
 
         keep_freed_memory()
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,7 +78,7 @@ def carry_out(request: Request) -> None:
 
 
 def _train(request: Request, group: "Group") -> None:
-    from gptcli.trainjob import prepare
+    from gptcli.train.setup import prepare
 
     started = request.resume and (request.recipe.directory / STATE).exists()
     with console.waiting("reading the texts ..."):
@@ -97,7 +98,7 @@ def _train(request: Request, group: "Group") -> None:
 
 
 def _announce(job: "Job") -> None:
-    from gptcli.parameters import count
+    from gptcli.model.parameters import count
 
     total, settings = count(job.config).total, job.settings
     console.notice(
@@ -110,7 +111,7 @@ def _announce(job: "Job") -> None:
 
 
 def _end(request: Request, job: "Job") -> None:
-    from gptcli.trainend import finish
+    from gptcli.train.finish import finish
 
     with console.waiting("measuring the model ..."):
         bits = finish(job, command_for_the_card(sys.argv[1:]), request.notes)
@@ -127,8 +128,8 @@ def _end(request: Request, job: "Job") -> None:
 
 
 def _draw(path: Path, progress: "Progress") -> None:
-    from gptcli.atomic import write_atomically
-    from gptcli.plot import Chart, png, svg
+    from gptcli.core.atomic import write_atomically
+    from gptcli.train.loss_plot import Chart, png, svg
 
     losses = [entry["loss"] for entry in progress.history]
     steps = [float(entry["step"]) for entry in progress.history]

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 
-from gptcli.config import GPTConfig
-from gptcli.errors import InputError, UsageError
-from gptcli.escape import shown
-from gptcli.footprint import Running, Training, running, training
-from gptcli.largest import largest, relative
-from gptcli.presets import BUILT_IN, PRESETS, preset_config
+from gptcli.checkpoint.presets import BUILT_IN, PRESETS, preset_config
+from gptcli.core.errors import InputError, UsageError
+from gptcli.core.escape import shown
+from gptcli.model.config import GPTConfig
+from gptcli.model.largest import largest, relative
+from gptcli.model.memory_estimate import Running, Training, running, training
 
 _TYPES = {f.name: f.type for f in fields(GPTConfig) if f.name != "tokenizer"}
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?)B?|B)?", re.ASCII)

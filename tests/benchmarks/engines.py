@@ -50,9 +50,9 @@ class Gptcli(OwnFile):
         from gptcli.cli.computing import pytorch
 
         torch = pytorch(threads)
-        from gptcli.checkpoint import load_fast
-        from gptcli.pace import Pace
-        from gptcli.target import resolve
+        from gptcli.checkpoint.load import load_fast
+        from gptcli.checkpoint.resolve import resolve
+        from gptcli.engine.pace import Pace
 
         is_float = width not in ("int8", "int4")
         how = {"dtype": getattr(torch, width)} if is_float else {"width": width}
@@ -70,8 +70,8 @@ class Gptcli(OwnFile):
 
     def write(self, prompt: Ids, new_tokens: int) -> Ids:
         """Greedy."""
-        from gptcli.engine import Generation, Prompt
-        from gptcli.params import SamplingParams
+        from gptcli.generation.decode import Generation, Prompt
+        from gptcli.sampling.params import SamplingParams
 
         params = SamplingParams(max_new_tokens=new_tokens, temperature=0.0)
         read = Prompt(self.model, prompt, new_tokens)
@@ -79,9 +79,9 @@ class Gptcli(OwnFile):
 
     def batch(self, prompts: list[Ids], new_tokens: list[int], most: int = 32) -> int:
         """So many rows at most; one that ends makes room for the next."""
-        from gptcli.batching import Batch, Job
-        from gptcli.params import SamplingParams
-        from gptcli.sequence import Sequence as Text
+        from gptcli.generation.scheduler import Batch, Job
+        from gptcli.generation.sequence import Sequence as Text
+        from gptcli.sampling.params import SamplingParams
 
         context = self.many.config.context_length
         jobs = (

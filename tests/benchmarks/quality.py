@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gptcli.bitsperbyte import Held, nats
-from gptcli.checkpoint import load_fast
-from gptcli.quantize import Width
-from gptcli.target import Target, resolve
-from gptcli.textset import read_text
-from gptcli.tokenizer import load_tokenizer
+from gptcli.checkpoint.load import load_fast
+from gptcli.checkpoint.resolve import Target, resolve
+from gptcli.engine.quantize import Width
+from gptcli.tokenizer.tokenizer import load_tokenizer
+from gptcli.train.evaluate import Held, nats
+from gptcli.train.text_files import read_text
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = ROOT.parent / "shared" / "data" / "tinystories" / "valid.txt.gz"

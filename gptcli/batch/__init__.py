@@ -1,0 +1,1 @@
+"""The batch job: records in, answers out, resumable."""

@@ -1,0 +1,98 @@
+"""What a model is, in a few digests: two runs with equal ones compute the same thing.
+
+Names of files and of machines are left out, so copies of a model are one model. Knows no output.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from gptcli.checkpoint.header import Header, read_headers
+from gptcli.checkpoint.presets import PRESETS
+from gptcli.checkpoint.resolve import Target
+from gptcli.core.files import open_regular, read_exactly, sha256_of
+from gptcli.model.config import GPTConfig
+
+if TYPE_CHECKING:
+    from gptcli.tokenizer.tokenizer import Tokenizer
+
+_PIECE = 1 << 12  # bytes of each tensor that tell two trainings of one shape apart
+# Encoded differently by every way to split text that we know of.
+_PROBE = " It's 1234567 naïve\tcafés  in 東京,\r\n\n isn't IT? 🙂"
+
+
+def identity(
+    target: Target,
+    config: GPTConfig,
+    tokenizer: "Tokenizer",
+    *,
+    dtype: str,
+    device: str,
+    full: bool = False,
+) -> dict[str, Any]:
+    """What the header of a batch says of the model.
+
+    `model` is a preset's name, or None: a path is no property of a model. `full` hashes every
+    byte of the weights.
+    """
+    return {
+        "model": target.name if target.name in PRESETS else None,
+        "config": config_digest(config),
+        "weights": weights_digest(target, full=full),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "dtype": dtype,
+        "machine": machine(device),
+    }
+
+
+def config_digest(config: GPTConfig) -> str:
+    """Of the keys that shape the network; the name of a tokenizer's file is not one."""
+    shape = {k: v for k, v in config.to_dict().items() if k not in {"tokenizer", "drop_rate"}}
+    return _digest(json.dumps(shape, sort_keys=True).encode())
+
+
+def weights_digest(target: Target, *, full: bool) -> str:
+    """`untrained`, or a digest behind the way it was made: `headers:...`, `full:...`."""
+    if target.weights is None:
+        return "untrained"
+    headers = read_headers(target.weights)
+    if full:
+        return f"full:{sha256_of(header.path for header in headers)}"
+    return f"headers:{_digest(b''.join(part for h in headers for part in _parts_of(h)))}"
+
+
+def tokenizer_digest(tokenizer: "Tokenizer") -> str:
+    """Of every token's bytes, the end of text, and how a text is split."""
+    hash = sha256(f"{tokenizer.n_vocab} {tokenizer.eos_id} {tokenizer.prompt(_PROBE)}".encode())
+    for id in range(tokenizer.n_vocab):
+        token = tokenizer.token_bytes(id)
+        hash.update(len(token).to_bytes(4, "big") + token)
+    return hash.hexdigest()
+
+
+def machine(device: str) -> Mapping[str, str]:
+    """What may change the last bit of a sum: the kind of processor and the PyTorch version."""
+    import torch  # noqa: PLC0415  # only a job that will compute needs it
+
+    kind = device.partition(":")[0]
+    if kind == "cuda" and torch.cuda.is_available():
+        processor = torch.cuda.get_device_name(device)
+    else:
+        processor = torch.backends.cpu.get_cpu_capability()
+    version = torch.__version__.partition("+")[0]
+    return {"device": kind, "processor": processor, "torch": version}
+
+
+def _parts_of(header: Header) -> list[bytes]:
+    """The header, the file's size, and the beginning of each tensor's data."""
+    tensors = header.tensors.values()
+    layout = [(t.name, t.dtype, t.shape, t.start, t.end) for t in tensors]
+    parts = [json.dumps([header.size, layout]).encode()]
+    with open_regular(header.path) as fd:
+        parts += [read_exactly(fd, min(_PIECE, t.nbytes), t.start) for t in tensors]
+    return parts
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()

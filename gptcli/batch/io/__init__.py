@@ -1,0 +1,1 @@
+"""What a batch reads from and writes to."""

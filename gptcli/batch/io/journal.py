@@ -1,0 +1,273 @@
+"""The durable file a batch writes: whatever happens, what is on disk is a valid beginning.
+
+Created exclusively, locked while it is written, one write a line, cut back after a failed write,
+on the disk every 64 lines or 2 seconds. Knows lines and bytes, and nothing of what is in them.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from gptcli.core.errors import RunError, UsageError
+from gptcli.core.escape import shown
+
+try:
+    import fcntl
+except ImportError:  # not Unix: two writers are not noticed
+    fcntl = None  # type: ignore[assignment]
+
+EXISTS_HINT = "Continue it with --resume, or write it anew with --overwrite"
+LINES_A_SYNC, SECONDS_A_SYNC = 64, 2.0
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+_CHUNK = 1 << 20
+_MAX_LINE = 1 << 28
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+
+
+class Journal:
+    """An output file, open for writing.
+
+    Attributes:
+        count: lines after the first.
+        end: bytes that are whole lines; what is beyond will be cut.
+    """
+
+    def __init__(self, path: Path, fd: int, system: Any = os) -> None:
+        self.path, self.count, self.end = path, 0, 0
+        self._fd, self._os = fd, system
+        self._size = 0  # of the file, as far as we know
+        self._unsynced, self._synced_at = 0, monotonic()
+
+    @classmethod
+    def create(cls, path: Path, first: bytes, system: Any = os) -> "Journal":
+        """A new file with its first line.
+
+        Raises:
+            UsageError: there is something of that name already.
+            RunError: it cannot be written.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC
+        try:
+            fd = _patiently(system.open, path, flags, 0o666)
+        except FileExistsError:
+            where = f"--output {shown(path)}"
+            raise UsageError(where, "exists already", EXISTS_HINT) from None
+        except OSError as error:
+            raise _failed(path, "cannot be created", error) from None
+        journal = cls(path, fd, system)
+        with journal.closed_on_failure():
+            journal._lock()
+            journal.begin(first)
+            journal._sync_directory()
+        return journal
+
+    @classmethod
+    def reopen(cls, path: Path, system: Any = os) -> "Journal":
+        """An existing file, locked; nothing of it is changed before `begin` or `append`.
+
+        Raises:
+            RunError: it is not there or cannot be written, or another process writes it.
+        """
+        try:
+            fd = _patiently(system.open, path, os.O_RDWR | _CLOEXEC)
+        except OSError as error:
+            raise _failed(path, "cannot be opened", error) from None
+        journal = cls(path, fd, system)
+        with journal.closed_on_failure():
+            journal._lock()
+            journal._size = os.fstat(fd).st_size
+        return journal
+
+    @contextmanager
+    def closed_on_failure(self) -> Iterator[None]:
+        """Inside, an exception closes the file on its way."""
+        try:
+            yield
+        except BaseException:
+            with suppress(RunError):
+                self.close()
+            raise
+
+    def lines(self) -> Iterator[tuple[bytes, int]]:
+        """As `whole_lines` of the file."""
+        return whole_lines(self._fd)
+
+    def tail(self) -> bytes:
+        """The first bytes past `end`."""
+        return os.pread(self._fd, _CHUNK, self.end)
+
+    def keep(self, end: int) -> None:
+        """One more line that is there is whole: it ends at `end`."""
+        self.count += self.end > 0
+        self.end = end
+
+    def begin(self, first: bytes) -> None:
+        """Write the first line of a file that has none."""
+        self.append(first)
+        self.sync()
+        self.count = 0
+
+    def append(self, line: bytes) -> None:
+        """Write one line; after a failure none of it remains.
+
+        Raises:
+            RunError: the disk is full, or the system refused in another way.
+        """
+        if self._size > self.end:
+            self._cut_tail()
+        try:
+            self._write(line)
+        except OSError as error:
+            with suppress(OSError):
+                _patiently(self._os.ftruncate, self._fd, self.end)
+                self._size = self.end
+            raise self._failure(error) from None
+        self.end += len(line)
+        self._size = self.end
+        self.count += 1
+        self._unsynced += 1
+        if self._unsynced >= LINES_A_SYNC:
+            self.sync()
+
+    def tick(self) -> None:
+        """Let time pass: what has waited for 2 seconds goes to the disk."""
+        if self._unsynced and monotonic() - self._synced_at >= SECONDS_A_SYNC:
+            self.sync()
+
+    def sync(self) -> None:
+        """Everything written is on the disk.
+
+        Raises:
+            RunError: the disk says no.
+        """
+        try:
+            _patiently(getattr(self._os, "fdatasync", self._os.fsync), self._fd)
+        except OSError as error:
+            raise self._failure(error) from None
+        self._unsynced, self._synced_at = 0, monotonic()
+
+    def rename(self, path: Path) -> None:
+        """Put the file, whole and on the disk, in the place of another."""
+        self.finish()
+        try:
+            self._os.replace(self.path, path)
+        except OSError as error:
+            raise _failed(self.path, f"cannot be renamed to {shown(path)}", error) from None
+        self.path = path
+        self._sync_directory()
+
+    def finish(self) -> None:
+        """Cut what is not a whole line, and bring the rest to the disk."""
+        if self._size > self.end:
+            self._cut_tail()
+        self.sync()
+
+    def close(self) -> None:
+        """Close the file; the system's last chance to complain. A second time does nothing."""
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        try:
+            self._release(fd)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def _lock(self) -> None:
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _BUSY:
+                raise RunError(shown(self.path), "another process is writing it") from None
+            # a file system without locks: go on without
+        self._refuse_replaced()
+
+    def _refuse_replaced(self) -> None:
+        """Another writer may have put a new file of this name in place before we had the lock."""
+        here = os.fstat(self._fd)
+        try:
+            there = self.path.stat()
+        except OSError as error:
+            raise _failed(self.path, "is gone", error) from None
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise RunError(shown(self.path), "another process is writing it")
+
+    def _write(self, line: bytes) -> None:
+        view, at = memoryview(line), self.end
+        while view:
+            written = _patiently(self._os.pwrite, self._fd, view, at)
+            view, at = view[written:], at + written
+            self._size = max(self._size, at)
+
+    def _cut_tail(self) -> None:
+        """Move what a crash left behind the last whole line to `<path>.torn`."""
+        torn = self.path.with_name(self.path.name + ".torn")
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _CLOEXEC
+            fd = _patiently(self._os.open, torn, flags, 0o666)
+            try:
+                self._copy_tail(fd)
+                _patiently(self._os.fsync, fd)
+            finally:
+                self._release(fd)
+            _patiently(self._os.ftruncate, self._fd, self.end)
+        except OSError as error:
+            raise self._failure(error) from None
+        self._size = self.end
+
+    def _copy_tail(self, fd: int) -> None:
+        at = self.end
+        while chunk := memoryview(os.pread(self._fd, _CHUNK, at)):
+            written = _patiently(self._os.write, fd, chunk)
+            at += written
+
+    def _sync_directory(self) -> None:
+        try:
+            fd = _patiently(self._os.open, self.path.parent, os.O_RDONLY | _CLOEXEC)
+            try:
+                _patiently(self._os.fsync, fd)
+            finally:
+                self._release(fd)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def _release(self, fd: int) -> None:
+        with suppress(InterruptedError):  # closed all the same
+            self._os.close(fd)
+
+    def _failure(self, error: OSError) -> RunError:
+        if error.errno in _NO_SPACE:
+            hint = "Free space and use --resume"
+            return RunError(shown(self.path), f"disk full after {self.count:,} records", hint)
+        return _failed(self.path, f"cannot be written after {self.count:,} records", error)
+
+
+def whole_lines(fd: int) -> Iterator[tuple[bytes, int]]:
+    """Each whole line without its end, and where the next begins; read as it is asked for."""
+    rest, start = b"", 0
+    while chunk := os.pread(fd, _CHUNK, start + len(rest)):
+        rest += chunk
+        *whole, rest = rest.split(b"\n")
+        for line in whole:
+            start += len(line) + 1
+            yield line, start
+        if len(rest) > _MAX_LINE:
+            return
+
+
+def _patiently(call: Any, *arguments: Any) -> Any:
+    """A system call, made again where a signal came between."""
+    while True:
+        try:
+            return call(*arguments)
+        except InterruptedError:
+            continue
+
+
+def _failed(path: Path, what: str, error: OSError) -> RunError:
+    return RunError(shown(path), f"{what} ({error.strerror or error})")

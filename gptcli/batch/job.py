@@ -1,0 +1,120 @@
+"""JobSpec: all that decides what a batch writes, and nothing that only makes it faster.
+
+Kept in the header of the output, so a job can be resumed or replayed from there. Knows no files,
+no model and no torch.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from gptcli.core.errors import UsageError
+from gptcli.sampling.params import SamplingParams
+
+Form = Literal["json", "text", "table"]
+MOST_SAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` equal parts of the input: every count-th line, from line `index` on.
+
+    Raises:
+        UsageError: not 1 <= index <= count.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count <= 1_000_000:
+            raise UsageError("--shard", f"must be I/N with 1 <= I <= N, got {self}")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """`"2/8"` → the second of eight."""
+        index, _, count = text.partition("/")
+        if not (_is_number(index) and _is_number(count)):
+            raise UsageError("--shard", f'must be I/N, such as 1/4, got "{text[:60]}"')
+        return cls(int(index), int(count))
+
+    def holds(self, line: int) -> bool:
+        """Whether a line, counted from 1, belongs to this part."""
+        return (line - 1) % self.count == self.index - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """What a job is asked for. Two jobs with equal specs, models and inputs write equal bytes.
+
+    Attributes:
+        seed: draws depend on it, the line number and the sample's number, and on nothing else.
+        params: for records that do not say otherwise.
+        stop: strings that end a text, left out of it unless `keep_stop`.
+        overflow: what happens at the end of the context; "error" fails the record.
+        num_samples: texts for each record.
+        form: JSON Lines, plain lines, or the rows of a table.
+        column: of a table, where its prompts are.
+        allow_empty: an empty prompt begins at the end-of-text token.
+        truncate_prompt: cut the beginning of a prompt that leaves no room for the new tokens.
+        check_ids: an id that came before fails the record.
+        ids: put the new tokens' ids in the output.
+        echo: put each request in the output.
+        shard: the part of the input that is worked on.
+    """
+
+    seed: int
+    params: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    keep_stop: bool = False
+    overflow: Literal["stop", "slide", "error"] = "stop"
+    num_samples: int = 1
+    form: Form = "json"
+    column: str | None = None
+    allow_empty: bool = False
+    truncate_prompt: Literal["left"] | None = None
+    check_ids: bool = True
+    ids: bool = False
+    echo: bool = False
+    shard: Shard | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_samples <= MOST_SAMPLES:
+            words = f"must be an integer from 1 to {MOST_SAMPLES}"
+            raise UsageError("--num-samples", f"{words}, got {self.num_samples}")
+
+    def options(self) -> dict[str, Any]:
+        """Every option under its own name, as JSON can hold it; the shard is apart."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        del own["params"], own["shard"]
+        sampling = asdict(self.params)
+        sampling["logit_bias"] = [[id, _named(bias)] for id, bias in self.params.logit_bias]
+        return {**sampling, **own, "stop": list(self.stop)}
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], shard: Shard | None = None) -> "JobSpec":
+        """The spec that `options()` came from.
+
+        Raises:
+            UsageError: a value is out of range.
+            TypeError, ValueError, KeyError: it did not come from there.
+        """
+        values = dict(options)
+        names = {f.name for f in fields(SamplingParams)}
+        sampling = {name: values.pop(name) for name in names if name in values}
+        biases = tuple((id, float(bias)) for id, bias in sampling.pop("logit_bias", ()))
+        params = SamplingParams(**sampling, logit_bias=biases)
+        stop = tuple(values.pop("stop", ()))
+        return cls(**values, params=params, stop=stop, shard=shard)
+
+
+def _named(bias: float) -> float | str:
+    return "-inf" if bias == -math.inf else bias
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10

@@ -1,0 +1,88 @@
+"""What a record may say for itself: sampling, stop strings, number of samples, seed, scores."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from gptcli.batch.badrecord import BadRecordError, refuse_type, require_unicode
+from gptcli.batch.job import MOST_SAMPLES
+from gptcli.core.errors import UsageError
+from gptcli.core.escape import described, shown
+from gptcli.sampling.params import SamplingParams
+
+MAX_SEED = 2**64 - 1
+SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams))
+MOST_ALTERNATIVES = 20
+OWN_FIELDS = (*SAMPLING_FIELDS, "stop", "num_samples", "seed", "logprobs")
+
+
+def own_params(given: Mapping[str, Any], usual: SamplingParams) -> SamplingParams:
+    """The job's sampling with the record's changes."""
+    changes = {name: given[name] for name in SAMPLING_FIELDS if name in given}
+    if not changes:
+        return usual
+    if "logit_bias" in changes:
+        changes["logit_bias"] = _biases(changes["logit_bias"])
+    if type(changes.get("ignore_eos", False)) is not bool:
+        refuse_type("ignore_eos", "true or false", changes["ignore_eos"])
+    try:
+        return replace(usual, **changes)
+    except UsageError as error:
+        name = error.where.lstrip("-").replace("-", "_")
+        raise BadRecordError("wrong_value", f"{name}: {error.problem}") from None
+
+
+def own_stop(given: Mapping[str, Any], usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The stop strings: one, a list, or null for none."""
+    value = given.get("stop", list(usual))
+    stops = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+        refuse_type("stop", "a text or a list of texts, none of them empty", value)
+    for stop in stops:
+        require_unicode("stop", stop)
+    return tuple(stops)
+
+
+def own_num_samples(given: Mapping[str, Any], usual: int) -> int:
+    """How many texts."""
+    return _whole("num_samples", given.get("num_samples", usual), 1, MOST_SAMPLES)
+
+
+def own_seed(given: Mapping[str, Any]) -> int | None:
+    """The record's own seed."""
+    value = given.get("seed")
+    return None if value is None else _whole("seed", value, 0, MAX_SEED)
+
+
+def own_logprobs(given: Mapping[str, Any], most: int = MOST_ALTERNATIVES) -> int | None:
+    """With how many alternatives each token's log-probability is wanted; None: it is not."""
+    value = given.get("logprobs")
+    return None if value is None else _whole("logprobs", value, 0, most)
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        expected = f"an integer from {least} to {most}"
+        raise BadRecordError("wrong_value", f"{name}: expected {expected}, got {described(value)}")
+    return value
+
+
+def _biases(value: object) -> tuple[tuple[int, float], ...]:
+    if not isinstance(value, dict):
+        refuse_type("logit_bias", "an object of ids and numbers", value)
+    return tuple((_token(id), _bias(bias)) for id, bias in value.items())
+
+
+def _token(id: str) -> int:
+    if not (id.isascii() and id.isdigit() and len(id) < 10):
+        raise BadRecordError("wrong_value", f'logit_bias: "{shown(id, 60)}" is not a token id')
+    return int(id)
+
+
+def _bias(value: object) -> float:
+    if value == "-inf":
+        return -math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse_type("logit_bias", 'a number or "-inf"', value)
+    return value

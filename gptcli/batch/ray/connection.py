@@ -1,0 +1,158 @@
+"""The connection to Ray, an extra: begins in silence, reports to nobody, ends with the job.
+
+Knows no records. Ray is imported only when a cluster is asked for.
+"""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from gptcli.batch.fingerprint import machine
+from gptcli.core.errors import RunError, UsageError
+from gptcli.core.escape import shown
+
+_STORE_BYTES = 512 << 20  # of shared memory; records and answers are small
+_LOCAL = "local"
+_PATIENCE = 10.0  # seconds for a cluster's head to accept a connection
+ALIKE = "gptcli, PyTorch and Ray must be installed alike on every machine"
+_ADVICE = "Begin one with `ray start --head`, or leave --ray-address out to use this machine alone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPlan:
+    """How many workers, and where.
+
+    Attributes:
+        workers: processes, each with a model of its own.
+        address: of a running cluster, `auto` or `host:port`; None begins one on this machine.
+        gpus: for each worker; below 1 several share one.
+        threads: for each worker; Ray counts them as CPUs.
+    """
+
+    workers: int
+    address: str | None = None
+    gpus: float = 0.0
+    threads: int = 1
+
+
+class Cluster:
+    """Ray, connected.
+
+    Attributes:
+        ray: the module.
+        plan: what was asked for.
+    """
+
+    def __init__(self, ray: Any, plan: ClusterPlan) -> None:
+        self.ray, self.plan = ray, plan
+
+    def needs(self) -> dict[str, Any]:
+        """What a worker asks of the node that it runs on."""
+        needs = {"num_cpus": self.plan.threads, "scheduling_strategy": "SPREAD"}
+        return {**needs, "num_gpus": self.plan.gpus} if self.plan.gpus else needs
+
+    def sharing(self) -> int:
+        """How many workers share a machine, where they are spread evenly."""
+        nodes = sum(bool(node["Alive"]) for node in self.ray.nodes())
+        return -(-self.plan.workers // max(1, nodes))
+
+    def machine(self, device: str) -> Mapping[str, str]:
+        """What a worker's machine is, as the header of an output has it.
+
+        Raises:
+            RunError: no worker could say.
+        """
+        task = self.ray.remote(machine).options(**self.needs())
+        try:
+            found: Mapping[str, str] = self.ray.get(task.remote(device))
+        except self.ray.exceptions.RayError as error:
+            problem = f"a worker cannot begin ({brief(error)})"
+            raise RunError("--engine ray", problem, ALIKE) from None
+        return found
+
+
+@contextmanager
+def connected(plan: ClusterPlan) -> Iterator[Cluster]:
+    """A connection for the length of a `with`; one that the caller has already is left to him.
+
+    Raises:
+        UsageError: Ray is not installed.
+        RunError: there is no cluster at the address, or none can be begun here.
+    """
+    ray = imported_ray()
+    if ray.is_initialized():
+        yield Cluster(ray, plan)
+        return
+    _connect(ray, plan)
+    try:
+        yield Cluster(ray, plan)
+    finally:
+        ray.shutdown()
+
+
+def brief(error: BaseException) -> str:
+    """The last line of what Ray says, which is where it says what happened."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return shown(lines[-1].strip() if lines else type(error).__name__, 200)
+
+
+def imported_ray() -> Any:
+    """Ray, which takes a second or two to import.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # How Ray will treat devices, which it otherwise announces as a warning.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Of a cluster begun here. Ray's own 15 leaves a worker what others leave over: beside a busy
+    # process one took seven times as long as the same job without Ray.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    try:
+        return import_module("ray")
+    except ImportError:
+        hint = "Run \"pip install 'gptcli[ray]'\", or leave --engine out"
+        raise UsageError("--engine ray", "needs Ray, which is not installed", hint) from None
+
+
+def _connect(ray: Any, plan: ClusterPlan) -> None:
+    address = plan.address or _LOCAL
+    more: dict[str, Any] = {}
+    if address == _LOCAL:
+        cpus = max(plan.workers * plan.threads, os.cpu_count() or 1)
+        more = {"num_cpus": cpus, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
+    try:
+        _require_listener(address)
+        with _handlers_kept():
+            ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **more)
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
+        where = "--engine ray" if plan.address is None else f"--ray-address {shown(address, 60)}"
+        raise RunError(where, f"no cluster answers ({brief(error)})", _ADVICE) from None
+
+
+def _require_listener(address: str) -> None:
+    """Ray would try for ever, with a line of its log every few seconds."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), _PATIENCE):
+            pass
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray puts its own handler of SIGTERM in the place of ours."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,209 @@
+"""One process of a cluster: a model that answers the records it is handed.
+
+Several calls wait at once, each in a thread of its own, and one thread writes the texts of all of
+them together: rows stay full from one chunk of records to the next. Knows no Ray, no input and no
+output.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+import torch
+
+from gptcli.batch.fingerprint import identity
+from gptcli.batch.job import JobSpec
+from gptcli.batch.request import Failure, Record
+from gptcli.batch.result_lines import Answer, differences
+from gptcli.batch.worker import Answerer
+from gptcli.checkpoint.load import load_fast
+from gptcli.checkpoint.resolve import Target, resolve
+from gptcli.core.errors import GptcliError, InputError, RunError, UsageError
+from gptcli.core.escape import listed
+from gptcli.engine.quantize import Width
+from gptcli.model.batchsize import default_rows
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from gptcli.version import __version__
+
+Result = Answer | Failure
+_KINDS = {kind.__name__: kind for kind in (RunError, UsageError, InputError)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """What a worker must know to be as good as any other, and as the process that started it.
+
+    Attributes:
+        model, config, weights, offline: as for `gptcli.checkpoint.resolve.resolve`; paths are
+            absolute.
+        spec: of the job.
+        identity: what the output's header says of model and version; a worker with another refuses.
+        rows: texts at a time, None for what its memory allows.
+        sharing: how many workers share a machine's memory, at most.
+        max_tokens: that all texts hold together.
+    """
+
+    model: str | None
+    config: Path | None
+    weights: Path | None
+    offline: bool
+    spec: JobSpec
+    identity: Mapping[str, Any]
+    device: str = "cpu"
+    dtype: str = "float32"
+    quantize: Width | None = None
+    threads: int = 1
+    check_finite: bool = True
+    rows: int | None = None
+    sharing: int = 1
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has its model: where it is, and how many texts it writes at a time."""
+
+    node: str
+    process: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A GptcliError as it travels between processes."""
+
+    kind: str
+    where: str
+    problem: str
+    hint: str
+
+    @classmethod
+    def of(cls, error: GptcliError) -> "Refusal":
+        """The error, packed."""
+        return cls(type(error).__name__, error.where, error.problem, error.hint)
+
+    def error(self) -> GptcliError:
+        """The error, unpacked."""
+        return _KINDS.get(self.kind, RunError)(self.where, self.problem, self.hint)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A call whose records are being answered."""
+
+    left: int
+    results: list[Result] = field(default_factory=list)
+    done: "Future[list[Result]]" = field(default_factory=Future)
+
+
+class Worker:
+    """A model, once it is loaded; then `answer` may be called from many threads."""
+
+    def __init__(self, plan: WorkerPlan) -> None:
+        self._plan = plan
+        self._queue: SimpleQueue[Record] = SimpleQueue()
+        self._waiting: dict[int, _Waiting] = {}  # by line
+        self._lock = Lock()
+        self._fault: BaseException | None = None
+
+    def load(self) -> Ready | Refusal:
+        """Load the model, compare it with the job's, and begin."""
+        try:
+            answerer, rows = self._answerer()
+        except GptcliError as error:
+            return Refusal.of(error)
+        Thread(target=self._work, args=(answerer,), daemon=True).start()
+        return Ready(socket.gethostname(), os.getpid(), rows)
+
+    def answer(self, records: Sequence[Record]) -> list[Result] | Refusal:
+        """Answer records, in no order.
+
+        A fault of the model, now or earlier, is given back; any other exception is raised.
+        """
+        call = _Waiting(len(records))
+        with self._lock:
+            if self._fault is not None:
+                call.done.set_exception(self._fault)
+            self._waiting.update((record.line, call) for record in records)
+        for record in records:
+            self._queue.put(record)
+        try:
+            return call.done.result()
+        except GptcliError as error:
+            return Refusal.of(error)
+
+    def _answerer(self) -> tuple[Answerer, int]:
+        plan = self._plan
+        _use_threads(plan.threads)
+        target = resolve(plan.model, plan.config, plan.weights, offline=plan.offline)
+        tokenizer = _tokenizer(target, plan.offline)
+        _require_same(plan, target, tokenizer)
+        fast = load_fast(
+            target,
+            plan.quantize,
+            seed=plan.spec.seed,
+            dtype=getattr(torch, plan.dtype),
+            device=plan.device,
+            check_finite=plan.check_finite,
+        )
+        rows = plan.rows or max(1, default_rows(fast.config) // plan.sharing)
+        most = plan.max_tokens
+        return Answerer(fast, tokenizer, plan.spec, rows=rows, max_tokens=most), rows
+
+    def _work(self, answerer: Answerer) -> None:
+        """Write texts for ever; whatever ends that is handed to everyone who waits."""
+        try:
+            answerer.run(self._records(answerer), self._emit)
+        except BaseException as problem:  # noqa: BLE001  # raised where somebody waits for it
+            with self._lock:
+                self._fault = problem
+                for call in {id(call): call for call in self._waiting.values()}.values():
+                    call.done.set_exception(problem)
+                self._waiting.clear()
+
+    def _records(self, answerer: Answerer) -> Iterator[Record | None]:
+        while True:
+            try:
+                yield self._queue.get(block=answerer.active == 0)
+            except Empty:
+                yield None
+
+    def _emit(self, result: Result) -> None:
+        line = result.line if isinstance(result, Failure) else result.record.line
+        with self._lock:
+            call = self._waiting.pop(line)
+        call.results.append(result)
+        call.left -= 1
+        if call.left == 0:
+            call.done.set_result(call.results)
+
+
+def _use_threads(count: int) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    torch.set_flush_denormal(True)  # as in the command's own process: gptcli.cli.computing
+    torch.set_num_threads(count)
+
+
+def _tokenizer(target: Target, offline: bool) -> Tokenizer:
+    config = target.config
+    if config is None:
+        raise UsageError("--config", "is needed")
+    return load_tokenizer(
+        config.tokenizer, target.directory, vocab_size=config.vocab_size, offline=offline
+    )
+
+
+def _require_same(plan: WorkerPlan, target: Target, tokenizer: Tokenizer) -> None:
+    assert target.config is not None
+    full = str(plan.identity.get("weights")).startswith("full:")
+    numbers = plan.quantize or plan.dtype
+    mine = identity(target, target.config, tokenizer, dtype=numbers, device=plan.device, full=full)
+    if found := differences(plan.identity, {**mine, "version": __version__}):
+        problem = f"this machine's part would not be of the same job: {listed(found)}"
+        raise RunError(socket.gethostname(), problem)

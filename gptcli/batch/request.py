@@ -1,0 +1,200 @@
+"""From an input line to a request or to what is wrong with it.
+
+A bad line costs only itself. A record is `{"prompt": ..., "id": ...}` and, for that record alone,
+any field of `SamplingParams`, `stop`, `num_samples`, `seed` and `logprobs`; an OpenAI batch request
+for /v1/completions says the same in other words. Knows no model and no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gptcli.batch import openai
+from gptcli.batch.badrecord import BadRecordError, refuse_type, refuse_unknown, require_unicode
+from gptcli.batch.idtable import IdTable
+from gptcli.batch.io.sources import MAX_LINE, Line
+from gptcli.batch.job import JobSpec
+from gptcli.batch.overrides import (
+    OWN_FIELDS,
+    own_logprobs,
+    own_num_samples,
+    own_params,
+    own_seed,
+    own_stop,
+)
+from gptcli.core.errors import GptcliError
+from gptcli.core.escape import described
+from gptcli.core.files import strict_json
+from gptcli.sampling.params import SamplingParams
+
+MAX_ID = 1024
+_FIELDS = ("prompt", "id", *OWN_FIELDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One request.
+
+    Attributes:
+        line: its number in the input.
+        sha256: of the line.
+        id: what the caller knows it by, None if nothing was said.
+        prompt: text, or ids.
+        seed: its own; with one, the text is what `generate` writes with that seed.
+        logprobs: how many alternatives each token comes with; None: no log-probabilities at all.
+        openai: what an answer in OpenAI's shape needs, if that is wanted.
+        request: the whole of it as it was read.
+    """
+
+    line: int
+    sha256: str
+    id: str | int | None
+    prompt: str | tuple[int, ...]
+    params: SamplingParams
+    stop: tuple[str, ...] = ()
+    num_samples: int = 1
+    seed: int | None = None
+    logprobs: int | None = None
+    openai: Mapping[str, Any] | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether it is to be answered in OpenAI's shape."""
+        return self.openai is not None
+
+    @property
+    def echoed_logprobs(self) -> int | None:
+        """As `logprobs`, for the prompt's tokens, where the answer repeats it."""
+        echoes = self.openai is not None and self.openai["echo"]
+        return self.logprobs if echoes and self.prompt else None
+
+    def failure(self, code: str, message: str) -> "Failure":
+        """What this record becomes where it cannot be answered."""
+        return Failure(self.line, self.sha256, self.id, code, message, self.is_openai)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A line that gets an error for an answer."""
+
+    line: int
+    sha256: str
+    id: str | int | None
+    code: str
+    message: str
+    is_openai: bool = False
+
+
+class RecordReader:
+    """Lines → requests and failures, in order; it remembers ids to find those given twice."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._spec = spec
+        self._ids = IdTable() if spec.check_ids and spec.form != "text" else None
+
+    def __call__(self, line: Line) -> Record | Failure | None:
+        """None for a blank line and for one of another shard."""
+        shard = self._spec.shard
+        is_ours = shard is None or shard.holds(line.number)
+        if line.is_blank or not (is_ours or self._ids is not None):
+            return None
+        parsed = self._unless_known(parse(line, self._spec))
+        return parsed if is_ours else None
+
+    def _unless_known(self, parsed: Record | Failure) -> Record | Failure:
+        if self._ids is None or parsed.id is None:
+            return parsed
+        before = self._ids.add(str(parsed.id), parsed.line)
+        if before is None:
+            return parsed
+        message = f"line {before} has the same id"
+        return Failure(
+            parsed.line, parsed.sha256, parsed.id, "duplicate_id", message, parsed.is_openai
+        )
+
+
+def parse(line: Line, spec: JobSpec) -> Record | Failure:
+    """One line by itself; nothing is raised."""
+    id, shape = None, False
+    try:
+        text = _text(line)
+        if spec.form == "text":
+            return _record(line, spec, None, {"prompt": text})
+        request = _object(text)
+        shape = openai.is_request(request)
+        id = _id(request.get("custom_id" if shape else "id"))
+        if shape:
+            given, answer = openai.as_ours(request)
+            return _record(line, spec, id, given, request=request, openai=answer)
+        refuse_unknown(request, _FIELDS)
+        return _record(line, spec, id, request)
+    except BadRecordError as problem:
+        return Failure(line.number, line.sha256, id, problem.code, problem.message, shape)
+
+
+def _id(value: object) -> str | int | None:
+    if value is None or (type(value) is int and abs(value) < 2**63):
+        return value
+    if not isinstance(value, str):
+        refuse_type("id", "text or an integer", value)
+    require_unicode("id", value)
+    if not 0 < len(value) <= MAX_ID:
+        found = f"{len(value):,}"
+        raise BadRecordError("wrong_value", f"id: expected 1 to {MAX_ID} characters, got {found}")
+    return value
+
+
+def _text(line: Line) -> str:
+    if line.size > MAX_LINE:
+        found = f"{line.size:,} bytes, expected at most {MAX_LINE:,}"
+        raise BadRecordError("line_too_long", f"the line is too long ({found})")
+    try:
+        return line.data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{line.data[error.start]:02x} at {error.start}"
+        raise BadRecordError("not_utf8", f"not UTF-8 ({byte})") from None
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = strict_json(text, "record")
+    except GptcliError as error:
+        raise BadRecordError("invalid_json", error.problem.removeprefix("line 1: ")) from None
+    if not isinstance(value, dict):
+        raise BadRecordError("not_an_object", f"expected a JSON object, got {described(value)}")
+    return value
+
+
+def _record(
+    line: Line,
+    spec: JobSpec,
+    id: str | int | None,
+    given: Mapping[str, Any],
+    **of_openai: Any,
+) -> Record:
+    return Record(
+        line=line.number,
+        sha256=line.sha256,
+        id=id,
+        prompt=_prompt(given, spec),
+        params=own_params(given, spec.params),
+        stop=own_stop(given, spec.stop),
+        num_samples=own_num_samples(given, spec.num_samples),
+        seed=own_seed(given),
+        logprobs=own_logprobs(given),
+        **{"request": given, **of_openai},
+    )
+
+
+def _prompt(given: Mapping[str, Any], spec: JobSpec) -> str | tuple[int, ...]:
+    if "prompt" not in given:
+        raise BadRecordError("missing_prompt", 'no field "prompt"')
+    prompt = given["prompt"]
+    if isinstance(prompt, str):
+        require_unicode("prompt", prompt)
+    elif not isinstance(prompt, tuple):  # ids, which only OpenAI's form has
+        refuse_type("prompt", "text", prompt)
+    if not prompt and not spec.allow_empty:
+        raise BadRecordError("empty_prompt", "the prompt is empty (see --allow-empty)")
+    return prompt

@@ -1,0 +1,217 @@
+"""The lines of a batch's output: the header, and one line for each record. ASCII JSON.
+
+Nothing in them differs between equal jobs. Knows no model, no files and no torch.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gptcli.batch import openai
+from gptcli.batch.job import JobSpec, Shard
+from gptcli.batch.logprobs import Score, as_openai, as_ours, characters, joined
+from gptcli.batch.request import Failure, Record
+from gptcli.core.errors import InputError, UsageError
+from gptcli.core.escape import shown
+from gptcli.version import __version__
+
+FORMAT = 1
+HEADER_BEGINS = b'{"gptcli": "batch", '
+# The model's identity, in the order in which a difference is told.
+_IDENTITY = ("config", "weights", "tokenizer", "dtype", "machine", "shard", "version", "format")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One text that was written: its ids too, the end-of-text token left out.
+
+    `scores` are one for each id, or None where none were asked for.
+    """
+
+    text: str
+    ids: Sequence[int]
+    finish_reason: str
+    stop: str | None
+    scores: Sequence[Score] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a record asked for.
+
+    `truncated` counts the tokens cut from the prompt's beginning; `prompt_scores` are one for each
+    of its ids that are left, or None where none were asked for.
+    """
+
+    record: Record
+    prompt: str
+    prompt_ids: Sequence[int]
+    truncated: int
+    samples: Sequence[Sample]
+    prompt_scores: Sequence[Score] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A line of an output, read back."""
+
+    line: int
+    sha256: str
+    is_ok: bool
+    data: bytes
+    value: Mapping[str, Any]
+
+
+def header(spec: JobSpec, identity: Mapping[str, Any]) -> bytes:
+    """The first line: what wrote the output, for what model and options."""
+    value = {
+        "gptcli": "batch",
+        "format": FORMAT,
+        "version": __version__,
+        **identity,
+        "shard": None if spec.shard is None else str(spec.shard),
+        "options": spec.options(),
+    }
+    return _line(value)
+
+
+def read_header(data: bytes, name: str) -> dict[str, Any]:
+    """The header that a first line is.
+
+    Raises:
+        InputError: it is not one.
+    """
+    value = _object(data)
+    if (
+        value is None
+        or value.get("gptcli") != "batch"
+        or not isinstance(value.get("options"), dict)
+    ):
+        raise InputError(name, "its first line is not a gptcli batch header")
+    return value
+
+
+def spec_of(header: Mapping[str, Any], name: str) -> JobSpec:
+    """The options of a recorded job.
+
+    Raises:
+        InputError: another version of gptcli wrote them, or someone changed them.
+    """
+    try:
+        shard = Shard.parse(header["shard"]) if header.get("shard") else None
+        return JobSpec.of(header["options"], shard)
+    except (UsageError, TypeError, ValueError, KeyError, AttributeError):
+        raise InputError(name, "the options in its header cannot be used") from None
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two headers, a phrase each; nothing if they are of one job."""
+    found = []
+    for key in _IDENTITY:
+        if old.get(key) != new.get(key):
+            found.append(f"other {key} ({_brief(old.get(key))}, now {_brief(new.get(key))})")
+    before, now = old.get("options", {}), new.get("options", {})
+    for key in dict.fromkeys((*before, *now)):
+        if before.get(key) != now.get(key):
+            option = key.replace("_", "-")
+            found.append(f"--{option} {_brief(before.get(key))}, now {_brief(now.get(key))}")
+    return found
+
+
+def render(result: Answer | Failure, spec: JobSpec) -> bytes:
+    """The output line of one record."""
+    return _failed(result) if isinstance(result, Failure) else _answered(result, spec)
+
+
+def read_result(data: bytes) -> Done | None:
+    """An output line without its newline, None if it is none of ours."""
+    value = _object(data)
+    if value is None:
+        return None
+    line, digest, status = value.get("line"), value.get("input_sha256"), value.get("status")
+    if type(line) is not int or not isinstance(digest, str) or status not in {"ok", "error"}:
+        return None
+    return Done(line, digest, status == "ok", data + b"\n", value)
+
+
+def _answered(answer: Answer, spec: JobSpec) -> bytes:
+    record = answer.record
+    value = _beginning(record, "ok")
+    samples = [_sample(sample, answer, spec.ids) for sample in answer.samples]
+    if spec.echo:
+        value["request"] = record.request
+    if answer.truncated:
+        value["truncated"] = answer.truncated
+    if record.openai is not None:
+        count = len(answer.prompt_ids)
+        value["response"] = openai.answer(record.line, record.openai, answer.prompt, samples, count)
+        value["error"] = None
+        return _line(value)
+    value["prompt_tokens"] = len(answer.prompt_ids)
+    value.update({"samples": samples} if record.num_samples > 1 else samples[0])
+    return _line(value)
+
+
+def _failed(failure: Failure) -> bytes:
+    value = _beginning(failure, "error")
+    if failure.is_openai:
+        value["response"] = openai.refusal(failure.line, failure.code, failure.message)
+    value["error"] = {"code": failure.code, "message": failure.message}
+    return _line(value)
+
+
+def _beginning(record: Record | Failure, status: str) -> dict[str, Any]:
+    common = {"status": status, "input_sha256": record.sha256}
+    if record.is_openai:
+        ids = {"id": f"batch_req_{record.line}", "custom_id": record.id}
+        return {"line": record.line, **ids, **common}
+    return {"line": record.line, "id": record.line if record.id is None else record.id, **common}
+
+
+def _sample(sample: Sample, answer: Answer, with_ids: bool) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "completion": sample.text,
+        "finish_reason": sample.finish_reason,
+        "new_tokens": len(sample.ids),
+    }
+    if sample.stop is not None:
+        value["stop"] = sample.stop
+    if with_ids:
+        value["ids"] = list(sample.ids)
+    if sample.scores is not None:
+        theirs = answer.record.is_openai
+        value["logprobs"] = _logprobs(sample, answer) if theirs else as_ours(sample.scores)
+    return value
+
+
+def _logprobs(sample: Sample, answer: Answer) -> dict[str, Any]:
+    """In OpenAI's shape, those of the prompt first where it is repeated."""
+    count, scores = answer.record.logprobs or 0, sample.scores or ()
+    end = None if sample.stop is None else len(sample.text)
+    shown, before = as_openai(scores, count, end), answer.prompt_scores
+    if before is None:
+        return shown
+    cut = max(0, len(answer.prompt) - characters(before))
+    return joined(as_openai(before, count, None), cut, shown, len(answer.prompt))
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(_brief(part) for part in value.values())
+    text = shown(value, 60)
+    kind, colon, digest = text.rpartition(":")
+    is_digest = len(digest) == 64 and digest.isalnum()
+    return f"{kind}{colon}{digest[:12]}" if is_digest else text

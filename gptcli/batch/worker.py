@@ -1,0 +1,293 @@
+"""Records in, answers out as they end: the part of a batch that has a model.
+
+An answer depends on its record, the spec and the model, and on nothing else: not on how many rows
+are written at once, nor on what else is. Knows no files and no order.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from gptcli.batch.badrecord import BadRecordError
+from gptcli.batch.job import JobSpec
+from gptcli.batch.logprobs import Score
+from gptcli.batch.promptscores import prompt_scores
+from gptcli.batch.request import Failure, Record
+from gptcli.batch.result_lines import Answer, Sample
+from gptcli.core.errors import UsageError
+from gptcli.engine.fast import FastGPT
+from gptcli.generation.prefix_cache import Prefixes
+from gptcli.generation.scheduler import Batch, Job
+from gptcli.generation.sequence import Sequence as Text
+from gptcli.generation.sequence import Token
+from gptcli.generation.text_stream import StopFinder
+from gptcli.tokenizer.tokenizer import MAX_PROMPT_BYTES, Tokenizer
+
+Emit = Callable[[Answer | Failure], None]
+
+
+class _Writing:
+    """One sample in the making."""
+
+    def __init__(self, pending: "_Pending", text: Text, answerer: "Answerer") -> None:
+        self.pending, self.text, self._on_token = pending, text, answerer.on_token
+        self._tokenizer, self._keep_stop = answerer.tokenizer, answerer.spec.keep_stop
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what has been written."""
+        self._finder = StopFinder(self.pending.record.stop)
+        self._decoder, self._written = self._tokenizer.decoder(), ""
+        self._scores: list[Score] | None = None if self.text.logprobs is None else []
+
+    def watch(self, token: Token) -> bool:
+        """Whether a stop string has come."""
+        self._on_token()
+        if self._scores is not None:
+            top = [self._score(id, logprob) for id, logprob in token.top]
+            self._scores.append(self._score(token.id, token.logprob, *top))
+        if not self.pending.record.stop:
+            return False
+        self._written += self._finder.feed(self._decoder.feed(token.id))
+        return self._finder.found is not None
+
+    def sample(self) -> Sample:
+        """What has been written, once it has ended."""
+        reason = str(self.text.finish_reason)
+        if not self.pending.record.stop:
+            return self._sample(self._tokenizer.decode(self.text.ids), reason)
+        if self._finder.found is None:
+            self._written += self._finder.feed(self._decoder.finish())
+        stop = self._finder.found
+        if stop is None:
+            return self._sample(self._written + self._finder.finish(), reason)
+        kept = stop if self._keep_stop else ""
+        return self._sample(self._written + kept, "stop", stop)
+
+    def _sample(self, text: str, reason: str, stop: str | None = None) -> Sample:
+        return Sample(text, self.text.ids, reason, stop, self._scores)
+
+    def _score(self, id: int, logprob: float | None, *top: Score) -> Score:
+        value = math.nan if logprob is None else logprob
+        return Score(id, self._tokenizer.token_bytes(id), value, top)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A record whose samples are being written."""
+
+    record: Record
+    ids: list[int]
+    truncated: int
+    samples: dict[int, Sample] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+class Answerer:
+    """A model that answers records, many at once.
+
+    Attributes:
+        active: samples being written now.
+        held_tokens: the most that they will have together.
+        new_tokens: written so far, over all records.
+        on_token: called after each token; it may raise to end everything.
+        on_fewer: told how many texts are written at a time from now on, when memory runs out.
+    """
+
+    def __init__(
+        self,
+        model: FastGPT,
+        tokenizer: Tokenizer,
+        spec: JobSpec,
+        *,
+        rows: int,
+        max_tokens: int | None = None,
+    ) -> None:
+        """`rows` texts at a time, of `max_tokens` tokens together (one text may have more)."""
+        self.tokenizer, self.spec = tokenizer, spec
+        self.active = self.new_tokens = 0
+        self.on_token: Callable[[], object] = lambda: None
+        self.on_fewer: Callable[[int], object] = lambda _rows: None
+        self._model, self._rows = model, rows
+        kept = _kept_positions(model.config.context_length, rows, max_tokens)
+        self._prefixes = Prefixes(kept)
+        self._max_tokens = None if max_tokens is None else max_tokens - kept
+        self.held_tokens = 0
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of prompts that were not read, as one before began alike."""
+        return self._prefixes.shared
+
+    def run(self, records: Iterator[Record | Failure | None], emit: Emit) -> None:
+        """Answer all records, each as soon as it is done.
+
+        A None among them is "none yet"; failures are passed on.
+
+        Raises:
+            RunError: a fault of the model, not of a record; not the memory for one text.
+        """
+        jobs = _Restartable(self._jobs(records, emit))
+        batch = Batch(self._model, self._rows, self._prefixes, self._use)
+        self.active = self.held_tokens = 0
+        while not jobs.is_exhausted:
+            for job in batch.run(jobs):
+                self._end(job, batch, emit)
+
+    def _use(self, rows: int) -> None:
+        self._rows = rows
+        self.on_fewer(rows)
+
+    def prepare(self, record: Record) -> tuple[list[int], int]:
+        """A record's ids, and how many were cut from their beginning.
+
+        Raises:
+            BadRecordError: it has no tokens, too many, or some that there are not.
+        """
+        self._require_known(record)
+        ids = self._encode(record)
+        context, new = self._model.config.context_length, record.params.max_new_tokens
+        if self.spec.truncate_prompt and len(ids) + new > context:
+            kept = max(1, context - new)
+            return ids[-kept:], max(0, len(ids) - kept)
+        if len(ids) > context and self.spec.overflow != "slide":
+            found = f"{len(ids):,} tokens, expected at most {context:,}, the context"
+            raise BadRecordError("prompt_too_long", f"the prompt is too long ({found})")
+        return ids, 0
+
+    def texts(self, record: Record, ids: Sequence[int]) -> Iterator[Text]:
+        """The samples of a record, not yet begun."""
+        own = record.seed is not None
+        for number in range(record.num_samples):
+            yield Text(
+                prompt=ids,
+                params=record.params,
+                context=self._model.config.context_length,
+                seed=self.spec.seed if record.seed is None else record.seed,
+                record="" if own else str(record.line),
+                sample=number,
+                eos_id=self.tokenizer.eos_id,
+                n_vocab=self.tokenizer.n_vocab,
+                logprobs=record.logprobs,
+                overflow="slide" if self.spec.overflow == "slide" else "stop",
+            )
+
+    def _jobs(self, records: Iterator[Record | Failure | None], emit: Emit) -> Iterator[Job | None]:
+        for record in records:
+            if record is None:
+                yield None
+            elif isinstance(record, Failure):
+                emit(record)
+            else:
+                yield from self._begin(record, emit)
+
+    def _begin(self, record: Record, emit: Emit) -> Iterator[Job | None]:
+        try:
+            pending = _Pending(record, *self.prepare(record))
+        except BadRecordError as problem:
+            emit(record.failure(problem.code, problem.message))
+            return
+        for text in self.texts(record, pending.ids):
+            while not self._has_room(text):
+                yield None
+            self.active += 1
+            self.held_tokens += self._size(text)
+            writing = _Writing(pending, text, self)
+            yield Job(text, writing, writing.watch, writing.restart)
+
+    def _end(self, job: Job, batch: Batch, emit: Emit) -> None:
+        writing: _Writing = job.key
+        pending, text = writing.pending, writing.text
+        self.active -= 1
+        self.held_tokens -= self._size(text)
+        self.new_tokens += len(text.ids)
+        self._judge(job, pending)
+        pending.samples[text.sample] = writing.sample()
+        if len(pending.samples) == pending.record.num_samples:
+            emit(pending.failure or self._answer(pending, batch))
+
+    def _judge(self, job: Job, pending: _Pending) -> None:
+        record = pending.record
+        if job.problem is not None:
+            pending.failure = record.failure("nothing_left", job.problem.problem)
+        elif self.spec.overflow == "error" and job.text.finish_reason == "context":
+            found = f"full after {len(job.text.ids):,} new tokens"
+            pending.failure = record.failure("context_full", f"the context is {found}")
+
+    def _answer(self, pending: _Pending, batch: Batch) -> Answer:
+        record = pending.record
+        samples = [pending.samples[number] for number in range(record.num_samples)]
+        given = isinstance(record.prompt, str)
+        prompt = str(record.prompt) if given else self.tokenizer.decode(pending.ids)
+        scores = self._of_prompt(pending, batch)
+        return Answer(record, prompt, pending.ids, pending.truncated, samples, scores)
+
+    def _of_prompt(self, pending: _Pending, batch: Batch) -> list[Score] | None:
+        count = pending.record.echoed_logprobs
+        if count is None:
+            return None
+        self.on_token()  # it may take as long as one
+        return batch.beside(lambda: prompt_scores(self._model, self.tokenizer, pending.ids, count))
+
+    def _require_known(self, record: Record) -> None:
+        n_vocab = self.tokenizer.n_vocab
+        ids = [id for id, _ in record.params.logit_bias]
+        ids += record.prompt if isinstance(record.prompt, tuple) else ()
+        if ids and max(ids) >= n_vocab:
+            found = f"{max(ids)}, expected below {n_vocab}"
+            raise BadRecordError("wrong_value", f"a token id is not in the vocabulary ({found})")
+
+    def _encode(self, record: Record) -> list[int]:
+        if isinstance(record.prompt, tuple):
+            ids = list(record.prompt)
+        else:
+            ids = self._tokenized(record.prompt)
+        if ids:
+            return ids
+        if self.tokenizer.eos_id is None:
+            raise BadRecordError("empty_prompt", "there is no end-of-text token to begin at")
+        return [self.tokenizer.eos_id]
+
+    def _tokenized(self, prompt: str) -> list[int]:
+        size = len(prompt.encode())
+        if size > MAX_PROMPT_BYTES:
+            found = f"{size:,} bytes, expected at most {MAX_PROMPT_BYTES:,}"
+            raise BadRecordError("prompt_too_long", f"the prompt is too long ({found})")
+        try:
+            return self.tokenizer.prompt(prompt)
+        except UsageError as error:
+            raise BadRecordError("tokenizer_failed", error.problem) from None
+
+    def _has_room(self, text: Text) -> bool:
+        limit = self._max_tokens
+        return limit is None or not self.active or self.held_tokens + self._size(text) <= limit
+
+    def _size(self, text: Text) -> int:
+        """Cached tokens at most."""
+        return min(text.context, len(text.prompt) + text.params.max_new_tokens)
+
+
+def _kept_positions(context: int, rows: int, max_tokens: int | None) -> int:
+    """How much of the beginnings of prompts is kept: little beside the texts themselves.
+
+    One text's worth is enough for what all have in common, whatever else comes between.
+    """
+    kept = max(context, rows * context // 8)
+    return kept if max_tokens is None else min(kept, max_tokens // 8)
+
+
+class _Restartable:
+    """An iterator that says whether it has ended; a batch may leave it and come back."""
+
+    def __init__(self, jobs: Iterator[Job | None]) -> None:
+        self._jobs, self.is_exhausted = jobs, False
+
+    def __iter__(self) -> Iterator[Job | None]:
+        return self
+
+    def __next__(self) -> Job | None:
+        try:
+            return next(self._jobs)
+        except StopIteration:
+            self.is_exhausted = True
+            raise

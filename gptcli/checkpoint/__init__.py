@@ -1,0 +1,1 @@
+"""Find, check, read and write model files."""

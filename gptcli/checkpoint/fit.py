@@ -1,0 +1,148 @@
+"""Whether the tensors of a file are those of a config's model, every problem at once.
+
+Works on headers alone: knows no tensor data and no torch.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from gptcli.checkpoint.header import Header, TensorInfo
+from gptcli.checkpoint.layouts import (
+    DTYPES,
+    HEAD,
+    Layout,
+    all_tensors,
+    expected_shapes,
+    implied_config,
+)
+from gptcli.checkpoint.quantized import GROUP, Width, all_stored
+from gptcli.core.errors import InputError
+from gptcli.core.escape import listed, shown
+from gptcli.model.config import GPTConfig
+
+SIZES = ("vocab_size", "context_length", "emb_dim", "n_layers")
+_MOST = 5  # problems of one kind
+
+Shape = tuple[int, ...]
+
+
+def check(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[str]:
+    """What keeps these weights from being this config's model; empty if nothing does.
+
+    Where a size is another than the config's, that is one problem, and the tensors are checked
+    against the file's own size. A head that the file lacks is the embedding, but in the book's
+    layout only where the config says so: there its absence is damage.
+    """
+    infos = all_tensors(headers)
+    problems, config = _against_implied(implied_config(headers, layout), config)
+    expected = expected_shapes(config)
+    may_lack_head = layout.name not in {"book", "quantized"}
+    if HEAD not in layout.sources and (config.tie_weights or may_lack_head):
+        del expected[HEAD]
+    if layout.width:
+        return problems + _quantized(infos, expected, layout.width, config)
+    if line := _names(layout, expected):
+        problems.append(line)
+    shapes = {**_source_shapes(layout, expected), **_mask_shapes(layout, config)}
+    problems += _first(_misshapen(infos, shapes))
+    problems += _first(_wrong_dtypes(infos, layout))
+    return problems
+
+
+def _against_implied(implied: dict[str, Any], config: GPTConfig) -> tuple[list[str], GPTConfig]:
+    """Where the config says other than the file, and a config with what the file says."""
+    changes = {
+        key: implied[key] for key in SIZES if implied.get(key) not in {None, getattr(config, key)}
+    }
+    problems = [
+        f"{key}: the file has {value:,}, the config says {getattr(config, key):,}"
+        for key, value in changes.items()
+    ]
+    biases = implied["qkv_bias"]
+    if biases != config.qkv_bias:
+        has = "has" if biases else "has no"
+        said = str(config.qkv_bias).lower()
+        problems.append(
+            f"the file {has} query/key/value biases but the config says qkv_bias: {said}"
+        )
+    try:
+        return problems, replace(config, n_heads=1, qkv_bias=biases, **changes)
+    except InputError:  # a size that no model has
+        return problems, config
+
+
+def _names(layout: Layout, expected: dict[str, Shape]) -> str:
+    """`3 tensors missing (...), 1 unexpected (...)`, by the file's own names."""
+    missing = [n for n in expected if n not in layout.sources and n not in layout.zeros]
+    absent = dict.fromkeys(layout.file_name(name) for name in missing)
+    surplus = [source.name for name, source in layout.sources.items() if name not in expected]
+    return _counted(absent, dict.fromkeys([*layout.unexpected, *surplus]))
+
+
+def _counted(absent: Collection[str], extra: Collection[str]) -> str:
+    counted: list[str] = []
+    for names, word in (absent, "missing"), (extra, "unexpected"):
+        if names:
+            noun = "" if counted else " tensor" if len(names) == 1 else " tensors"
+            counted.append(f"{len(names):,}{noun} {word} ({listed(names)})")
+    return ", ".join(counted)
+
+
+def _quantized(
+    infos: dict[str, TensorInfo], expected: dict[str, Shape], width: Width, config: GPTConfig
+) -> list[str]:
+    """The same of quantised weights, all of whose tensors the config and the width tell."""
+    if width == "int4" and config.emb_dim % GROUP:
+        return [f"int4 needs an emb_dim that is a multiple of {GROUP} (found {config.emb_dim})"]
+    stored = all_stored(expected, width)
+    absent = [name for name in stored if name not in infos]
+    names = _counted(absent, [name for name in infos if name not in stored])
+    there = {name: one for name, one in stored.items() if name in infos}
+    wrong = (
+        f'tensor "{shown(name)}" is {infos[name].dtype}, expected {" or ".join(one.dtypes)}'
+        for name, one in there.items()
+        if infos[name].dtype not in one.dtypes
+    )
+    shapes = {name: one.shape for name, one in there.items()}
+    return [*([names] if names else []), *_first(_misshapen(infos, shapes)), *_first(wrong)]
+
+
+def _source_shapes(layout: Layout, expected: dict[str, Shape]) -> dict[str, Shape]:
+    """The shapes that the file's tensors must have, fused and transposed as they are there."""
+    shapes = {}
+    for name, source in layout.sources.items():
+        if name in expected:
+            first, *rest = expected[name]
+            shape = (first if source.part is None else 3 * first, *rest)
+            shapes[source.name] = shape[::-1] if source.transposed else shape
+    return shapes
+
+
+def _mask_shapes(layout: Layout, config: GPTConfig) -> dict[str, Shape]:
+    """Masks are ignored, but only if they are masks."""
+    square = (config.context_length, config.context_length)
+    shapes: dict[str, Shape] = {}
+    for name in layout.ignored:
+        whole = square if layout.name == "book" else (1, 1, *square)
+        shapes[name] = () if name.endswith("masked_bias") else whole
+    return shapes
+
+
+def _misshapen(infos: dict[str, TensorInfo], shapes: dict[str, Shape]) -> Iterator[str]:
+    for name, shape in shapes.items():
+        if infos[name].shape != shape:
+            found = list(infos[name].shape)
+            yield f'tensor "{shown(name)}" has the shape {found}, expected {list(shape)}'
+
+
+def _wrong_dtypes(infos: dict[str, TensorInfo], layout: Layout) -> Iterator[str]:
+    for name in dict.fromkeys(source.name for source in layout.sources.values()):
+        if infos[name].dtype not in DTYPES:
+            yield f'tensor "{shown(name)}" is {infos[name].dtype}; weights must be F32, F16 or BF16'
+
+
+def _first(problems: Iterator[str]) -> list[str]:
+    found = list(problems)
+    more = [f"... (+{len(found) - _MOST} more of this kind)"] if len(found) > _MOST else []
+    return [*found[:_MOST], *more]

@@ -1,0 +1,257 @@
+"""The header of a safetensors file, checked before anything of it is believed.
+
+Reads headers and shard indexes only, never tensor data, whatever the size of the file. Knows
+no names of tensors, no model and no torch. Stricter than the format: what passes here, the
+safetensors library accepts.
+"""
+
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gptcli.checkpoint.impostors import impostor
+from gptcli.core.errors import InputError, one_message
+from gptcli.core.escape import listed, shown
+from gptcli.core.files import decode_utf8, open_regular, read_bounded, read_exactly, strict_json
+
+MAX_HEADER = 1 << 24
+MAX_TENSORS = 100_000
+MAX_NAME = 512
+MAX_RANK = 8
+MAX_DIMENSION = 1 << 40
+_MAX_MARKS = 4_000_000  # quotes, brackets and commas; 100,000 tensors have about two million
+
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+}  # fmt: skip
+_FIELDS = {"dtype", "shape", "data_offsets"}
+
+Stamp = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the header says of one tensor; `start` and `end` are bytes from the start of `path`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+    path: Path
+
+    @property
+    def numel(self) -> int:
+        """Elements; 1 for a scalar."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A checked header; tensors are in the order of their data.
+
+    Attributes:
+        size: bytes of the whole file.
+        header_bytes: bytes before the first tensor's data.
+        stamp: what changes when the file does (`stamp_of`).
+    """
+
+    path: Path
+    size: int
+    header_bytes: int
+    metadata: dict[str, str]
+    tensors: dict[str, TensorInfo]
+    stamp: Stamp
+
+
+def stamp_of(fd: int) -> Stamp:
+    """Size, time of change in nanoseconds, inode and device of an open file."""
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+
+
+def read_headers(path: Path) -> list[Header]:
+    """The header of a .safetensors file, or those of all shards of a .safetensors.index.json.
+
+    Raises:
+        InputError: the first file that breaks a rule, and which rule.
+    """
+    return _read_shards(path) if path.suffix.lower() == ".json" else [read_header(path)]
+
+
+def read_header(path: Path) -> Header:
+    """The checked header of one safetensors file.
+
+    Raises:
+        InputError: names the file and what is wrong with it.
+    """
+    with open_regular(path) as fd:
+        stamp = stamp_of(fd)
+        length = _header_length(fd, stamp[0], path)
+        raw = read_exactly(fd, length, 8)
+    if len(raw) < length:
+        _refuse_short(path, 8 + length, 8 + len(raw))
+    entries = _bounded_json(decode_utf8(raw, path), path)
+    metadata = _metadata(entries.pop("__metadata__", {}), path)
+    if len(entries) > MAX_TENSORS:
+        _refuse(path, f"{len(entries):,} tensors, expected at most {MAX_TENSORS:,}")
+    tensors = [_tensor(name, entry, 8 + length, path) for name, entry in entries.items()]
+    tensors.sort(key=lambda info: (info.start, info.end))
+    _check_ranges(tensors, 8 + length, stamp[0], path)
+    return Header(path, stamp[0], 8 + length, metadata, {t.name: t for t in tensors}, stamp)
+
+
+def _header_length(fd: int, size: int, path: Path) -> int:
+    """Bytes of the JSON, believed only if the file can hold it and it begins as it must."""
+    first = read_exactly(fd, 512, 0)
+    length = int.from_bytes(first[:8], "little")
+    if size >= 10 and 2 <= length <= min(size - 8, MAX_HEADER) and first[8:9] == b"{":
+        return length
+    if found := impostor(first):
+        raise InputError(shown(path), *found)
+    if MAX_HEADER >= length > size - 8:
+        _refuse_short(path, 8 + length, size)
+    problem = 'not a safetensors file (the header does not begin with "{")'
+    if size < 10:
+        problem = f"too short for a safetensors file ({size} bytes)"
+    elif length > MAX_HEADER:
+        most = f", expected at most {MAX_HEADER}" if length <= size - 8 else ""
+        problem = f"header declares {length} bytes, file has {size}{most}"
+    raise InputError(shown(path), problem)
+
+
+def _bounded_json(text: str, path: Path) -> dict[str, Any]:
+    """A JSON object without duplicate keys; one made to fill the memory is not parsed at all."""
+    unescaped = text.replace("\\\\", "").replace('\\"', "")
+    marks = unescaped.count('"')
+    if marks <= _MAX_MARKS:
+        bare = "".join(unescaped.split('"')[::2])  # the text outside of strings
+        marks += sum(bare.count(mark) for mark in "{[,")
+        if "-" in bare:  # -0 is an integer to Python, but not to the library
+            _refuse(path, "the header holds a negative number")
+    if marks > _MAX_MARKS:
+        _refuse(path, f"holds more values than {MAX_TENSORS:,} tensors need")
+    parsed = strict_json(text, path, _twice)
+    if not isinstance(parsed, dict):
+        _refuse(path, "not a JSON object")
+    return parsed
+
+
+def _twice(_line: int, key: str) -> str:
+    return f'{"key" if key in _FIELDS else "tensor"} "{shown(key)}" is listed twice'
+
+
+def _metadata(value: object, path: Path) -> dict[str, str]:
+    if not isinstance(value, dict):
+        _refuse(path, "__metadata__ is not an object")
+    for key, text in value.items():
+        if not isinstance(text, str) or not (_is_unicode(key) and _is_unicode(text)):
+            _refuse(path, f'metadata "{shown(key)}" is not text')
+    return value
+
+
+def _tensor(name: str, entry: object, data: int, path: Path) -> TensorInfo:
+    """One entry, checked by itself; `data` is where offsets count from."""
+    if not _is_unicode(name) or len(name.encode()) > MAX_NAME:
+        _refuse(path, f'tensor "{shown(name)}": the name is over {MAX_NAME} bytes or not Unicode')
+    tensor = f'tensor "{shown(name)}"'
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        _refuse(path, f"{tensor}: expected exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        _refuse(path, f"{tensor}: unknown dtype {shown(dtype)}")
+    if not _are_sizes(shape) or len(shape) > MAX_RANK:
+        expected = f"at most {MAX_RANK} sizes from 0 to 2^40"
+        _refuse(path, f"{tensor}: shape {shown(shape)}, expected {expected}")
+    if not _are_sizes(offsets, 1 << 63) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        _refuse(path, f"{tensor}: data_offsets {shown(offsets)}, expected a start and an end")
+    bits, has = prod(shape) * DTYPE_BITS[dtype], offsets[1] - offsets[0]
+    if bits != 8 * has:
+        needs = f"{bits // 8:,} bytes" if bits % 8 == 0 else f"{bits:,} bits"
+        _refuse(path, f"{tensor}: shape {shape} of {dtype} needs {needs}, its range has {has:,}")
+    return TensorInfo(name, dtype, tuple(shape), data + offsets[0], data + offsets[1], path)
+
+
+def _are_sizes(value: object, limit: int = MAX_DIMENSION) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < limit for n in value)
+
+
+def _is_unicode(text: str) -> bool:
+    r"""Whether JSON's \ud800 left half a character in the text."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _check_ranges(tensors: list[TensorInfo], data: int, size: int, path: Path) -> None:
+    """Ranges follow one another from the header to the end of the file, without gap or overlap."""
+    if tensors and tensors[0].start != data:
+        _refuse(path, f'tensor "{shown(tensors[0].name)}" does not begin right after the header')
+    for before, after in pairwise(tensors):
+        if after.start != before.end:
+            relation = "overlaps" if after.start < before.end else "leaves a gap after"
+            _refuse(path, f'tensor "{shown(after.name)}" {relation} "{shown(before.name)}"')
+    end = tensors[-1].end if tensors else data
+    if end > size:
+        _refuse_short(path, end, size)
+    if end < size:
+        _refuse(path, f"{size - end:,} bytes follow the last tensor, expected none")
+
+
+def _read_shards(path: Path) -> list[Header]:
+    """Every shard of an index; each tensor is in the one shard that the index says."""
+    weight_map = _weight_map(path)
+    shards: dict[str, set[str]] = {}
+    for tensor, shard in weight_map.items():
+        shards.setdefault(shard, set()).add(tensor)
+    missing = [
+        f'shard "{shown(shard)}" is missing ({number} of {len(shards)} listed)'
+        for number, shard in enumerate(shards, 1)
+        if not (path.parent / shard).exists()
+    ]
+    if missing:
+        raise InputError(shown(path), one_message(missing), "Download it again")
+    headers = [read_header(path.parent / shard) for shard in shards]
+    for header, (shard, tensors) in zip(headers, shards.items(), strict=True):
+        if lacking := sorted(tensors - header.tensors.keys()):
+            _refuse(path, f'shard "{shown(shard)}" lacks {listed(lacking)}')
+        for extra in sorted(header.tensors.keys() - tensors):
+            other = weight_map.get(extra)
+            where = f'listed in "{shown(other)}"' if other else "not in the index"
+            _refuse(path, f'tensor "{shown(extra)}" is in shard "{shown(shard)}" but {where}')
+    return headers
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    index = _bounded_json(decode_utf8(read_bounded(path, MAX_HEADER), path), path)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        _refuse(path, "no weight_map of tensors to shards in it")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not _is_plain(shard):
+            _refuse(path, f'shard name "{shown(shard)}" is not a plain file name')
+    return weight_map
+
+
+def _is_plain(shard: str) -> bool:
+    """Names a file of the index's own directory; links there are followed, as hub caches have."""
+    if any(letter in "/\\\0" for letter in shard) or not _is_unicode(shard):
+        return False
+    return shard.endswith(".safetensors") and len(shard.encode()) <= 255
+
+
+def _refuse_short(path: Path, expected: int, present: int) -> NoReturn:
+    problem = f"truncated: {expected:,} bytes expected, {present:,} present"
+    raise InputError(shown(path), problem, "Download it again")
+
+
+def _refuse(path: Path, problem: str) -> NoReturn:
+    raise InputError(shown(path), problem)

@@ -1,0 +1,154 @@
+"""Models of the Hugging Face Hub: what its cache on this machine holds, and fetching the rest.
+
+huggingface_hub downloads, and owns the cache. What is cached is used without asking the network.
+Knows no configs and no tensors.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from gptcli.core.errors import RunError
+from gptcli.core.escape import shown
+
+Progress = Callable[[str, int, int], object]
+"""Called with a file's name, the bytes received so far, and all its bytes (0 if not known)."""
+
+REQUIRED = ("config.json", "model.safetensors")
+OPTIONAL = ("tokenizer_config.json", "tokenizer.json")
+ANSWER_SECONDS = 10.0
+
+_TRUE = {"1", "ON", "YES", "TRUE"}
+
+
+def is_offline(flag: bool = False) -> bool:
+    """Whether the network is not to be used: the flag, or the environment's HF_HUB_OFFLINE."""
+    return flag or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
+
+
+def cached(repo: str) -> Path | None:
+    """The directory with a repository's config and weights, if the cache has both. No network."""
+    snapshot = _snapshot(repo)
+    complete = snapshot and all((snapshot / name).exists() for name in REQUIRED)
+    return snapshot if complete else None
+
+
+def fetch(repo: str, *, offline: bool = False, progress: Progress | None = None) -> Path:
+    """The model directory of a repository, from the cache or else from the Hub.
+
+    Raises:
+        RunError: it is not on this machine, and offline, or the Hub cannot give it.
+    """
+    found = cached(repo)
+    if found and (offline or all(_is_settled(found, name) for name in OPTIONAL)):
+        return found
+    if is_offline(offline):
+        if found:
+            return found
+        raise RunError(shown(repo), "is not on this machine, and working offline", _ADVICE)
+    try:
+        return _download(repo, progress)
+    except Exception as error:  # noqa: BLE001  # its errors change with the client's HTTP library
+        if found:
+            return found
+        raise _explained(repo, error) from None
+
+
+_ADVICE = "Run it once with a network, or name a directory that holds the model"
+
+
+def _snapshot(repo: str) -> Path | None:
+    """Where the cache keeps the repository's main branch; the layout is documented and stable."""
+    from huggingface_hub import constants  # noqa: PLC0415  # 0.03 s that few commands need
+
+    home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    try:
+        commit = (home / "refs" / "main").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return home / "snapshots" / commit if commit.isalnum() else None
+
+
+def _is_settled(snapshot: Path, name: str) -> bool:
+    """Whether the file is there, or the Hub has said that there is none."""
+    absent = snapshot.parent.parent / ".no_exist" / snapshot.name / name
+    return (snapshot / name).exists() or absent.exists()
+
+
+def _download(repo: str, progress: Progress | None) -> Path:
+    """All files of one commit; the client resumes what an earlier run began."""
+    from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415  # as below
+
+    logging = import_module("huggingface_hub.utils.logging")
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # we say ourselves what went wrong
+    try:
+        config = _file(repo, REQUIRED[0], "main", progress)
+        for name in OPTIONAL:
+            try:
+                _file(repo, name, config.parent.name, progress)
+            except EntryNotFoundError:
+                continue
+        for name in REQUIRED[1:]:
+            _file(repo, name, config.parent.name, progress)
+        return config.parent
+    finally:
+        logging.set_verbosity(level)
+
+
+def _file(repo: str, name: str, revision: str, progress: Progress | None) -> Path:
+    # Takes 0.3 s to import, and reads the environment when it is.
+    from huggingface_hub import (  # noqa: PLC0415
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+    )
+
+    if revision == "main":  # a first question that is not asked again and again without an answer
+        get_hf_file_metadata(hf_hub_url(repo, name), timeout=ANSWER_SECONDS)
+    options: dict[str, Any] = {}
+    if "tqdm_class" in signature(hf_hub_download).parameters:  # older clients show a bar of theirs
+        options["tqdm_class"] = _reporting(name, progress)
+    return Path(hf_hub_download(repo, name, revision=revision, **options))
+
+
+def _reporting(name: str, progress: Progress | None) -> type:
+    """A tqdm class that draws nothing and calls `progress` instead."""
+    tqdm: Any = import_module("huggingface_hub.utils").tqdm
+
+    class Reporting(tqdm):  # type: ignore[misc]  # tqdm has no types
+        monitor_interval = 0  # no thread of its own
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            own = {"disable": progress is None, "file": StringIO()}
+            super().__init__(*args, **{**options, **own})
+
+        def update(self, n: float | None = 1) -> None:
+            super().update(n)
+            if progress is not None:
+                progress(name, int(self.n), int(self.total or 0))
+
+    return Reporting
+
+
+def _explained(repo: str, error: Exception) -> RunError:
+    """What went wrong, in our words where we know them."""
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    where, status = shown(repo), getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError | errors.RepositoryNotFoundError):
+        problem = "there is no such model on the Hub, or it is not public"
+        return RunError(where, problem, "Log in with `hf auth login` if it is yours to use")
+    if isinstance(error, errors.EntryNotFoundError) and status == 404:
+        return RunError(where, f"has no {' or no '.join(REQUIRED)} on the Hub")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return RunError(where, "the disk is full", "Free space; the download then goes on")
+    if status is not None:
+        return RunError(where, f"the Hub answered with status {status}", _ADVICE)
+    kind = type(error).__name__
+    return RunError(where, f"is not on this machine and cannot be downloaded ({kind})", _ADVICE)

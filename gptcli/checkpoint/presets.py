@@ -1,0 +1,97 @@
+"""The models that have a name: what each is, and where its config lies.
+
+Knows no network and no weights; `gptcli.checkpoint.resolve` turns a name into files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gptcli.model.config import GPTConfig, read_config
+
+BUILT_IN = "stories"
+_PACKAGE = Path(__file__).parents[1]
+_PRETRAINED: Mapping[str, Any] = {"qkv_bias": True, "tie_weights": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named model.
+
+    Attributes:
+        name: what `--model` takes.
+        summary: one line for a table.
+        config: its file in `configs_directory()`; empty for the built-in model.
+        repo: the Hugging Face repository with its weights, None where it has none.
+        changes: keys in which the model differs from its config file.
+        temperature: what its texts are best drawn at, None for what suits most models.
+    """
+
+    name: str
+    summary: str
+    config: str
+    repo: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    temperature: float | None = None
+
+
+_UNTRAINED = (
+    Preset("gpt2-124m", "the book's smallest GPT-2, untrained", "gpt2-124m.yaml"),
+    Preset("gpt2-355m", "the book's medium GPT-2, untrained", "gpt2-355m.yaml"),
+    Preset("gpt2-774m", "the book's large GPT-2, untrained", "gpt2-774m.yaml"),
+    Preset("gpt2-1558m", "the book's largest GPT-2, untrained", "gpt2-1558m.yaml"),
+)
+_OF_OPENAI = tuple(
+    Preset(
+        name,
+        f"OpenAI's GPT-2, {size}",
+        f"gpt2-{size}.yaml",
+        f"openai-community/{name}",
+        _PRETRAINED,
+    )
+    for name, size in [
+        ("gpt2", "124m"),
+        ("gpt2-medium", "355m"),
+        ("gpt2-large", "774m"),
+        ("gpt2-xl", "1558m"),
+    ]
+)
+_DISTILLED = Preset(
+    "distilgpt2",
+    "GPT-2 124m distilled to half its layers",
+    "gpt2-124m.yaml",
+    "distilbert/distilgpt2",
+    {**_PRETRAINED, "n_layers": 6},
+)
+# Found by reading: of 31 stories drawn at 0.8 and at 0.6, 11 and 24 had no mistake of grammar.
+_STORIES = Preset(BUILT_IN, "short stories; inside the package", "", temperature=0.6)
+
+PRESETS: dict[str, Preset] = {p.name: p for p in (_STORIES, *_UNTRAINED, *_OF_OPENAI, _DISTILLED)}
+
+
+def named_preset(model: str | None, *parts: object) -> Preset | None:
+    """The preset that `--model` names; none if config or weights are named by themselves."""
+    return None if any(parts) else PRESETS.get(BUILT_IN if model is None else model)
+
+
+def own_temperature(model: str | None, *parts: object) -> float | None:
+    """That of `named_preset`; None where it has none of its own, or there is no preset."""
+    preset = named_preset(model, *parts)
+    return preset.temperature if preset else None
+
+
+def configs_directory() -> Path:
+    """Where the config files lie: inside an installed package, at the top of a checkout."""
+    inside = _PACKAGE / "configs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "configs"
+
+
+def built_in_directory() -> Path:
+    """The model directory of the built-in model, which a build may lack."""
+    return _PACKAGE / "data" / BUILT_IN
+
+
+def preset_config(preset: Preset) -> GPTConfig:
+    """The config of a preset that has one in `configs_directory()`; no download."""
+    return replace(read_config(configs_directory() / preset.config), **preset.changes)

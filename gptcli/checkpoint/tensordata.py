@@ -1,0 +1,128 @@
+"""Tensor data of safetensors files as NumPy arrays, a piece at a time.
+
+Reads with `pread`, never through a map, so a file that shrinks or is rewritten meanwhile is an
+error and not a signal. Takes the memory of a piece, whatever the size of the tensor. Knows no
+model and no torch, which takes longer to load than most files take to read.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptcli.checkpoint.header import DTYPE_BITS, Header, TensorInfo, stamp_of
+from gptcli.core.errors import RunError
+from gptcli.core.escape import shown
+from gptcli.core.files import open_regular
+
+PIECE = 1 << 17  # elements; two float64 copies of them stay in the processor's cache
+
+Values = NDArray[np.float32] | NDArray[np.float64]
+
+_NUMPY = {
+    "BOOL": "u1", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4",
+    "I64": "<i8", "U64": "<u8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
+    "F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E8M0": "u1",
+}  # fmt: skip
+
+
+def can_read(dtype: str) -> bool:
+    """Whether the values of a safetensors dtype can be read; packed and complex ones cannot."""
+    return dtype in _NUMPY
+
+
+@contextmanager
+def reading(header: Header) -> Iterator[int]:
+    """The open file of a header; still the same one before the first read and after the last.
+
+    Raises:
+        RunError: it changed, or cannot be read.
+    """
+    with open_regular(header.path) as fd:
+        try:
+            refuse_change(fd, header)
+            yield fd
+            refuse_change(fd, header)
+        except OSError as error:
+            raise RunError(shown(header.path), error.strerror or str(error)) from None
+
+
+def pieces(fd: int, info: TensorInfo, size: int = PIECE) -> Iterator[Values]:
+    """The values of a tensor in the file's order, `size` elements at a time.
+
+    float32 for floats that fit it, float64 for F64 and integers. The array is good until the next
+    one is asked for.
+
+    Raises:
+        RunError: the file is shorter than it was.
+    """
+    width = DTYPE_BITS[info.dtype] // 8
+    space = np.empty(min(size, info.numel) * width, np.uint8)
+    for begin in range(0, info.numel, size):
+        raw = space[: min(size, info.numel - begin) * width]
+        read_into(raw, fd, info.start + begin * width, info)
+        yield _values(raw, info.dtype)
+
+
+def whole(fd: int, info: TensorInfo, first: int, last: int) -> Values:
+    """(rows, columns) in the file → (rows, last - first), columns `first` to `last` of all rows."""
+    rows, columns = info.shape
+    step = max(1, PIECE // columns)
+    found = np.empty((rows, last - first), np.float64 if info.dtype == "F64" else np.float32)
+    for row, piece in zip(range(0, rows, step), pieces(fd, info, step * columns), strict=True):
+        found[row : row + step] = piece.reshape(-1, columns)[:, first:last]
+    return found
+
+
+def refuse_change(fd: int, header: Header) -> None:
+    """Raises `RunError` if the open file is not what it was when its header was read."""
+    if stamp_of(fd) != header.stamp:
+        raise RunError(shown(header.path), "changed while it was being read", "Try again")
+
+
+def read_into(raw: NDArray[np.uint8], fd: int, offset: int, info: TensorInfo) -> None:
+    """Fill `raw` from `offset` on.
+
+    Raises:
+        RunError: the file of this tensor is shorter than it was.
+    """
+    space = raw.data
+    while space:
+        count = os.preadv(fd, [space], offset)
+        if count == 0:
+            raise RunError(shown(info.path), "changed while it was being read", "Try again")
+        space, offset = space[count:], offset + count
+
+
+def _values(raw: NDArray[np.uint8], dtype: str) -> Values:
+    values: NDArray[Any] = raw.view(_NUMPY[dtype])
+    if dtype == "BF16":  # the upper half of a float32
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    if dtype.startswith("F8"):
+        return _eight_bits(dtype)[values]
+    if dtype in {"F32", "F16"}:
+        return values.astype(np.float32, copy=False)
+    return values.astype(np.float64, copy=False)
+
+
+def _eight_bits(dtype: str) -> NDArray[np.float32]:
+    """The value of each of the 256 patterns (Micikevicius et al. 2022, arXiv:2209.05433, and the
+    Open Compute Project's microscaling formats 1.0 for E8M0, a power of two).
+    """
+    code = np.arange(256)
+    if dtype == "F8_E8M0":
+        return np.where(code == 255, np.nan, 2.0 ** (code - 127.0)).astype(np.float32)
+    bits = 3 if dtype == "F8_E4M3" else 2  # of the mantissa
+    bias, top = (7, 15) if dtype == "F8_E4M3" else (15, 31)
+    mantissa, exponent = code % (1 << bits), (code & 127) >> bits
+    normal = (1 + mantissa / (1 << bits)) * 2.0 ** (exponent - bias)
+    tiny = mantissa * 2.0 ** (1 - bias - bits)
+    value = np.where(exponent == 0, tiny, normal)
+    if dtype == "F8_E4M3":  # no infinities: all but the last pattern of the top exponent count
+        value[(exponent == top) & (mantissa == 7)] = np.nan
+    else:
+        value[exponent == top] = np.where(mantissa[exponent == top] == 0, np.inf, np.nan)
+    return np.where(code > 127, -value, value).astype(np.float32)

@@ -1,0 +1,271 @@
+"""One `batch` command from checked options to its exit code."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from gptcli.batch import output as outputs
+from gptcli.batch.io.remote import open_input
+from gptcli.batch.io.sources import Line, Source
+from gptcli.batch.io.tables import input_lines
+from gptcli.batch.job import JobSpec
+from gptcli.batch.ray.connection import ClusterPlan
+from gptcli.batch.recorded import is_stream, recorded_header
+from gptcli.batch.result_lines import header, spec_of
+from gptcli.batch.runjob import run_job
+from gptcli.batch.runner import InterruptedJobError, Tally, stopped
+from gptcli.checkpoint.resolve import Target
+from gptcli.cli.clustering import Team
+from gptcli.cli.model_options import ModelOptions, fresh_seed
+from gptcli.cli.render import console
+from gptcli.cli.render.batch_progress import Progress
+from gptcli.core import signals
+from gptcli.core.errors import GptcliError, RunError, UsageError
+from gptcli.core.memory import is_exhausted
+from gptcli.model.batchsize import default_rows
+
+if TYPE_CHECKING:
+    from gptcli.batch.ray.pool import ClusterAnswers
+    from gptcli.batch.worker import Answerer
+    from gptcli.model.config import GPTConfig
+    from gptcli.tokenizer.tokenizer import Tokenizer
+
+FAILED_RECORDS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """What the command line says beside the spec: files, and what only changes the speed."""
+
+    input: str
+    output: Path | None
+    mode: outputs.Mode
+    batch_size: int | None
+    max_batch_tokens: int | None
+    hash_weights: bool
+    json: bool
+    cluster: ClusterPlan | None = None
+
+
+def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
+    """Do the job.
+
+    Raises:
+        typer.Exit: 4 with failed records, the signal's code after a signal.
+        GptcliError: whatever a user can mend.
+    """
+    if plan.mode == "new" and plan.output is not None:
+        outputs.refuse_existing(plan.output)
+    recorded = _recorded(plan)
+    if recorded is not None and options.seed is None:
+        spec = replace(spec, seed=spec_of(recorded, str(plan.output)).seed)
+    full = plan.hash_weights or str((recorded or {}).get("weights")).startswith("full:")
+    target = options.target()
+    if target.config is None:
+        options.load(target, 0)  # says what is missing
+        raise UsageError("--config", "is needed")
+    options = options.settled(target)
+    tokenizer = options.tokenizer(target, target.config)
+    with ExitStack() as stack:
+        source = stack.enter_context(open_input(plan.input))
+        _refuse_overwriting(plan, source, target)
+        team = Team(plan.cluster, stack)
+        what = _identity(options, target, target.config, tokenizer, full)
+        what.update(team.machine(options.device))
+        opened = _open(plan, header(spec, what))
+        lines = input_lines(plan.input, source, spec.column)
+        job = _Job(options, spec, plan, target, target.config, tokenizer, team, what)
+        job.run(opened, source, lines)
+
+
+class _Job:
+    """The pieces, and how they are told of each other."""
+
+    def __init__(
+        self,
+        options: ModelOptions,
+        spec: JobSpec,
+        plan: BatchPlan,
+        target: Target,
+        config: "GPTConfig",
+        tokenizer: "Tokenizer",
+        team: Team,
+        identity: dict[str, Any],
+    ) -> None:
+        self._options, self._spec, self._plan = options, spec, plan
+        self._team, self._identity = team, identity
+        self._target, self._config, self._tokenizer = target, config, tokenizer
+        self._tally = Tally()
+        self._answerer: Answerer | ClusterAnswers | None = None
+
+    def run(self, opened: outputs.Opened, source: Source, lines: Iterator[Line | None]) -> None:
+        progress = Progress(self._tally, source)
+        poll = self._poll(opened, progress)
+        source.poll, source.is_busy = poll, self._is_busy
+
+        def load() -> "Answerer | ClusterAnswers":
+            team = self._team.is_wanted
+            self._answerer = answerer = self._hire(progress) if team else self._load(progress)
+            answerer.on_token = poll
+            progress.began()
+            return answerer
+
+        with signals.patience(), signals.farewell(console.CLEAR_LINE if progress.draws else ""):
+            try:
+                run_job(
+                    opened,
+                    lines,
+                    self._spec,
+                    load,
+                    self._tally,
+                    poll=poll,
+                    on_failure=progress.failed,
+                )
+            except InterruptedJobError:
+                progress.clear()
+                self._say_interrupted()
+                raise typer.Exit(signals.exit_code()) from None
+            except (GptcliError, MemoryError, RuntimeError) as problem:
+                progress.clear()
+                raise self._stopped(problem) from None
+        progress.clear()
+        self._report(progress)
+
+    def _poll(self, opened: outputs.Opened, progress: Progress) -> Callable[[], None]:
+        def poll() -> None:
+            if signals.interrupted():
+                raise InterruptedJobError
+            opened.output.tick()
+            progress.update(self._answerer.new_tokens if self._answerer else 0)
+
+        return poll
+
+    def _is_busy(self) -> bool:
+        return self._answerer is not None and self._answerer.active > 0
+
+    def _hire(self, progress: Progress) -> "ClusterAnswers":
+        def notify(text: str) -> None:
+            progress.clear()
+            console.notice(text)
+
+        rows, most = self._plan.batch_size, self._plan.max_batch_tokens
+        options, spec, what = self._options, self._spec, self._identity
+        answers = self._team.answers(options, spec, what, rows=rows, max_tokens=most)
+        answers.on_ready, answers.notify = progress.began, notify
+        return answers
+
+    def _load(self, progress: Progress) -> "Answerer":
+        fast = self._options.load_fast(self._target, self._spec.seed)
+        from gptcli.batch.worker import Answerer
+
+        rows = self._plan.batch_size or default_rows(self._config)
+        answerer = Answerer(
+            fast, self._tokenizer, self._spec, rows=rows, max_tokens=self._plan.max_batch_tokens
+        )
+
+        def notify(rows: int) -> None:
+            progress.clear()
+            console.notice(f"memory ran out; {rows:,} texts at a time from here on")
+
+        answerer.on_fewer = notify
+        return answerer
+
+    def _say_interrupted(self) -> None:
+        tally = self._tally
+        console.say(f"interrupted after line {tally.last_line:,}{self._way_on('; ')}")
+
+    def _way_on(self, before: str) -> str:
+        if self._plan.output is None or is_stream(self._plan.output):
+            return ""
+        more = "--overwrite --resume" if "overwrite" in self._plan.mode else "--resume"
+        return f"{before}continue with {more}"
+
+    def _stopped(self, problem: BaseException) -> BaseException:
+        if isinstance(problem, GptcliError):
+            if problem.exit_code != RunError.exit_code or not self._way_on(""):
+                return problem
+            return stopped(problem, self._tally, self._way_on(""))
+        if is_exhausted(problem):
+            hint = "A smaller --batch-size needs less"
+            return stopped(
+                RunError("memory", "there is not enough of it", hint), self._tally, self._way_on("")
+            )
+        return problem
+
+    def _report(self, progress: Progress) -> None:
+        tally, tokens, shared = self._tally, progress.new_tokens, None
+        if self._answerer is not None:
+            tokens, shared = self._answerer.new_tokens, self._answerer.shared_tokens
+        if self._plan.json:
+            console.print_json(self._summary(tokens, shared, progress.seconds))
+        text = f"{tally.ok:,} ok, {tally.failed:,} failed"
+        if tally.failed:
+            console.say(f"{text} (first: {tally.first_failure})")
+            raise typer.Exit(FAILED_RECORDS)
+        speed = f"{tokens:,} tokens in {progress.seconds:,.1f} s"
+        saved = f", {shared:,} of prompts read once for several" if shared else ""
+        console.notice(f"{text}, {speed}{saved}")
+
+    def _summary(self, tokens: int, shared: int | None, seconds: float) -> dict[str, Any]:
+        tally = self._tally
+        return {
+            "schema": "gptcli.batch/1",
+            "output": None if self._plan.output is None else str(self._plan.output),
+            "records": tally.records,
+            "ok": tally.ok,
+            "failed": tally.failed,
+            "resumed": tally.resumed,
+            "first_failure": tally.first_failure,
+            "seed": self._spec.seed,
+            "new_tokens": tokens,
+            "shared_tokens": shared,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(tokens / seconds, 2) if tokens and seconds > 0 else None,
+        }
+
+
+def seed_of(options: ModelOptions) -> int:
+    """The seed that was asked for, or a fresh one."""
+    return fresh_seed() if options.seed is None else options.seed
+
+
+def _recorded(plan: BatchPlan) -> dict[str, Any] | None:
+    """The header of the output that is to be continued."""
+    if plan.output is None or plan.mode in {"new", "overwrite"}:
+        return None
+    path = outputs.staged(plan.output) if plan.mode == "overwrite-resume" else plan.output
+    return recorded_header(path)
+
+
+def _identity(
+    options: ModelOptions,
+    target: Target,
+    config: "GPTConfig",
+    tokenizer: "Tokenizer",
+    full: bool,
+) -> dict[str, Any]:
+    from gptcli.batch.fingerprint import identity
+
+    return identity(
+        target, config, tokenizer, dtype=options.numbers, device=options.device, full=full
+    )
+
+
+def _open(plan: BatchPlan, first: bytes) -> outputs.Opened:
+    if plan.output is not None:
+        return outputs.open_output(plan.output, first, plan.mode)
+    if plan.mode != "new":
+        raise UsageError("--resume", "standard output cannot be continued")
+    return outputs.open_stream(sys.stdout.buffer, "standard output", first)
+
+
+def _refuse_overwriting(plan: BatchPlan, source: Source, target: Target) -> None:
+    if plan.output is None:
+        return
+    others = [source.identity, *outputs.identities((target.config_path, target.weights))]
+    outputs.refuse_same_file(plan.output, others)

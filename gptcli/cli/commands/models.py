@@ -1,0 +1,70 @@
+"""`gptcli models`: the presets, and which are on this machine. Never imports torch or downloads."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gptcli.checkpoint import available
+from gptcli.checkpoint.available import Available
+from gptcli.cli.render import console
+from gptcli.cli.render.report import HEADING, QUIET, Report
+from gptcli.cli.render.table import Row
+
+SCHEMA = "gptcli.models/1"
+_HEAD = ("name", "parameters", "on disk", "")
+_NUMBERS = (1,)
+
+
+def models(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, the same facts in it.")
+    ] = False,
+) -> None:
+    """List the models that have a name, and say which are on this machine.
+
+    A model with weights to download is fetched when it is first used, into the cache of
+    huggingface_hub. Nothing is downloaded here.
+    """
+    all_models = available.presets()
+    if as_json:
+        console.print_json({"schema": SCHEMA, "models": [_document(one) for one in all_models]})
+        return
+    rows = [Row(_cells(one), style="" if one.is_ready else QUIET) for one in all_models]
+    Report().rows([Row(_HEAD, style=HEADING), *rows], right=_NUMBERS)
+
+
+def _cells(one: Available) -> tuple[str, ...]:
+    return (
+        one.preset.name,
+        f"{one.parameters:,}" if one.parameters else "",
+        _weights(one),
+        one.preset.summary,
+    )
+
+
+def _weights(one: Available) -> str:
+    if one.kind == "untrained":
+        return "none needed"
+    if one.directory is None:
+        return "to download" if one.kind == "pretrained" else "missing"
+    return size(one.weight_bytes) if one.weight_bytes else "yes"
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them: 523 MiB, 1.5 GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
+
+
+def _document(one: Available) -> dict[str, Any]:
+    """What --json prints for one preset: parameters and bytes are integers."""
+    return {
+        "name": one.preset.name,
+        "summary": one.preset.summary,
+        "kind": one.kind,
+        "ready": one.is_ready,
+        "parameters": one.parameters,
+        "config": one.config.to_dict() if one.config else None,
+        "repo": one.preset.repo,
+        "directory": str(one.directory) if one.directory else None,
+        "weight_bytes": one.weight_bytes,
+    }

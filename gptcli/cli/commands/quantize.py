@@ -1,0 +1,149 @@
+"""`gptcli quantize`: a model directory whose weights are rounded to 8 or 4 bits, once for all."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gptcli.checkpoint.header import read_headers
+from gptcli.checkpoint.quantized import stored_width
+from gptcli.cli import options as o
+from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.render import console
+from gptcli.core.atomic import write_atomically
+from gptcli.core.errors import InputError, RunError, UsageError
+from gptcli.core.escape import shown
+from gptcli.core.files import read_bounded
+from gptcli.version import __version__
+
+if TYPE_CHECKING:
+    from gptcli.checkpoint.resolve import Target
+
+SCHEMA = "gptcli.quantize/1"
+CARD, ORIGINAL_CARD = "MODEL_CARD.md", "ORIGINAL_CARD.md"
+_TOKENIZER = "tokenizer.tiktoken"
+_MAX_CARD = 1 << 20
+_OUT = "Where the model goes: a directory that is new, or empty."
+_WIDTH = "Bits of a weight; int4 keeps embedding and head at 8."
+
+
+def quantize(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A preset, a model directory or a .safetensors file; the built-in model where "
+            "nothing is named.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path | None, o.option("Job", _OUT, "--output", "-o", metavar="DIR")] = None,
+    width: Annotated[o.Widths | None, o.option("Job", _WIDTH, "--quantize")] = None,
+    config: o.Config = None,
+    weights: o.Weights = None,
+    offline: o.Offline = False,
+    check_finite: o.CheckFinite = True,
+    threads: o.Threads = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write a model with its weights rounded: a half or a quarter of the bytes.
+
+    The directory is complete by itself and is named as any other: generate -m DIR. Texts are,
+    token for token, those of the original with --quantize, and it is loaded sooner, because no
+    float32 weights are read and rounded.
+    """
+    console.Settings.quiet = quiet
+    if output is None or width is None:
+        raise UsageError("--output" if output is None else "--quantize", "is needed")
+    _refuse_filled(output)
+    options = ModelOptions(
+        model=model,
+        config=config,
+        weights=weights,
+        offline=offline,
+        seed=None,
+        device="cpu",
+        dtype="float32",
+        threads=threads,
+        check_finite=check_finite,
+        quantize=width,
+    )
+    target = options.target()
+    before = _size(target)
+    _write(options, target, output, width)
+    after = (output / "model.safetensors").stat().st_size
+    if json:
+        document = {"schema": SCHEMA, "directory": str(output), "width": width}
+        console.print_json({**document, "bytes": after, "original_bytes": before})
+    else:
+        sizes = f"{after:,} bytes of {width} weights, {after / before:.1%} of the original's"
+        console.notice(f"wrote {shown(output)} ({sizes})")
+
+
+def _refuse_filled(output: Path) -> None:
+    try:
+        filled = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    except OSError as error:
+        raise RunError(shown(output), error.strerror or str(error)) from None
+    if filled:
+        hint = "Remove it, or name another"
+        raise UsageError(f"--output {shown(output)}", "is there already, and not empty", hint)
+
+
+def _size(target: "Target") -> int:
+    """Bytes of the weight files, which are there and not quantised yet."""
+    if target.weights is None:
+        raise InputError(shown(target.name), "has no weights to quantise")
+    if stored := stored_width(target.weights):
+        raise InputError(shown(target.weights), f"holds {stored} weights already, expected floats")
+    return sum(header.size for header in read_headers(target.weights))
+
+
+def _write(options: ModelOptions, target: "Target", output: Path, width: o.Widths) -> None:
+    """Weights and config come last: without them it is no model directory."""
+    model = options.load(target, 0)
+    from gptcli.checkpoint.load import save_quantized
+    from gptcli.tokenizer.export import files_of
+
+    shape = model.config
+    name, files = files_of(shape.tokenizer, target.directory, shape.vocab_size, _TOKENIZER)
+    files[CARD] = _card(target, width).encode()
+    if target.directory and (card := target.directory / CARD).is_file():
+        files[ORIGINAL_CARD] = read_bounded(card, _MAX_CARD)
+    _make(output)
+    for file, data in files.items():
+        write_atomically(output / file, data)
+    model.config = replace(shape, tokenizer=name)
+    with console.waiting(f"rounding to {width} ..."):
+        save_quantized(model, output, width)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RunError(shown(directory), f"cannot be made ({why})") from None
+
+
+def _card(target: "Target", width: str) -> str:
+    name = shown(Path(target.name).name)
+    lines = [
+        "---",
+        "library_name: gptcli",
+        "pipeline_tag: text-generation",
+        "---",
+        "",
+        f"# {name}, {width}",
+        "",
+        f"The weights of {name}, rounded to {width} by gptcli {__version__}:",
+        "",
+        "    gptcli generate -m DIRECTORY",
+        "",
+        f"Texts are those of the original with `--quantize {width}`. {ORIGINAL_CARD}, where it is",
+        "there, says what the original was trained on and under which terms.",
+        "",
+    ]
+    return "\n".join(lines)

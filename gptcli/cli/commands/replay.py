@@ -1,0 +1,193 @@
+"""`gptcli replay`: a recorded batch run again, and what differs."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from gptcli.batch.io.remote import open_input
+from gptcli.batch.io.tables import input_lines
+from gptcli.batch.job import JobSpec
+from gptcli.batch.recorded import read_output
+from gptcli.batch.request import RecordReader
+from gptcli.batch.result_lines import Done, spec_of
+from gptcli.batch.runner import Reading
+from gptcli.cli import options as o
+from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.render import console
+from gptcli.core.errors import InputError, UsageError
+from gptcli.core.escape import listed, shown
+from gptcli.model.batchsize import default_rows
+
+if TYPE_CHECKING:
+    from gptcli.batch.replay import Difference, Pair
+
+_INPUT = "The job's input; not needed if it was run with --echo."
+_LINES = "Only this line of the input. Repeatable."
+_DTYPE = "Numbers to compute with; the recorded ones without it."
+_DIFFERENT = 1
+_MODEL = ("config", "weights", "tokenizer")
+
+
+def replay(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="What gptcli batch wrote.")],
+    input: Annotated[str | None, o.option("Job", _INPUT, "--input", "-i", metavar="FILE")] = None,
+    line: Annotated[list[int] | None, o.option("Job", _LINES, "--line", metavar="N")] = None,
+    batch_size: Annotated[
+        int | None, o.option(o.MACHINE, "Texts at a time.", "--batch-size", metavar="N")
+    ] = None,
+    model: o.Model = None,
+    config: o.Config = None,
+    weights: o.Weights = None,
+    offline: o.Offline = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    device: o.Device = "cpu",
+    dtype: Annotated[o.Dtypes | None, o.option(o.MACHINE, _DTYPE, "--dtype")] = None,
+    threads: o.Threads = None,
+) -> None:
+    """Run a recorded job again, from its header, and say what differs.
+
+    Names the first token that differs, and how near the recorded one was: by its logit in a
+    greedy text, by the distance of the draw in a sampled one. The model must be the same; another
+    processor or version is what this is for. Exit code 0 if all is equal, 1 if anything differs.
+    """
+    console.Settings.quiet = quiet
+    o.at_least("--batch-size", batch_size, 1)
+    with ExitStack() as stack:
+        header, done = stack.enter_context(read_output(output))
+        spec = spec_of(header, shown(output))
+        options = ModelOptions(
+            model=_model(model, config, weights, header),
+            config=config,
+            weights=weights,
+            offline=offline,
+            seed=spec.seed,
+            device=device,
+            threads=threads,
+            check_finite=True,
+            **_numbers(dtype, header),
+        )
+        pairs = _Counted(_pairs(output, input, done, spec, frozenset(line or ()), stack))
+        found = _replay(options, spec, header, pairs, batch_size, shown(output))
+    _show(found, pairs.count, json=json)
+    if found:
+        raise typer.Exit(_DIFFERENT)
+
+
+class _Counted:
+    def __init__(self, pairs: "Iterator[Pair]") -> None:
+        self._pairs, self.count = pairs, 0
+
+    def __iter__(self) -> "Iterator[Pair]":
+        for pair in self._pairs:
+            self.count += 1
+            yield pair
+
+
+def _model(
+    model: str | None, config: Path | None, weights: Path | None, header: dict[str, Any]
+) -> str | None:
+    if model or config or weights or header.get("model"):
+        return model or (None if config or weights else header["model"])
+    raise UsageError("--model", "is needed: the job's model has no name of its own")
+
+
+def _pairs(
+    output: Path,
+    input: str | None,
+    done: Iterator[Done],
+    spec: JobSpec,
+    wanted: frozenset[int],
+    stack: ExitStack,
+) -> "Iterator[Pair]":
+    from gptcli.batch.replay import echoed, pairs_of
+
+    if input is None:
+        if not spec.echo:
+            hint = "Name it with --input; a job run with --echo needs none"
+            raise UsageError("--input", "is needed to run this job again", hint)
+        return echoed(done, spec, wanted)
+    source = stack.enter_context(open_input(input))
+    lines = input_lines(input, source, spec.column)
+    records = Reading(lines, RecordReader(spec), lambda: None)
+    return pairs_of(done, records, wanted, shown(output))
+
+
+def _numbers(dtype: o.Dtypes | None, header: dict[str, Any]) -> dict[str, Any]:
+    """--dtype, or what the header says the weights were multiplied as."""
+    recorded = header.get("dtype")
+    if dtype is None and recorded in get_args(o.Widths):
+        return {"dtype": "float32", "quantize": recorded}
+    return {"dtype": dtype or recorded or "float32"}
+
+
+def _replay(
+    options: ModelOptions,
+    spec: JobSpec,
+    header: dict[str, Any],
+    pairs: _Counted,
+    batch_size: int | None,
+    name: str,
+) -> "list[Difference]":
+    target = options.target()
+    if target.config is None:
+        raise UsageError("--config", "is needed")
+    options = options.settled(target)
+    tokenizer = options.tokenizer(target, target.config)
+    from gptcli.batch.fingerprint import identity
+
+    full = str(header.get("weights")).startswith("full:")
+    now = identity(
+        target, target.config, tokenizer, dtype=options.numbers, device=options.device, full=full
+    )
+    _require_same_model(header, now, name)
+    fast = options.load_fast(target, spec.seed)
+    from gptcli.batch.replay import replay as run_again
+    from gptcli.batch.worker import Answerer
+
+    rows = batch_size or default_rows(target.config)
+    return list(run_again(pairs, Answerer(fast, tokenizer, spec, rows=rows), fast))
+
+
+def _require_same_model(header: dict[str, Any], now: dict[str, Any], name: str) -> None:
+    other = [key for key in _MODEL if header.get(key) != now[key]]
+    if other:
+        raise InputError(name, f"made with another model than this ({listed(other)} differ)")
+    if header.get("machine") != now["machine"]:
+        was = header.get("machine") or {}
+        pairs = [f"{was.get(key)}, now {now['machine'][key]}" for key in now["machine"]]
+        console.notice(f"recorded on another machine ({listed(pairs)})")
+
+
+def _show(found: "list[Difference]", count: int, *, json: bool) -> None:
+    if json:
+        differences = [asdict(difference) for difference in found]
+        value = {"schema": "gptcli.replay/1", "records": count, "differences": differences}
+        console.print_json(value)
+        return
+    output = console.Output()
+    for difference in found:
+        output.write(_sentence(difference) + "\n")
+    output.write(f"{count:,} records run again, {len(found):,} differ\n")
+
+
+def _sentence(difference: "Difference") -> str:
+    if difference.token is None:
+        return f"line {difference.line}: {difference.what}"
+    text = f"line {difference.line}, sample {difference.sample}, token {difference.token}: "
+    text += f"recorded {_named(difference.recorded)}, now {_named(difference.now)}"
+    if difference.margin is None:
+        return text
+    return f"{text}, margin {difference.margin:.3g} ({difference.unit})"
+
+
+def _named(choice: Any) -> str:
+    if choice is None:
+        return "another text"
+    if choice.id is None:
+        return str(choice.text)
+    return f'{choice.id} "{shown(choice.text)}"'

@@ -1,0 +1,95 @@
+"""`gptcli selftest`: whether this machine computes what it should."""
+
+import platform
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gptcli.cli.computing import pytorch
+from gptcli.cli.render import console
+from gptcli.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gptcli.diagnostics.selftest import Check
+
+SCHEMA = "gptcli.selftest/1"
+
+
+def selftest(
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Leave out the book's ten tokens, which need 700 MB."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check known answers and properties on this machine, offline, and name what deviates.
+
+    The book's counts, gradients and tokens, the files, the tokenizer, the random draws, and that
+    a text never depends on those beside it. Ends with 1 if something deviates.
+    """
+    with console.waiting("loading PyTorch ..."):
+        pytorch()
+        from gptcli.diagnostics.selftest import names, run
+    checks = []
+    for name in names(quick=quick):
+        with console.waiting(f"{name} ..."):
+            checks.append(run(name))
+    if as_json:
+        console.print_json(_document(checks))
+    else:
+        _show(checks)
+    if not all(check.holds for check in checks):
+        raise typer.Exit(1)
+
+
+def _document(checks: "Sequence[Check]") -> dict[str, Any]:
+    """What --json prints: whether all hold, each check, and the machine they ran on."""
+    return {
+        "schema": SCHEMA,
+        "holds": all(check.holds for check in checks),
+        "checks": [asdict(check) for check in checks],
+        "machine": _machine(),
+    }
+
+
+def _machine() -> dict[str, str]:
+    import torch
+
+    return {
+        "gptcli": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _show(checks: "Sequence[Check]") -> None:
+    from gptcli.cli.render.report import WRONG, Report
+    from gptcli.cli.render.table import Row
+
+    report = Report()
+    report.rows(
+        [
+            Row(
+                ("ok" if check.holds else "DEVIATES", check.name, f"{check.seconds:.2f} s"),
+                style="" if check.holds else WRONG,
+            )
+            for check in checks
+        ],
+        right=(2,),
+    )
+    wrong = [check for check in checks if not check.holds]
+    for check in wrong:
+        report.heading(check.name)
+        report.pairs([("expected", check.expected), ("found", check.found)])
+    report.heading("Machine")
+    report.pairs(_machine().items())
+    report.heading("Result")
+    seconds = sum(check.seconds for check in checks)
+    verdict = f"{len(wrong)} of {len(checks)} checks deviate" if wrong else "Everything holds"
+    report.points([f"{verdict} ({seconds:.1f} s)."], WRONG if wrong else "")

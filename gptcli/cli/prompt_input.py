@@ -1,0 +1,89 @@
+"""Where a prompt comes from: the argument, standard input or a file.
+
+Standard input is read when it was asked for with `-`, or when there is no prompt and it is
+not a terminal; never otherwise, so a loop over lines keeps its input.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from gptcli.cli.render.console import is_terminal
+from gptcli.core.errors import InputError, UsageError
+from gptcli.core.escape import shown
+from gptcli.core.files import decode_utf8
+
+MAX_BYTES = 1 << 20
+_STDIN = "standard input"
+
+
+def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = False) -> str:
+    """The prompt as text; of standard input or a file without its one final newline.
+
+    Raises:
+        UsageError: none given, two given, empty, too long or not UTF-8.
+        InputError: the file or standard input is too long, not UTF-8 or not readable.
+    """
+    if argument is not None and file is not None:
+        raise UsageError("--prompt-file", "cannot be used together with PROMPT")
+    if file is not None:
+        text = _from_file(file)
+    elif argument is not None and argument != "-":
+        text = _from_argument(argument)
+    elif argument == "-" or not is_terminal(sys.stdin):
+        text = _from_stdin(asked=argument == "-")
+    else:
+        raise _no_prompt()
+    if not text and not allow_empty:
+        hint = "Give some text, or --allow-empty to begin at the end-of-text token"
+        raise UsageError("PROMPT", "is empty", hint)
+    return text
+
+
+def _from_argument(argument: str) -> str:
+    # The bytes the shell passed are UTF-8 whatever Python made of them under the locale.
+    data = os.fsencode(argument)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{data[error.start]:02x} at {error.start}"
+        raise UsageError("PROMPT", f"not UTF-8 ({byte})") from None
+    if len(data) > MAX_BYTES:
+        raise UsageError(
+            "PROMPT", f"too long ({len(data):,} bytes, expected at most {MAX_BYTES:,})"
+        )
+    return text
+
+
+def _from_file(path: Path) -> str:
+    """A regular file or a pipe that the user typed (`<(...)`)."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "not a usable file name"
+        raise InputError(shown(path), f"cannot read the prompt ({why})") from None
+    return _text(data, shown(path))
+
+
+def _from_stdin(*, asked: bool) -> str:
+    if sys.stdin is None:
+        if asked:
+            raise InputError(_STDIN, "is closed")
+        raise _no_prompt()
+    try:
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(_STDIN, f"cannot be read ({error.strerror})") from None
+    return _text(data, _STDIN)
+
+
+def _text(data: bytes, where: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise InputError(where, f"too long for a prompt (expected at most {MAX_BYTES:,} bytes)")
+    text = decode_utf8(data, where)
+    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
+
+
+def _no_prompt() -> UsageError:
+    return UsageError("PROMPT", "is missing", 'Try: gptcli generate "Once upon a time"')

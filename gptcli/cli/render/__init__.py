@@ -1,0 +1,1 @@
+"""How results are shown: the console, tables, progress and reports."""

@@ -1,0 +1,75 @@
+"""What `generate` would do: tokens, room and memory, with no weights read and no torch."""
+
+from typing import TYPE_CHECKING, Any
+
+from gptcli.cli.plan import Plan
+from gptcli.cli.render import console
+from gptcli.core.errors import InputError
+from gptcli.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from gptcli.checkpoint.resolve import Target
+    from gptcli.model.config import GPTConfig
+
+
+def show_dry_run(
+    target: "Target", params: SamplingParams, ids: list[int] | None, *, dtype: str, plan: Plan
+) -> None:
+    """Print the forecast as a table, or as JSON.
+
+    Raises:
+        InputError: there is no config to reckon with.
+    """
+    if target.config is None or ids is None:
+        raise InputError(target.name, "no config beside the weights", "Name one with --config")
+    facts = forecast(target.name, target.config, params, len(ids), dtype, plan)
+    if plan.json:
+        console.print_json(facts)
+        return
+    from gptcli.cli.render.report import Report
+
+    report = Report()
+    report.title(f"{facts.pop('model')}: a dry run")
+    report.pairs([(key.replace("_", " "), _words(key, value)) for key, value in facts.items()])
+
+
+def forecast(
+    name: str, config: "GPTConfig", params: SamplingParams, prompt: int, dtype: str, plan: Plan
+) -> dict[str, Any]:
+    """The figures of one run with `prompt` tokens of prompt."""
+    from gptcli.model.memory_estimate import running
+    from gptcli.model.parameters import BYTES, cache_bytes, count
+
+    most = params.max_new_tokens
+    # The token after a full context can still be chosen; only then nothing fits.
+    room = max(0, config.context_length - prompt + 1)
+    cache_dtype = dtype if dtype in BYTES else "float32"
+    return {
+        "model": name,
+        "prompt_tokens": prompt,
+        "context_length": config.context_length,
+        "max_new_tokens": most if plan.overflow == "slide" else min(most, room),
+        "end_of_context": _outcome(prompt, most, room, config.context_length, plan.overflow),
+        "parameters": count(config).total,
+        "weights_bytes": running(config, dtype, 1, 1).weights,
+        "cache_bytes": (plan.beams or 1)
+        * cache_bytes(config, min(prompt + most, config.context_length), cache_dtype),
+        "dtype": dtype,
+    }
+
+
+def _outcome(prompt: int, most: int, room: int, context: int, overflow: str) -> str:
+    if prompt > context:
+        dropped = f"the first {prompt - context:,} prompt tokens are not seen"
+        return dropped if overflow == "slide" else "the prompt is too long: exit 2"
+    if most <= room:
+        return "not reached"
+    ends = {"stop": "the text ends", "slide": "the window slides", "error": "exit 1"}
+    return f"reached after {room:,} new tokens: {ends[overflow]}"
+
+
+def _words(key: str, value: object) -> str:
+    if key.endswith("_bytes"):
+        assert isinstance(value, int)
+        return f"{value:,} ({value / 2**20:,.2f} MiB)"
+    return f"{value:,}" if isinstance(value, int) else str(value)

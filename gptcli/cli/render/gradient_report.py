@@ -1,0 +1,90 @@
+"""The report of `inspect --gradients`: the model with and without shortcuts, and the book's five.
+
+Knows no files and runs no model: everything it prints is in a pair of `Gradients`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from gptcli.cli.render.fitting import show_rows
+from gptcli.cli.render.heat import bar
+from gptcli.cli.render.report import QUIET, Report
+from gptcli.cli.render.table import Row
+
+if TYPE_CHECKING:
+    from gptcli.interpret.gradients import Gradients
+
+_BLOCKS = "trf_blocks."
+_BAR = 10
+_DECADES = 8  # a bar begins this many powers of ten below the largest gradient
+
+
+def show(report: Report, both: "tuple[Gradients, Gradients]") -> None:
+    """Print the losses, each kind of parameter by block, and the demonstration."""
+    ours, without = both
+    report.heading("Loss (nats a token)")
+    report.pairs([("with shortcuts", f"{ours.loss:.4f}"), ("without", f"{without.loss:.4f}")])
+    report.heading("Mean absolute gradient of each block's weights")
+    show_rows(report, list(_compared(ours, without)), right=(1, 3), optional=(4, 2))
+    report.points(
+        [f"bars are logarithmic: an empty one is {_DECADES} powers of ten below the longest"], QUIET
+    )
+    for found in both:
+        name = "with" if found.shortcuts else "without"
+        report.heading(f"Mean absolute gradient by kind of parameter, {name} shortcuts")
+        rows = list(_by_kind(found.mean_absolute))
+        columns = len(rows[0].cells)
+        show_rows(report, rows, right=range(1, columns), optional=range(2, columns - 1))
+    _show_demonstration(report)
+
+
+def _compared(ours: "Gradients", without: "Gradients") -> Iterator[Row]:
+    yield Row(("", "with shortcuts", "", "without", ""), "  ", "    ", QUIET)
+    pairs = [found.by_part() for found in (ours, without)]
+    largest = max((value for pair in pairs for value in pair.values()), default=0.0)
+    for group, value in pairs[0].items():
+        other = pairs[1][group]
+        cells = (group, _short(value), _bar(value, largest), _short(other), _bar(other, largest))
+        yield Row(cells, "  ", "    ")
+
+
+def _bar(value: float, largest: float) -> str:
+    if not 0 < value < math.inf:
+        return ""
+    return bar(1 + math.log10(value / largest) / _DECADES, _BAR)
+
+
+def _short(value: float) -> str:
+    return f"{value:.1e}"
+
+
+def _by_kind(means: dict[str, float]) -> Iterator[Row]:
+    """A line for each kind of parameter: the first block, the middle one and the last."""
+    blocks = sorted({int(n.split(".")[1]) for n in means if n.startswith(_BLOCKS)})
+    some = sorted({blocks[0], blocks[len(blocks) // 2], blocks[-1]})
+    yield Row(("", *(f"block {block}" for block in some)), "  ", "    ", QUIET)
+    prefix = f"{_BLOCKS}{blocks[0]}."
+    for name in means:
+        if name.startswith(prefix):
+            kind = name.removeprefix(prefix)
+            values = [means[f"{_BLOCKS}{block}.{kind}"] for block in some]
+            yield Row((kind, *map(_short, values)), "  ", "    ")
+    for name, value in means.items():
+        if not name.startswith(_BLOCKS):
+            yield Row((name, _short(value), *[""] * (len(some) - 1)), "  ", "    ")
+
+
+def _show_demonstration(report: Report) -> None:
+    from gptcli.interpret.gradients import PUBLISHED, demonstration
+
+    report.heading("The book's five layers (seed 123, input 1, 0, -1)")
+    names = ("layer", "without", "in the book", "with shortcuts", "in the book")
+    columns: list[Sequence[float]] = []
+    for shortcut in (False, True):
+        columns += [demonstration(shortcut), PUBLISHED[shortcut]]
+    rows = [Row(names, "  ", "    ", QUIET)]
+    for layer, values in enumerate(zip(*columns, strict=True)):
+        cells = (str(layer), *(f"{value:.8f}" for value in values))
+        rows.append(Row(cells, "  ", "    "))
+    show_rows(report, rows, right=range(1, 5), optional=(4, 2))

@@ -1,0 +1,232 @@
+"""`gptcli inspect A B`: what differs between two models, as a report and in --json.
+
+Reads the data of both where both have some, and needs no torch for it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from gptcli.checkpoint.header import MAX_NAME
+from gptcli.cli.render.gauge import gauge
+from gptcli.cli.render.inspected import Inspected
+from gptcli.cli.render.report import Report
+from gptcli.cli.render.table import Row
+from gptcli.core.escape import listed, shown
+from gptcli.interpret.canonical_weights import Named, Shape, Weights
+from gptcli.interpret.model_diff import (
+    Comparison,
+    Distance,
+    Pair,
+    bytes_to_read,
+    compare,
+    config_changes,
+)
+
+SCHEMA = "gptcli.inspect-diff/1"
+_BLOCK = re.compile(r"(trf_blocks\.)(\d+)(\..*)", re.DOTALL)
+TYING = {
+    None: "no head or no embedding",
+    "shared": "tied: the head is the embedding",
+    "copied": "tied: the head is a copy of the embedding",
+    "own": "a head of its own",
+}
+
+
+def compared(a: Inspected, b: Inspected) -> Comparison:
+    """Compare two targets by the book's names; by the files' own where one is no GPT-2.
+
+    Raises:
+        RunError: a file changed, or cannot be read.
+    """
+    raw = any(one.weights and one.weights.layout is None for one in (a, b))
+    first, second = _weights(a, raw=raw), _weights(b, raw=raw)
+    with gauge(bytes_to_read(first, second)) as told:
+        found = compare(first, second, told)
+    if a.config and b.config:
+        unknown = (
+            set() if a.knows_heads and b.knows_heads else {"n_heads", "drop_rate", "tokenizer"}
+        )
+        unknown.add("tie_weights")  # the weights say it, in `tying`
+        if a.weights is None and b.weights is None:
+            unknown.remove("tie_weights")
+        found = replace(found, config=config_changes(a.config, b.config, unknown))
+    return found
+
+
+def _weights(one: Inspected, *, raw: bool) -> Weights:
+    if one.weights:
+        return Weights.of_files(one.weights.headers, None if raw else one.weights.layout)
+    assert one.config is not None, "a target without weights has a config"
+    return Weights.of_config(one.config)
+
+
+def diff_document(names: tuple[str, str], found: Comparison) -> dict[str, Any]:
+    """The object that --json prints; "a" and "b" are the first target and the second.
+
+    equal: whether they are the same model. config: key → a and b, where they differ. tying: null,
+    "shared" (no head is stored), "copied" (stored, equal to the embedding) or "own". removed and
+    added: tensors that only a or only b has. tensors: those that both have, with `equal` and,
+    where values were compared, `distance`: elements, differing, not_finite, maximum |a - b| and the
+    index `at` of it, relative norm(a - b) / norm(a), cosine. whole: the same for all of them as one
+    vector, null where no values were compared.
+    """
+    return {
+        "schema": SCHEMA,
+        "a": names[0],
+        "b": names[1],
+        "equal": found.is_equal,
+        "config": {key: {"a": a, "b": b} for key, (a, b) in found.config.items()},
+        "tying": {"a": found.tying[0], "b": found.tying[1]},
+        "removed": [_lone(name, tensor) for name, tensor in found.removed.items()],
+        "added": [_lone(name, tensor) for name, tensor in found.added.items()],
+        "tensors": [_both(pair) for pair in found.pairs],
+        "whole": asdict(found.whole) if found.whole else None,
+    }
+
+
+def _lone(name: str, tensor: Named) -> dict[str, Any]:
+    return {"name": name, "shape": tensor.shape, "dtype": tensor.dtype}
+
+
+def _both(pair: Pair) -> dict[str, Any]:
+    distance = asdict(pair.distance) | {"at": pair.at or None} if pair.distance else None
+    return {
+        "name": pair.name,
+        "equal": pair.is_equal,
+        "shape": {"a": pair.shapes[0], "b": pair.shapes[1]},
+        "dtype": {"a": pair.dtypes[0], "b": pair.dtypes[1]},
+        "distance": distance,
+    }
+
+
+def show_diff(names: tuple[str, str], found: Comparison) -> None:
+    """Print what differs and how far; of what is equal, how much there is."""
+    report = Report()
+    for letter, name in zip("AB", names, strict=True):
+        report.title(f"{letter}  {shown(name)}")
+    report.heading("Result")
+    report.points(_result(found))
+    if found.config:
+        report.heading("Config")
+        changes = found.config.items()
+        report.pairs((key, f"{_plain(a)} → {_plain(b)}") for key, (a, b) in changes)
+    for title, tensors in (("Only in A", found.removed), ("Only in B", found.added)):
+        if tensors:
+            report.heading(f"{title}: {_tensors(len(tensors))}")
+            report.rows(_gathered((name, _described(t)) for name, t in tensors.items()))
+    unlike = [pair for pair in found.pairs if pair.shapes[0] != pair.shapes[1]]
+    if unlike:
+        report.heading(f"Other shape: {_tensors(len(unlike))}")
+        report.rows(_gathered((pair.name, _shapes(pair)) for pair in unlike))
+    _show_values(report, [pair for pair in found.pairs if pair.distance and not pair.is_equal])
+
+
+def _show_values(report: Report, changed: Sequence[Pair]) -> None:
+    if not changed:
+        return
+    report.heading(f"Other values or dtype: {_tensors(len(changed))}")
+    titles = ("differing", "max |a-b|", "at", "relative", "cosine", "dtype")
+    report.numbers(titles, [_value_row(pair) for pair in changed], right=(1, 2, 4, 5))
+
+
+def _result(found: Comparison) -> Iterator[str]:
+    """A sentence each, the answer first."""
+    if found.is_equal:
+        yield "The same model." if found.whole else "The same shapes; no values were compared."
+    else:
+        unequal = sum(not pair.is_equal for pair in found.pairs)
+        parts = [
+            f"{_counted(len(found.config), 'key')} of the config" if found.config else "",
+            f"{_tensors(len(found.removed))} only in A" if found.removed else "",
+            f"{_tensors(len(found.added))} only in B" if found.added else "",
+            f"{unequal:,} of the {_tensors(len(found.pairs))} in both" if unequal else "",
+            "whether the head is tied"
+            if "own" in found.tying and len(set(found.tying)) > 1
+            else "",
+        ]
+        yield f"They differ: {', '.join(filter(None, parts))}."
+    if found.tying[0] == found.tying[1]:
+        yield f"Output head: {TYING[found.tying[0]]}."
+    else:
+        yield f"Output head: in A {TYING[found.tying[0]]}, in B {TYING[found.tying[1]]}."
+    if found.whole:
+        yield _whole(found.whole)
+
+
+def _whole(whole: Distance) -> str:
+    if not whole.differing:
+        return f"All {whole.elements:,} values that both have are equal."
+    broken = f" ({whole.not_finite:,} of them not finite)" if whole.not_finite else ""
+    relative, cosine = _number(whole.relative), _number(whole.cosine, 9)
+    return (
+        f"{whole.differing:,} of {whole.elements:,} values differ{broken}: at most "
+        f"{whole.maximum:.3g}, relative {relative}, cosine {cosine}."
+    )
+
+
+def _tensors(count: int) -> str:
+    return _counted(count, "tensor")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _shape(shape: Shape) -> str:
+    return " x ".join(str(size) for size in shape) or "scalar"
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else shown(value)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _described(tensor: Named) -> str:
+    return f"{_shape(tensor.shape)}  {tensor.dtype or ''}".rstrip()
+
+
+def _shapes(pair: Pair) -> str:
+    return f"{_shape(pair.shapes[0])} → {_shape(pair.shapes[1])}"
+
+
+def _gathered(tensors: Iterable[tuple[str, str]]) -> list[Row]:
+    """A row for each tensor, or for the tensors of one kind in blocks that follow one another."""
+    runs: dict[tuple[str, str, str], list[list[int]]] = {}
+    for name, what in tensors:
+        match = _BLOCK.fullmatch(name)
+        start, number, rest = match.groups() if match else (name, "", "")
+        known = runs.setdefault((start, rest, what), [])
+        if number and known and known[-1][1] == int(number) - 1:
+            known[-1][1] += 1
+        else:
+            known.append([int(number or 0)] * 2)
+    return [
+        Row((shown(start, MAX_NAME) + _numbers(first, last, rest), what), "  ", "    ")
+        for (start, rest, what), found in runs.items()
+        for first, last in found
+    ]
+
+
+def _numbers(first: int, last: int, rest: str) -> str:
+    return rest and f"{first}{rest}" if first == last else f"{first}-{last}{rest}"
+
+
+def _value_row(pair: Pair) -> Row:
+    distance = pair.distance
+    assert distance is not None, pair.name
+    a, b = (dtype or "zero" for dtype in pair.dtypes)
+    cells = (
+        shown(pair.name, MAX_NAME),
+        f"{distance.differing:,}",
+        "not finite" if distance.not_finite else f"{distance.maximum:.3g}",
+        listed([", ".join(map(str, pair.at))]) if pair.at else "-",
+        _number(distance.relative),
+        _number(distance.cosine, 9),
+        a if a == b else f"{a} → {b}",
+    )
+    return Row(cells, "  ", "    ")

@@ -1,0 +1,151 @@
+"""The report of `inspect`: the tree, then the files, their tensors and what is odd.
+
+Knows no files: everything it prints is in an `Inspected`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from gptcli.checkpoint.header import MAX_NAME, TensorInfo
+from gptcli.cli.render.inspected import Inspected, Weights
+from gptcli.cli.render.report import WRONG, Canvas, Report
+from gptcli.cli.render.table import Row
+from gptcli.core.escape import shown
+from gptcli.interpret.weight_summary import Stored, stored
+from gptcli.model.config import GPTConfig
+from gptcli.model.parameters import Part, architecture
+
+LAYOUTS = {
+    "book": "the book's names",
+    "huggingface": "Hugging Face's GPT-2: query, key and value fused, inputs before outputs",
+    "nanogpt": "nanoGPT's: query, key and value fused, outputs before inputs as in the book",
+    "quantized": "quantised by gptcli: the book's names, each matrix as whole numbers and scales",
+}
+
+
+def show(found: Inspected, canvas: Canvas | None = None) -> None:
+    """Print all of it; the longest part, the tensors, before what is odd about them."""
+    report = Report(canvas)
+    report.title(shown(found.target.name))
+    if found.config:
+        _show_config(report, found, found.config)
+        tree = architecture(found.config)
+        report.heading("Architecture (shapes as the book's class has them: out x in + bias)")
+        report.rows(list(_tree(tree, tree.count)), right=(2, 3))
+    if found.weights:
+        _show_weights(report, found.weights)
+
+
+def _show_config(report: Report, found: Inspected, config: GPTConfig) -> None:
+    report.heading("Config" if found.knows_heads else "Config, as far as the weights tell")
+    values = {key: shown(_plain(value)) for key, value in config.to_dict().items()}
+    values |= {"tie_weights": _plain(config.tie_weights)}
+    if found.knows_heads:
+        values["n_heads"] += f", each {config.head_dim:,} wide"
+    else:
+        values["n_heads"] = "not in the weights" + _likely_heads(config)
+        values["drop_rate"] = "not in the weights"
+    report.pairs(values.items())
+
+
+def _likely_heads(config: GPTConfig) -> str:
+    heads, rest = divmod(config.emb_dim, 64)
+    return f"; {heads:,} if a head is 64 wide, as GPT-2's are" if heads and not rest else ""
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _tree(part: Part, total: int, first: str = "", rest: str = "") -> Iterator[Row]:
+    """A part, then what is in it; tensors stand on the line of their module."""
+    inner = [child for child in part.parts if not child.shape]
+    if part.kind == "TransformerBlock":
+        yield _branch(part.name, f"{part.copies:,} equal blocks", part.count, total, first, rest, 1)
+        name = f"0-{part.copies - 1}" if part.copies > 1 else "0"
+        one = replace(part, name=name, kind="one block", copies=1)
+        yield from _tree(one, total, rest + "└─ ", rest + "   ")
+        return
+    yield _branch(part.name, _described(part), part.count, total, first, rest, len(inner))
+    for child in inner:
+        guides = ("└─ ", "   ") if child is inner[-1] else ("├─ ", "│  ")
+        yield from _tree(child, total, rest + guides[0], rest + guides[1])
+
+
+def _branch(
+    name: str, what: str, count: int, total: int, first: str, rest: str, inside: int
+) -> Row:
+    share = "" if not count else f"{count / total:.2%}" if count / total >= 0.0001 else "<0.01%"
+    number = f"{count:,}" if count or "is" in what else ""
+    return Row((name, what, number, share), first, rest + ("│ " if inside else " "))
+
+
+def _described(part: Part) -> str:
+    shapes = " + ".join(_shape(child.shape) for child in part.parts if child.shape)
+    return " ".join(filter(None, (part.kind, shapes, part.detail)))
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in shape) or "scalar"
+
+
+def _show_weights(report: Report, weights: Weights) -> None:
+    report.heading("Weights")
+    report.pairs(_facts(weights))
+    for header in weights.headers:
+        if header.metadata:
+            report.heading(f"Metadata of {shown(header.path.name)}")
+            report.pairs((shown(key), shown(value)) for key, value in header.metadata.items())
+    for header in weights.headers:
+        report.heading(
+            f"Tensors of {shown(header.path.name)} (in the order of their data; bytes, from, to)"
+        )
+        report.rows([_tensor(info) for info in header.tensors.values()], right=(3, 4, 5))
+    for title, texts, style in (
+        ("Odd", weights.oddities, ""),
+        ("Missing or wrong", weights.problems, WRONG),
+    ):
+        if texts:
+            report.heading(title)
+            report.points(texts, style)
+
+
+def _facts(weights: Weights) -> Iterator[tuple[str, str]]:
+    yield "file", shown(weights.path)
+    if len(weights.headers) > 1:
+        yield "shards", f"{len(weights.headers):,}"
+    size = sum(header.size for header in weights.headers)
+    yield "bytes", f"{size:,} ({size / 2**20:.2f} MiB)"
+    if weights.layout is None:
+        yield "layout", "not one of a GPT-2"
+        return
+    prefix = f', after "{weights.layout.prefix}"' if weights.layout.prefix else ""
+    yield "layout", LAYOUTS[weights.layout.name] + prefix
+    sums = stored(weights.headers, weights.layout)
+    yield "tensors", f"{sums.tensors:,}"
+    yield "elements", f"{sums.elements:,}{_split(sums)}"
+    yield "dtypes", ", ".join(f"{dtype} {size:,} bytes" for dtype, size in sums.dtypes.items())
+
+
+def _split(sums: Stored) -> str:
+    parts = {
+        "parameters": sums.parameters,
+        "scales and zeros": sums.scales,
+        "in masks": sums.masks,
+        "unexpected": sums.unexpected,
+    }
+    return ": " + ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
+
+
+def _tensor(info: TensorInfo) -> Row:
+    cells = (
+        shown(info.name, MAX_NAME),
+        _shape(info.shape),
+        info.dtype,
+        f"{info.nbytes:,}",
+        f"{info.start:,}",
+        f"{info.end:,}",
+    )
+    return Row(cells, lead="  ", below="    ")

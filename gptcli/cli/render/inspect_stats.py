@@ -1,0 +1,114 @@
+"""`gptcli inspect --stats`: what the values of each tensor are like, as a table and in --json.
+
+Reads tensor data, and needs no torch for it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from gptcli.checkpoint.header import MAX_NAME
+from gptcli.cli.render.gauge import gauge
+from gptcli.cli.render.inspected import Inspected
+from gptcli.cli.render.report import WRONG, Canvas, Report
+from gptcli.cli.render.table import Row
+from gptcli.core.errors import InputError
+from gptcli.core.escape import listed, shown
+from gptcli.interpret.tensor_stats import Stats, statistics
+
+BARS = "▁▂▃▄▅▆▇█"
+NUMBERS = ("min", "max", "mean", "deviation", "norm")
+EXPLANATION = (
+    "Of finite values: deviation is the square root of the mean squared distance from the mean, "
+    "norm the square root of the sum of squares. The bars are 12 equal ranges from min to max. "
+    "Damaged values are NaN or infinite."
+)
+
+
+def measured(found: Inspected) -> list[Stats]:
+    """Read every tensor of a target's files.
+
+    Raises:
+        InputError: the target has no weights.
+        RunError: a file changed, or cannot be read.
+    """
+    if found.weights is None:
+        problem = "has no weights whose values could be measured"
+        raise InputError(shown(found.target.name), problem)
+    headers = found.weights.headers
+    with gauge(2 * sum(header.size - header.header_bytes for header in headers)) as told:
+        return list(statistics(headers, told))
+
+
+def stats_document(measures: Sequence[Stats]) -> list[dict[str, Any]]:
+    """What --json has as "stats": an object for each tensor, in the order of the data.
+
+    name, dtype, shape, elements, nan, infinite, zeros; minimum, maximum, mean, deviation and norm
+    of the finite values (null where there are none, or where float64 cannot hold it); histogram:
+    counts of 12 equal ranges from minimum to maximum.
+    """
+    return [asdict(one) for one in measures]
+
+
+def show_stats(found: Inspected, measures: Sequence[Stats], canvas: Canvas | None = None) -> None:
+    """Print the table, and below it what is wrong or suspicious."""
+    report = Report(canvas)
+    report.title(shown(found.target.name))
+    report.heading("Values of the tensors")
+    titles, rows = _table(measures)
+    report.numbers(titles, rows, right=range(1, len(titles)))
+    report.heading("What the numbers are")
+    report.points([EXPLANATION])
+    if odd := list(suspicious(measures)):
+        report.heading("Odd")
+        report.points(odd, WRONG)
+
+
+def suspicious(measures: Sequence[Stats]) -> Iterator[str]:
+    """What a trained model should not have, a sentence each."""
+    broken = [one for one in measures if one.nan or one.infinite]
+    if broken:
+        nan, infinite = sum(one.nan for one in broken), sum(one.infinite for one in broken)
+        names = listed(one.name for one in broken)
+        yield f"{nan:,} NaN and {infinite:,} infinite values, in {_tensors(broken)} ({names})."
+    zero = [one for one in measures if one.elements and one.zeros == one.elements]
+    if zero:
+        yield f"Nothing but zeros in {_tensors(zero)} ({listed(one.name for one in zero)})."
+    same = [o for o in measures if o.elements > 1 and o.minimum == o.maximum and o.minimum]
+    if same:
+        yield f"One value everywhere in {_tensors(same)} ({listed(one.name for one in same)})."
+    unread = [one for one in measures if not one.was_read]
+    if unread:
+        dtypes = listed(dict.fromkeys(one.dtype for one in unread))
+        yield f"Not measured, because of their dtype ({dtypes}): {_tensors(unread)}."
+
+
+def _tensors(some: Sequence[Stats]) -> str:
+    return f"{len(some):,} tensor{'' if len(some) == 1 else 's'}"
+
+
+def _numbers(one: Stats) -> list[str]:
+    values = (one.minimum, one.maximum, one.mean, one.deviation, one.norm)
+    return ["-" if value is None else f"{value:.3g}" for value in values]
+
+
+def _counts(one: Stats) -> list[str]:
+    return [f"{one.zeros:,}", f"{one.nan + one.infinite:,}"]
+
+
+def _table(measures: Sequence[Stats]) -> tuple[list[str], list[Row]]:
+    """Titles and a row for each tensor; the counts only where there is something to count."""
+    counts = [_counts(one) for one in measures]
+    used = [column for column in (0, 1) if any(cells[column] != "0" for cells in counts)]
+    rows = []
+    for one, cells in zip(measures, counts, strict=True):
+        told = (*_numbers(one), *(cells[column] for column in used), bars(one.histogram))
+        style = WRONG if one.nan or one.infinite else ""
+        rows.append(Row((shown(one.name, MAX_NAME), *told), "  ", "    ", style))
+    return [*NUMBERS, *(("zeros", "damaged")[column] for column in used), "histogram"], rows
+
+
+def bars(counts: Sequence[int]) -> str:
+    """A histogram as a line of bars; the lowest bar is a few values, a space none."""
+    most = max(counts, default=0)
+    return "".join(" " if not n else BARS[(len(BARS) * n - 1) // most] for n in counts)

@@ -1,0 +1,193 @@
+"""The table of `count-params`: what each row shows, as many models a table as fit, and why.
+
+Knows no files: every number is in a `Counted`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
+
+from rich.cells import cell_len
+
+from gptcli.cli.render.counted import Counted
+from gptcli.cli.render.memory_rows import MEMORY, WHY_MEMORY
+from gptcli.cli.render.report import HEADING, TITLE, WRONG, Report
+from gptcli.cli.render.table import GAP, Row, folded
+from gptcli.core.escape import shown
+from gptcli.interpret.weight_summary import Stored
+from gptcli.model.parameters import (
+    BYTES,
+    cache_bytes,
+    forward_flops,
+    mean_forward_flops,
+    training_flops,
+)
+
+Value = Callable[[Counted], str]
+Lines = Sequence[tuple[str, Value]]
+TOTALS = {"total", "all of it", "all at once"}
+MAX_NAME = 24  # columns; a longer name is folded
+
+
+def _integer(get: Callable[[Counted], int]) -> Value:
+    return lambda one: f"{get(one):,}"
+
+
+def _flag(get: Callable[[Counted], bool]) -> Value:
+    return lambda one: "yes" if get(one) else "no"
+
+
+def _size(label: str, get: Callable[[Counted], int]) -> Lines:
+    """Exact bytes, and below them MiB as the book prints them."""
+    return [(label, _integer(get)), ("", lambda one: f"{get(one) / 2**20:.2f} MiB")]
+
+
+def _weights(dtype: str) -> Lines:
+    return _size(dtype, lambda one: one.counts.total * BYTES[dtype])
+
+
+def _cache(dtype: str) -> Lines:
+    a_token = _integer(lambda one: cache_bytes(one.config, 1, dtype))
+    full = _size("  C tokens", lambda o: cache_bytes(o.config, o.config.context_length, dtype))
+    return [(f"{dtype}, a token", a_token), *full]
+
+
+def _of_file(get: Callable[[Stored], int]) -> Value:
+    return lambda one: f"{get(one.stored):,}" if one.stored else "-"
+
+
+SECTIONS: dict[str, Lines] = {
+    "Config": [
+        ("V vocab_size", _integer(lambda one: one.config.vocab_size)),
+        ("C context_length", _integer(lambda one: one.config.context_length)),
+        ("E emb_dim", _integer(lambda one: one.config.emb_dim)),
+        ("L n_layers", _integer(lambda one: one.config.n_layers)),
+        ("n_heads", lambda one: f"{one.config.n_heads:,}" if one.knows_heads else "not in file"),
+        ("qkv_bias", _flag(lambda one: one.config.qkv_bias)),
+        ("tie_weights", _flag(lambda one: one.config.tie_weights)),
+    ],
+    "Parameters": [
+        ("token embedding", _integer(lambda one: one.counts.token_embedding)),
+        ("position embedding", _integer(lambda one: one.counts.position_embedding)),
+        ("L blocks", _integer(lambda one: one.counts.blocks)),
+        ("  each block", _integer(lambda one: one.counts.block)),
+        ("    attention", _integer(lambda one: one.counts.attention)),
+        ("    feed-forward", _integer(lambda one: one.counts.feed_forward)),
+        ("    norms", _integer(lambda one: one.counts.norms)),
+        ("final norm", _integer(lambda one: one.counts.final_norm)),
+        ("output head", _integer(lambda one: one.counts.own_head)),
+        ("total", _integer(lambda one: one.counts.total)),
+    ],
+    "Totals people quote": [
+        ("tied", _integer(lambda one: one.counts.tied)),
+        ("untied", _integer(lambda one: one.counts.untied)),
+        ("without positions", _integer(lambda one: one.counts.without_positions)),
+        ("without embeddings", _integer(lambda one: one.counts.without_embeddings)),
+        ("block matrices", _integer(lambda one: one.counts.matrices)),
+        ("with mask buffers", _integer(lambda one: one.counts.with_masks)),
+    ],
+    "Bytes of the weights": [*_weights("float32"), *_weights("bfloat16")],
+    "Bytes of the KV cache": [*_cache("float32"), *_cache("bfloat16")],
+    "FLOPs for a token": [
+        ("seeing itself", _integer(lambda one: forward_flops(one.config, 1))),
+        ("seeing C tokens", _integer(lambda o: forward_flops(o.config, o.config.context_length))),
+        ("mean of a context", _integer(lambda one: mean_forward_flops(one.config))),
+        ("to train on it", _integer(lambda one: training_flops(one.config))),
+    ],
+    **MEMORY,
+}
+STORED: Lines = [
+    ("bytes", _of_file(lambda sums: sums.size)),
+    ("tensors", _of_file(lambda sums: sums.tensors)),
+    ("elements", _of_file(lambda sums: sums.elements)),
+    ("  parameters", _of_file(lambda sums: sums.parameters)),
+    ("    own output head", _of_file(lambda sums: sums.head)),
+    ("  mask buffers", _of_file(lambda sums: sums.masks)),
+    ("  unexpected", _of_file(lambda sums: sums.unexpected)),
+    ("dtypes", lambda one: "+".join(one.stored.dtypes) if one.stored else "-"),
+]
+
+SCALES = ("  scales and zeros", _of_file(lambda sums: sums.scales))
+
+WHY = (
+    "tied: the output head is the token embedding and counts once. total is this or untied, as "
+    "tie_weights says.",
+    "untied: a head of its own adds V E. torchinfo 1.8 gives this for tied models too, because it "
+    "counts the shared tensor at each use.",
+    "without positions: total less C E, as nanoGPT reports it.",
+    "without embeddings: the blocks and the final norm, as transformers gives it for tied models "
+    "with exclude_embeddings.",
+    "block matrices: 12 L E^2, without biases and norms. TransformerLens calls it n_params, and "
+    "scaling laws N.",
+    "with mask buffers: total and the L C^2 elements of the book's causal masks. They are stored "
+    "but never trained; accelerate's estimate counts them.",
+    "bytes: total by 4 (float32) or 2 (bfloat16, float16). The KV cache takes 2 L E numbers a "
+    "token, for one sequence.",
+    "FLOPs: forward, 2 (12 L E^2 + V E) and 4 L E for each token seen; a multiply and an add are "
+    "two (Kaplan et al. 2020, table 1). Training is three times the mean.",
+    *WHY_MEMORY,
+)
+WHY_STORED = (
+    "in the files: elements are parameters, mask buffers and unexpected tensors, and scales and "
+    "zeros of quantised weights. Files may also hold a head that a tied model shares, and leave "
+    "out biases that are zero."
+)
+
+
+def show(models: Sequence[Counted], first: Sequence[str] = ()) -> None:
+    """Print the models side by side, in several tables where the terminal is narrow.
+
+    `first` are sentences to say before, on what --fit found.
+    """
+    report = Report()
+    if first:
+        report.title("The largest that fits")
+        report.points(first)
+        report.title("")
+    sections = dict(SECTIONS)
+    if any(one.stored for one in models):
+        quantized = any(one.stored and one.stored.scales for one in models)
+        sections["In the files"] = [*STORED[:5], *([SCALES] if quantized else []), *STORED[5:]]
+    for number, group in enumerate(_groups(models, sections, report.width)):
+        space = [Row(("",))] if number else []
+        report.rows([*space, *_rows(group, sections)], right=range(1, len(group) + 1))
+    report.heading("Why the totals differ")
+    report.points([*WHY, WHY_STORED] if "In the files" in sections else WHY)
+    wrong = [f"{shown(one.name)}: {text}" for one in models for text in one.problems]
+    if wrong:
+        report.heading("The files and the config do not agree")
+        report.points(wrong, WRONG)
+
+
+def _groups(
+    models: Sequence[Counted], sections: dict[str, Lines], width: int | None
+) -> Iterator[list[Counted]]:
+    """As many models a table as fit beside the labels, one at least."""
+    label = max(cell_len(name) for lines in sections.values() for name, _ in lines) + 2
+    group: list[Counted] = []
+    used = label
+    for one in models:
+        needs = len(GAP) + _column(one, sections)
+        if group and width is not None and used + needs > width:
+            yield group
+            group, used = [], label
+        group.append(one)
+        used += needs
+    yield group
+
+
+def _column(one: Counted, sections: dict[str, Lines]) -> int:
+    name = min(cell_len(shown(one.name)), MAX_NAME)
+    return max(name, *(cell_len(value(one)) for lines in sections.values() for _, value in lines))
+
+
+def _rows(models: Sequence[Counted], sections: dict[str, Lines]) -> Iterator[Row]:
+    """The names over their columns, folded to their width, then section by section."""
+    names = [list(folded(shown(one.name), _column(one, sections))) for one in models]
+    for line in zip_longest(*names, fillvalue=""):
+        yield Row(("", *line), style=TITLE)
+    for title, lines in sections.items():
+        yield Row(("",))
+        yield Row((title,), style=HEADING)
+        for label, value in lines:
+            cells = (label, *(value(one) for one in models))
+            yield Row(cells, "  ", "    ", TITLE if label in TOTALS else "")

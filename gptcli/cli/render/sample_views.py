@@ -1,0 +1,127 @@
+"""How `generate` shows a completion: plain text, coloured by probability, a table, or JSON.
+
+A view drains the completion it is given, so the text appears as it is made.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from gptcli.cli.render import console
+from gptcli.core.escape import shown
+
+if TYPE_CHECKING:
+    from gptcli.generation.decode import Token
+    from gptcli.generation.text_stream import Completion
+    from gptcli.tokenizer.tokenizer import Tokenizer
+
+PROMPT_STYLE, COMPLETION_STYLE = "bold", "green"
+_INDENT = 14  # columns before a token in a table
+_COLUMN = 32  # where its alternatives begin
+# Probability at least → style; read from the top.
+_GRADES = ((0.8, "green"), (0.5, "cyan"), (0.2, "yellow"), (0.05, "magenta"), (0.0, "red"))
+
+
+class View(Protocol):
+    """Drains a completion and shows it."""
+
+    def show(self, completion: "Completion", sample: int) -> None:
+        """Show sample number `sample`, piece by piece where the form allows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextView:
+    """The exact text; on a terminal prompt and completion in different styles."""
+
+    prompt: str
+    raw: bool = False
+    by_probability: bool = False
+
+    def show(self, completion: "Completion", sample: int) -> None:
+        """Write pieces as they come, and end the line whatever happens."""
+        output = console.Output(raw=self.raw, colored=self.by_probability)
+        try:
+            output.write(self.prompt, PROMPT_STYLE)
+            for piece in completion:
+                output.write(piece.text, self._style(piece.token))
+        finally:
+            output.end()
+
+    def _style(self, token: "Token | None") -> str:
+        if not self.by_probability:
+            return COMPLETION_STYLE
+        return "" if token is None else grade(token.logprob)
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """A line for each token: its number, probability and text, then what else was likely."""
+
+    tokenizer: "Tokenizer"
+
+    def show(self, completion: "Completion", sample: int) -> None:
+        """Write a line as soon as its token is there."""
+        output = console.Output(colored=True)
+        numbered = (piece.token for piece in completion if piece.token is not None)
+        for number, token in enumerate(numbered, 1):
+            first, *more = self._lines(token)
+            output.write(f"{number:>5} {percent(token.logprob)}  ")
+            output.write(token_text(self.tokenizer, token.id), grade(token.logprob))
+            output.write("\n".join([first, *more]) + "\n", "dim")
+
+    def _lines(self, token: "Token") -> list[str]:
+        """The alternatives: beside the token where they fit, on a pipe always, else below."""
+        items = [
+            f"{percent(logprob).strip()} {token_text(self.tokenizer, other)}"
+            for other, logprob in token.top
+        ]
+        beside = "  ".join(["", *items])
+        taken = _INDENT + len(token_text(self.tokenizer, token.id))
+        if (
+            not console.is_terminal(sys.stdout)
+            or max(taken, _COLUMN) + len(beside) <= console.width()
+        ):
+            return [" " * (_COLUMN - taken) + beside if items else ""]
+        indent = " " * _INDENT
+        return ["", *(indent + line for line in packed(items, console.width() - _INDENT))]
+
+
+def grade(logprob: float | None) -> str:
+    """The style that stands for a probability."""
+    p = math.exp(logprob) if logprob is not None else 0.0
+    return next((style for least, style in _GRADES if p >= least), "")
+
+
+def legend() -> str:
+    """What the styles mean, for stderr."""
+    return "probability: " + ", ".join(f"{style} >= {least:.0%}" for least, style in _GRADES)
+
+
+def percent(logprob: float | None) -> str:
+    """A probability in six columns."""
+    return f"{math.exp(logprob):6.1%}" if logprob is not None else " " * 6
+
+
+def token_text(tokenizer: "Tokenizer", token: int) -> str:
+    r"""One token between quotes; bytes that are only part of a character as `\xe2`."""
+    return f'"{shown(plain_token(tokenizer, token))}"'
+
+
+def plain_token(tokenizer: "Tokenizer", token: int) -> str:
+    """One token as text, not safe to show."""
+    return tokenizer.token_bytes(token).decode("utf-8", errors="backslashreplace")
+
+
+def packed(items: Iterable[str], room: int) -> Iterator[str]:
+    """Items two blanks apart, as many to a line as fit."""
+    line = ""
+    for item in items:
+        if line and len(line) + 2 + len(item) > room:
+            yield line
+            line = item
+        else:
+            line = f"{line}  {item}" if line else item
+    if line:
+        yield line

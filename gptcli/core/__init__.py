@@ -1,0 +1,1 @@
+"""What every part needs: errors, safe text and file access, signals, memory."""

@@ -1,0 +1,146 @@
+"""Read files that a stranger supplied: regular ones only, bounded, JSON without surprises.
+
+Knows no format but JSON. Every problem is an `InputError` that names the file.
+"""
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gptcli.core.errors import InputError
+from gptcli.core.escape import shown
+
+_KINDS = {
+    stat.S_IFDIR: "directory",
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+_CHUNK = 1 << 20
+_KEY_OR_BRACE = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?|[{}]')
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """A descriptor for reading a regular file; a FIFO or a device is refused, never waited for."""
+    name = shown(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as error:
+        raise InputError(name, _why(error)) from None
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            kind = _KINDS.get(stat.S_IFMT(mode), "special file")
+            raise InputError(name, f"not a regular file ({kind})")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes."""
+    with open_regular(path) as fd:
+        size = os.fstat(fd).st_size
+        if size > limit:
+            raise InputError(shown(path), f"too large ({size:,} bytes, expected at most {limit:,})")
+        return read_exactly(fd, size, 0)
+
+
+def read_exactly(fd: int, count: int, offset: int) -> bytes:
+    """`count` bytes at `offset`, fewer only if the file ends."""
+    pieces = []
+    while count > 0 and (piece := os.pread(fd, min(count, 1 << 30), offset)):
+        pieces.append(piece)
+        count -= len(piece)
+        offset += len(piece)
+    return b"".join(pieces)
+
+
+def sha256_of(paths: Iterable[Path]) -> str:
+    """The sha256 of all bytes of regular files, one after the other, in hexadecimal."""
+    hash = sha256()
+    for path in paths:
+        with open_regular(path) as fd:
+            for start in range(0, os.fstat(fd).st_size, _CHUNK):
+                hash.update(read_exactly(fd, _CHUNK, start))
+    return hash.hexdigest()
+
+
+def decode_utf8(data: bytes, path: object) -> str:
+    """Strict UTF-8, a byte-order mark dropped; the error names the line and the byte."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = data[error.start]
+        raise InputError(shown(path), f"line {line}: not UTF-8 (byte 0x{byte:02x})") from None
+
+
+def _duplicate(line: int, key: str) -> str:
+    return f'line {line}: duplicate key "{shown(key)}"'
+
+
+def strict_json(text: str, path: object, twice: Callable[[int, str], str] = _duplicate) -> Any:
+    """JSON as the standard has it: no duplicate keys, no NaN, no bottomless nesting.
+
+    `twice` words the problem of a duplicate key from its line and name.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
+            raise _RefusedError(twice(*next(_duplicates(text))))
+        return mapping
+
+    def refuse(constant: str) -> NoReturn:
+        raise _RefusedError(f"{constant} is not a JSON number")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        problem = f"line {error.lineno}: not JSON ({shown(error.msg)})"
+    except RecursionError:
+        problem = "nested too deeply"
+    except _RefusedError as error:
+        problem = str(error)
+    except ValueError:  # Python's limit, for the time it would take
+        problem = "an integer has more than 4,300 digits"
+    raise InputError(shown(path), problem)
+
+
+class _RefusedError(ValueError):
+    """Valid to Python's parser, not to us."""
+
+
+def _duplicates(text: str) -> Iterator[tuple[int, str]]:
+    """Line and name of each key that its object already has; valid JSON up to the first one."""
+    objects: list[set[str]] = []
+    for match in _KEY_OR_BRACE.finditer(text):
+        if match.group() == "{":
+            objects.append(set())
+        elif match.group() == "}":
+            objects.pop()
+        elif match["colon"]:
+            key = json.loads(match["string"])  # "a" and "\u0061" are one key
+            if key in objects[-1]:
+                yield text.count("\n", 0, match.start()) + 1, key
+            objects[-1].add(key)
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, OSError) and error.errno == errno.ENXIO:
+        return "not a regular file (socket)"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "not a usable file name"

@@ -1,0 +1,94 @@
+"""How much memory the process holds and may still take, and refusing what cannot fit.
+
+Knows no torch.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gptcli.core.errors import RunError
+
+try:
+    import resource
+except ImportError:  # not Unix: nothing is known, nothing is refused
+    resource = None  # type: ignore[assignment]
+
+_NO_MEMORY = ("allocate", "out of memory")  # in what PyTorch says, on a CPU and on a GPU
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes() -> int | None:
+    """The least that the machine, the container and the process limit leave; None if none tells."""
+    return min(_limits(), default=None)
+
+
+def require(where: object, needed: float, available: int | None) -> None:
+    """Refuse what does not fit before anything is allocated.
+
+    Raises:
+        RunError: `needed` bytes are more than `available`.
+    """
+    if available is not None and needed > available:
+        problem = f"needs about {_size(needed)}, {_size(available)} are available"
+        raise RunError(where, problem, "A smaller model or --dtype bfloat16 needs less")
+
+
+def is_exhausted(problem: BaseException) -> bool:
+    """Whether an exception says that there was no memory: Python's, PyTorch's or a GPU's."""
+    if isinstance(problem, MemoryError):
+        return True
+    return isinstance(problem, RuntimeError) and any(word in str(problem) for word in _NO_MEMORY)
+
+
+def resident_bytes() -> int | None:
+    """What the process holds now; None where the system does not tell."""
+    return _kilobytes("VmRSS:")
+
+
+def peak_bytes() -> int | None:
+    """The most that the process has held so far; None where the system does not tell."""
+    return _kilobytes("VmHWM:")
+
+
+def _kilobytes(name: str) -> int | None:
+    count = _field(Path("/proc/self/status"), name)
+    return None if count is None else count * 1024
+
+
+def _limits() -> Iterator[int]:
+    if (free := _field(Path("/proc/meminfo"), "MemAvailable:")) is not None:
+        yield free * 1024
+    limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
+    if limit is not None and used is not None:
+        cached = _field(_CGROUP / "memory.stat", "file") or 0  # given back when it is needed
+        yield max(0, limit - used + cached)
+    if resource is not None:
+        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = _number(Path("/proc/self/statm"))
+        if soft != resource.RLIM_INFINITY and pages is not None:
+            yield max(0, soft - pages * resource.getpagesize())
+
+
+def _number(path: Path) -> int | None:
+    """The first word of a small system file, if it is a number (it can be "max")."""
+    words = _text(path).split(maxsplit=1)
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def _field(path: Path, name: str) -> int | None:
+    lines = (line.split() for line in _text(path).splitlines())
+    return next((int(words[1]) for words in lines if words[:1] == [name]), None)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return ""
+
+
+def _size(count: float) -> str:
+    """Bytes as a person says them: 700 GB, 5.9 GB, 120 MB."""
+    if count >= 1e10:
+        return f"{count / 1e9:,.0f} GB"
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,1 @@
+"""Measure and check gptcli on this machine."""

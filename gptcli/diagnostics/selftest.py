@@ -1,0 +1,261 @@
+"""Whether this machine computes what it should: known answers and properties, in seconds, offline.
+
+A check never raises: what goes wrong inside is what it found. Knows no terminal.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from gptcli.checkpoint.load import load_model, save
+from gptcli.checkpoint.presets import PRESETS, preset_config
+from gptcli.checkpoint.resolve import Target
+from gptcli.core.errors import GptcliError
+from gptcli.core.escape import shown
+from gptcli.engine.fast import FastGPT
+from gptcli.engine.linear import fastest_linear
+from gptcli.generation.decode import Generation, Prompt
+from gptcli.generation.scheduler import Batch, Job
+from gptcli.generation.sequence import Sequence, Token
+from gptcli.model.config import GPTConfig
+from gptcli.model.gpt import untrained
+from gptcli.model.parameters import count
+from gptcli.model.shortcut import ExampleDeepNeuralNetwork, mean_gradients
+from gptcli.sampling.draws import uniform
+from gptcli.sampling.params import SamplingParams
+from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.vocabulary import Vocabulary
+
+# What the book prints, and parameters of an untied and of a tied model.
+COUNTS = {
+    "gpt2-124m": (163_009_536, 124_412_160),
+    "gpt2-355m": (406_212_608, 354_749_440),
+    "gpt2-774m": (838_220_800, 773_891_840),
+    "gpt2-1558m": (1_637_792_000, 1_557_380_800),
+}
+PROMPT = (15496, 11, 314, 716)  # "Hello, I am"
+TOKENS = (27018, 24086, 47843, 30961, 42348, 7267, 49706, 43231, 47062, 34657)
+GRADIENTS = {
+    False: (0.00020173587836325169, 0.0001201116101583466, 0.0007152041653171182,
+            0.001398873864673078, 0.005049646366387606),
+    True: (0.22169792652130127, 0.20694105327129364, 0.32896995544433594,
+           0.2665732204914093, 1.3258540630340576),
+}  # fmt: skip
+# Made with coreutils' `b2sum -l 64` (see `gptcli.sampling.draws`).
+DRAWS = {
+    (123, "story-5", 0, 7): 0x7587427CE58C1DD5,
+    (0, "", 0, 0): 0x9790F5EABDE6D565,
+    (-(2**70), "é:\ud800", 3, 1): 0x35F900DD608D04E1,
+}
+TEXT = "Zwölf Boxkämpfer 狐 jump\tover <|endoftext|> 🦊\u202e\n\x00's  end"
+TOLERANCE = 1e-4  # of rounding, where sums may be made in another order
+_SMALL = GPTConfig(vocab_size=199, context_length=48, emb_dim=96, n_heads=4, n_layers=2)
+
+_TEXTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One answer.
+
+    Attributes:
+        name: what was checked.
+        expected: in words or numbers.
+        found: the same, as this machine computes it; what was raised, if anything was.
+        holds: whether they agree.
+        seconds: what it took.
+    """
+
+    name: str
+    expected: str
+    found: str
+    holds: bool
+    seconds: float
+
+
+Answer = tuple[str, str, bool]
+
+
+def names(*, quick: bool = False) -> list[str]:
+    """The checks in their order; a quick test leaves out the one that draws a whole GPT-2."""
+    return [name for name, check in CHECKS.items() if not (quick and check is books_tokens)]
+
+
+def run(name: str) -> Check:
+    """Do one check of `names()`."""
+    start = perf_counter()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            expected, found, holds = CHECKS[name]()
+    except GptcliError as error:
+        expected, found, holds = "no error", str(error), False
+    except Exception as error:  # noqa: BLE001  # a machine that deviates can do anything
+        expected, found, holds = "no error", shown(f"{type(error).__name__}: {error}"), False
+    return Check(name, expected, found, holds, perf_counter() - start)
+
+
+def book_counts() -> Answer:
+    """The book's counts by arithmetic, and a small model's own parameters."""
+    wrong = []
+    for name, published in COUNTS.items():
+        counted = count(preset_config(PRESETS[name]))
+        if (counted.untied, counted.tied) != published:
+            wrong.append(f"{name} {counted.untied:,} and {counted.tied:,}")
+    built = sum(parameter.numel() for parameter in untrained(_SMALL, 0).parameters())
+    if built != count(_SMALL).total:
+        wrong.append(f"a model of {count(_SMALL).total:,} has {built:,}")
+    first = " and ".join(f"{number:,}" for number in COUNTS["gpt2-124m"])
+    expected = f"four models as printed, 124M with {first}"
+    return expected, ", ".join(wrong) or "four models as printed", not wrong
+
+
+def book_gradients() -> Answer:
+    """The five-layer demonstration, with shortcut connections and without."""
+    worst = 0.0
+    for use_shortcut, published in GRADIENTS.items():
+        torch.manual_seed(123)
+        model = ExampleDeepNeuralNetwork([3, 3, 3, 3, 3, 1], use_shortcut)
+        found = mean_gradients(model, torch.tensor([[1.0, 0.0, -1.0]])).values()
+        apart = [abs(a / b - 1) for a, b in zip(found, published, strict=True)]
+        worst = max(worst, *apart)
+    return _within("ten gradients as printed, within", worst)
+
+
+def books_tokens() -> Answer:
+    """Ten greedy tokens of the untrained 124M model of seed 123: draws, network and loop."""
+    model = FastGPT(untrained(preset_config(PRESETS["gpt2-124m"]), 123))
+    params = SamplingParams(max_new_tokens=len(TOKENS), temperature=0)
+    generation = Generation(Prompt(model, PROMPT, len(TOKENS)), params, seed=0)
+    found = tuple(token.id for token in generation)
+    return _ids(TOKENS), _ids(found), found == TOKENS
+
+
+def draws() -> Answer:
+    """The counter-based stream against another program's digests."""
+    found = [uniform(*name) for name in DRAWS]
+    expected = [(digest >> 11) / 2**53 for digest in DRAWS.values()]
+    return _numbers(expected), _numbers(found), found == expected
+
+
+def safetensors_round_trip() -> Answer:
+    """A model written and read again, bit for bit, tied and untied."""
+    wrong = []
+    for tie in (False, True):
+        config = GPTConfig(**{**_SMALL.to_dict(), "tie_weights": tie, "qkv_bias": tie})
+        model = untrained(config, 1)
+        with TemporaryDirectory(prefix="gptcli-selftest-") as folder:
+            save(model, Path(folder))
+            weights = Path(folder) / "model.safetensors"
+            again = load_model(Target("selftest", config, weights=weights))
+        states = zip(model.state_dict().items(), again.state_dict().items(), strict=True)
+        wrong += [a for (a, x), (b, y) in states if a != b or not torch.equal(x, y)]
+    return "every bit", shown(", ".join(wrong)) or "every bit", not wrong
+
+
+def tokenizer_round_trip() -> Answer:
+    """Text of every kind to ids and back, at once and streamed."""
+    tokens = [bytes([byte]) for byte in range(256)]
+    tokens += [b"en", b"end", b" j", b"um", "狐".encode()[:2], b"<|"]
+    tokenizer = Tokenizer.of(Vocabulary("selftest", {t: rank for rank, t in enumerate(tokens)}))
+    ids = tokenizer.encode(TEXT)
+    decoder = tokenizer.decoder()
+    streamed = "".join(map(decoder.feed, ids)) + decoder.finish()
+    holds = tokenizer.decode(ids) == streamed == TEXT and len(ids) < len(TEXT.encode())
+    return shown(TEXT), shown(streamed), holds
+
+
+def cached_and_whole() -> Answer:
+    """Logits with a cache, one token at a time, against those of the whole text at once."""
+    model, ids = untrained(_SMALL, 2), torch.arange(40)[None] * 7 % _SMALL.vocab_size
+    with torch.inference_mode():
+        whole, cache = model(ids), model.new_cache()
+        parts = [model(ids[:, n : n + 1], cache) for n in range(ids.shape[1])]
+    return _within("the same logits within", _apart(torch.cat(parts, 1), whole))
+
+
+def fast_and_plain() -> Answer:
+    """The network arranged for speed against the book's."""
+    ids = torch.arange(48)[None] * 5 % _SMALL.vocab_size
+    with torch.inference_mode():
+        plain = untrained(_SMALL, 3)(ids)
+    return _within("the same logits within", _apart(FastGPT(untrained(_SMALL, 3))(ids), plain))
+
+
+def stable_rows() -> Answer:
+    """A row of a product has the same bits whatever stands beside it, at GPT-2's sizes."""
+    torch.manual_seed(4)
+    wrong = []
+    for outputs, inputs in ((2304, 768), (768, 768), (3072, 768), (768, 3072)):
+        layer = fastest_linear(torch.randn(outputs, inputs), torch.randn(outputs))
+        x = torch.randn(520, inputs)  # as many as a step reads of prompts
+        whole = layer(x)
+        parts = [slice(0, 2), slice(5, 8), slice(64, 97), slice(500, 520)]
+        others = [part for part in parts if not torch.equal(layer(x[part]), whole[part])]
+        wrong += [f"{inputs} to {outputs}, rows {p.start} to {p.stop - 1}" for p in others]
+    return "equal bits for 2 to 520 rows", ", ".join(wrong) or "equal bits", not wrong
+
+
+def texts_alone_and_together() -> Answer:
+    """Sampled texts written one by one and all at once: same tokens, same bits."""
+    alone, together = _texts(1), _texts(_TEXTS)
+    wrong = [f"text {n}" for n in range(_TEXTS) if alone[n] != together[n]]
+    return "equal tokens and bits", ", ".join(wrong) or "equal tokens and bits", not wrong
+
+
+def _texts(rows: int) -> list[list[tuple[int, float | None]]]:
+    """Tokens and their log-probabilities of each text."""
+    told: list[list[tuple[int, float | None]]] = [[] for _ in range(_TEXTS)]
+
+    def job(number: int) -> Job:
+        def watch(token: Token) -> bool:
+            told[number].append((token.id, token.logprob))
+            return False
+
+        text = Sequence(
+            prompt=[number + 1] * (number + 1),
+            params=SamplingParams(max_new_tokens=3 + number),
+            context=_SMALL.context_length,
+            seed=5,
+            record=str(number),
+            logprobs=0,
+        )
+        return Job(text, watch=watch)
+
+    for _ in Batch(FastGPT(untrained(_SMALL, 5)), rows).run(map(job, range(_TEXTS))):
+        pass
+    return told
+
+
+CHECKS: dict[str, Callable[[], Answer]] = {
+    "the book's parameter counts": book_counts,
+    "the book's gradients": book_gradients,
+    "the book's ten tokens": books_tokens,
+    "the stream of draws": draws,
+    "safetensors round trip": safetensors_round_trip,
+    "tokenizer round trip": tokenizer_round_trip,
+    "cache and no cache": cached_and_whole,
+    "fast and plain network": fast_and_plain,
+    "rows of a product": stable_rows,
+    "texts alone and together": texts_alone_and_together,
+}
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def _within(what: str, worst: float) -> Answer:
+    return f"{what} {TOLERANCE:g}", f"within {worst:.1g}", worst <= TOLERANCE
+
+
+def _ids(ids: tuple[int, ...]) -> str:
+    return " ".join(map(str, ids))
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{value:.6f}" for value in values)

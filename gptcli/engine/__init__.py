@@ -1,0 +1,1 @@
+"""How a step of the model is computed for generation."""

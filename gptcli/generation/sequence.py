@@ -1,0 +1,142 @@
+"""One text in the making, as ids: what is asked for, what has come, when and why it ends.
+
+`gptcli.generation.decode` writes one of them, `gptcli.generation.scheduler` many at a time; both
+choose tokens here, so a token is chosen in one way only. Knows no model.
+"""
+
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from torch import Tensor
+
+from gptcli.core.errors import RunError, UsageError
+from gptcli.sampling import sampler as sampling
+from gptcli.sampling.params import SamplingParams
+
+FinishReason = Literal["stop", "length", "context", "time", "interrupted"]
+Overflow = Literal["stop", "slide", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One new token: its id and, if asked for, log-probabilities under the model's own logits."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Sequence:
+    """A prompt and what follows it.
+
+    Attributes:
+        prompt: ids, at least one.
+        params: how tokens are chosen.
+        context: the model's context_length.
+        seed, record, sample: with the position, what a draw depends on.
+        eos_id: ends the text and is left out of it.
+        n_vocab: ids from here on only pad the embedding and are never chosen.
+        overflow: what happens when the context is full.
+        logprobs: how many alternatives a token comes with; None: no log-probabilities at all.
+        ids: the new tokens so far.
+        finish_reason: why it ended, once it has.
+    """
+
+    prompt: Ids[int]
+    params: SamplingParams
+    context: int
+    seed: int
+    record: str = ""
+    sample: int = 0
+    eos_id: int | None = None
+    n_vocab: int | None = None
+    overflow: Overflow = "stop"
+    logprobs: int | None = None
+    ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.ids)
+
+    def unread(self, past: int) -> tuple[int, list[int]]:
+        """Given that the cache holds `past` positions: how many to keep, and the ids to read.
+
+        Past the context the book's window slides: every position gets a new embedding, so
+        nothing the cache holds is of use and the whole window is read again.
+        """
+        if len(self) > self.context:
+            return 0, [*self.prompt, *self.ids][-self.context :]
+        new = self.ids[past - len(self.prompt) :] if past >= len(self.prompt) else self.ids
+        return past, [*self.prompt[past:], *new]
+
+    def copy(self) -> "Sequence":
+        """The same text, to be continued apart from this one."""
+        return replace(self, ids=list(self.ids))
+
+    def must_end(self) -> bool:
+        """Whether there can be no further token; sets `finish_reason` if so.
+
+        Raises:
+            RunError: the context is full and `overflow` is "error".
+        """
+        if len(self.ids) >= self.params.max_new_tokens:
+            self.finish_reason = "length"
+        elif self.ids and len(self) > self.context and self.overflow != "slide":
+            self._refuse_full_context()
+            self.finish_reason = "context"
+        return self.finish_reason is not None
+
+    def choose(self, logits: Tensor) -> Token | None:
+        """(1, V) logits → the next token, appended; None if the text has ended.
+
+        Raises:
+            RunError: non-finite logits.
+        """
+        logits = sampling.within_vocabulary(logits, self.n_vocab)
+        sampling.refuse_non_finite(logits, position=len(self.ids) + 1)
+        chosen = sampling.sample(
+            logits,
+            self.params,
+            [sampling.uniform(self.seed, self.record, self.sample, len(self.ids))],
+            [sampling.History([*self.prompt, *self.ids], len(self.prompt))],
+            eos_id=self.eos_id,
+        )
+        if int(chosen) == self.eos_id and not self.params.ignore_eos:
+            self.finish_reason = "stop"
+            return None
+        self.ids.append(int(chosen))
+        return self._described(logits, chosen)
+
+    def _described(self, logits: Tensor, chosen: Tensor) -> Token:
+        if self.logprobs is None:
+            return Token(int(chosen))
+        logprob = float(sampling.log_probabilities(logits, chosen))
+        ids, values = sampling.alternatives(logits, self.logprobs)
+        top = zip(ids[0].tolist(), values[0].tolist(), strict=True) if self.logprobs else ()
+        return Token(int(chosen), logprob, tuple(top))
+
+    def _refuse_full_context(self) -> None:
+        if self.overflow == "error":
+            raise RunError(
+                "context",
+                f"full after {len(self.ids):,} new tokens ({self.context:,} positions)",
+                "Ask for fewer tokens, or choose --overflow stop or slide",
+            )
+
+
+def check_prompt(ids: Ids[int], context: int, overflow: Overflow) -> None:
+    """Refuse a prompt that cannot be continued.
+
+    Raises:
+        UsageError: it is empty, or longer than the context without a sliding window.
+    """
+    if not ids:
+        raise UsageError("prompt", "is empty (0 tokens, expected at least 1)")
+    if len(ids) > context and overflow != "slide":
+        raise UsageError(
+            "prompt",
+            f"too long ({len(ids):,} tokens, expected at most {context:,}, the context)",
+            "Shorten it, or keep its end with --overflow slide",
+        )

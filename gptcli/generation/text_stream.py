@@ -1,0 +1,108 @@
+"""One completion as text: tokens in, text out, stop strings matched and held back.
+
+Text leaves only when it is whole characters and cannot be the beginning of a stop string. Knows
+no model and no terminal.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gptcli.generation.decode import FinishReason, Generation, Token
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+
+class StopFinder:
+    """Finds the first stop string to end in a text that comes in pieces of any size."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.found: str | None = None
+
+    def feed(self, text: str) -> str:
+        """The next piece → what can no longer be part of a stop string."""
+        self._held += text
+        if match := self._match():
+            at, self.found = match
+            return self._release(at)
+        return self._release(len(self._held) - self._beginning())
+
+    def finish(self) -> str:
+        """What was held back for a stop string that did not come."""
+        return self._release(len(self._held))
+
+    def _match(self) -> tuple[int, str] | None:
+        """Where the match that ends first begins; of two that end together, the longer."""
+        found = [(self._held.find(stop), stop) for stop in self._stops]
+        ends = [(at + len(stop), at, stop) for at, stop in found if at >= 0]
+        return min(ends)[1:] if ends else None
+
+    def _beginning(self) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+    def _release(self, count: int) -> str:
+        text, self._held = self._held[:count], self._held[count:]
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that can be shown, perhaps empty, and the token that made it so (None at the end)."""
+
+    text: str
+    token: Token | None
+
+
+class Completion:
+    """The text of one generation, in pieces.
+
+    Attributes:
+        text: all of it so far.
+        finish_reason: as the generation's; "stop" if a stop string ended it.
+        stop: the stop string that ended it.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        keep_stop: bool = False,
+    ) -> None:
+        self.generation = generation
+        self.text = ""
+        self.stop: str | None = None
+        self.finish_reason: FinishReason | None = None
+        self._tokenizer, self._keep_stop = tokenizer, keep_stop
+        self._finder = StopFinder(stop)
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Pieces as they become final; errors of the generation pass through."""
+        decoder = self._tokenizer.decoder()
+        for token in self.generation:
+            yield self._piece(decoder.feed(token.id), token)
+            if self._finder.found is not None:
+                break
+        else:
+            yield self._piece(decoder.finish(), None)
+        yield self._ending()
+
+    def _piece(self, text: str, token: Token | None) -> Piece:
+        return self._record(self._finder.feed(text), token)
+
+    def _ending(self) -> Piece:
+        self.stop = self._finder.found
+        if self.stop is None:
+            self.finish_reason = self.generation.finish_reason
+            return self._record(self._finder.finish(), None)
+        self.finish_reason = "stop"
+        return self._record(self.stop if self._keep_stop else "", None)
+
+    def _record(self, text: str, token: Token | None) -> Piece:
+        self.text += text
+        return Piece(text, token)

@@ -1,0 +1,187 @@
+"""A model's tensors by the book's names and in the book's shapes, whatever the file calls them.
+
+Fused tensors are split, transposed ones turned and quantised ones multiplied out while they are
+read, so two files of the same weights give the same values in the same order. Knows no torch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Literal
+
+import numpy as np
+
+from gptcli.checkpoint.header import Header, TensorInfo
+from gptcli.checkpoint.layouts import EMBEDDING, HEAD, Layout, Source, all_tensors, expected_shapes
+from gptcli.checkpoint.quantized import GROUP, LEVELS, SCALES, ZEROS
+from gptcli.checkpoint.tensordata import PIECE, Values, pieces, reading, whole
+from gptcli.model.config import GPTConfig
+
+_PARTS = ("tok_emb", "pos_emb", "trf_blocks", "final_norm", "out_head")
+
+Shape = tuple[int, ...]
+Tying = Literal["shared", "copied", "own"]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One tensor under the book's name.
+
+    Attributes:
+        shape: the book's.
+        dtype: the file's; None for a tensor of a config, and for one that is zero by its absence.
+        info: the tensor of the file; None where there is none.
+        source: where in it.
+        beside: of a quantised tensor its scales, and zeros if it has them.
+    """
+
+    shape: Shape
+    dtype: str | None = None
+    info: TensorInfo | None = None
+    source: Source | None = None
+    beside: tuple[TensorInfo, ...] = ()
+
+    @property
+    def has_values(self) -> bool:
+        """Whether values are behind it, zeros included: a config has none."""
+        return self.source is not None
+
+
+class Weights:
+    """The tensors of one model's files, or of a config, which have no values."""
+
+    def __init__(self, tensors: dict[str, Named], headers: Sequence[Header] = ()) -> None:
+        self.tensors = tensors
+        self._headers = {header.path: header for header in headers}
+
+    @classmethod
+    def of_config(cls, config: GPTConfig) -> "Weights":
+        """Names and shapes alone."""
+        shapes = expected_shapes(config)
+        if config.tie_weights:
+            del shapes[HEAD]
+        return cls({name: Named(shape) for name, shape in shapes.items()})
+
+    @classmethod
+    def of_files(cls, headers: Sequence[Header], layout: Layout | None) -> "Weights":
+        """Without a layout, by the names in the files. Mask buffers are no weights."""
+        infos = all_tensors(headers)
+        if layout is None:
+            return cls({name: _plain(info) for name, info in infos.items()}, headers)
+        tensors = {name: _named(infos[s.name], s) for name, s in layout.sources.items()}
+        if layout.width:
+            tensors = {name: _quantized(name, tensor, infos) for name, tensor in tensors.items()}
+        for name in layout.zeros:  # each has as many elements as its block is wide, or four times
+            tensors[name] = Named(_bias_shape(name, tensors), source=Source(""))
+        ordered = {name: tensors[name] for name in sorted(tensors, key=_place)}
+        return cls(ordered | {n: _plain(infos[n]) for n in layout.unexpected}, headers)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the output head is the token embedding because nothing else is stored."""
+        return EMBEDDING in self.tensors and HEAD not in self.tensors
+
+    def get(self, name: str) -> Named | None:
+        """A tensor by the book's name; a head that is not stored is the embedding."""
+        stored = EMBEDDING if name == HEAD and self.is_shared else name
+        return self.tensors.get(stored)
+
+    def read(self, name: str) -> Iterator[Values]:
+        """The values in the book's order, PIECE elements at a time.
+
+        Takes the memory of the tensor if the file has it transposed or quantised, otherwise of a
+        piece.
+
+        Raises:
+            RunError: the file changed, or cannot be read.
+        """
+        tensor = self.get(name)
+        assert tensor is not None, name
+        assert tensor.source is not None, name
+        if tensor.info is None:
+            yield from _cut(np.zeros(prod(tensor.shape), np.float32))
+            return
+        with reading(self._headers[tensor.info.path]) as fd:
+            if tensor.beside:
+                yield from _cut(_multiplied_out(fd, tensor).reshape(-1))
+            elif tensor.source.transposed:
+                outputs = tensor.shape[0]
+                first = outputs * (tensor.source.part or 0)
+                turned = whole(fd, tensor.info, first, first + outputs).T
+                yield from _cut(turned.reshape(-1))  # a copy, in the book's order
+            else:
+                yield from pieces(fd, _slice(tensor.info, tensor.source, tensor.shape))
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Where the book's constructor makes a tensor, block 10 after block 9."""
+    outer, _, inner = name.partition(".")
+    number, _, rest = inner.partition(".")
+    return _PARTS.index(outer), int(number) if rest else 0, rest or inner
+
+
+def _plain(info: TensorInfo) -> Named:
+    return Named(info.shape, info.dtype, info, Source(info.name))
+
+
+def _named(info: TensorInfo, source: Source) -> Named:
+    """In the book's shape; one that cannot be turned or split, as it is in the file."""
+    shape = info.shape[::-1] if source.transposed else info.shape
+    splits = source.part is None or (shape and shape[0] % 3 == 0 and shape[0] > 0)
+    if not splits or (source.transposed and len(shape) != 2):
+        return _plain(info)
+    if source.part is not None:
+        shape = (shape[0] // 3, *shape[1:])
+    return Named(shape, info.dtype, info, source)
+
+
+def _quantized(name: str, tensor: Named, infos: dict[str, TensorInfo]) -> Named:
+    """With its scales and its shape in the model, if all that it is made of fits together."""
+    beside = tuple(info for part in (SCALES, ZEROS) if (info := infos.get(name + part)))
+    if not beside or len(tensor.shape) != 2:
+        return tensor
+    rows, columns = tensor.shape
+    if not tensor.info or not tensor.info.name.endswith(LEVELS):
+        fits = [info.shape for info in beside] == [(rows,)]
+    else:
+        columns *= 2
+        fits = [info.shape for info in beside] == 2 * [(rows, columns // GROUP)]
+    return replace(tensor, shape=(rows, columns), beside=beside) if fits else tensor
+
+
+def _multiplied_out(fd: int, tensor: Named) -> Values:
+    """The (M, K) weights that values and scales, or levels, scales and zeros stand for."""
+    assert tensor.info is not None
+    numbers, *factors = (
+        np.concatenate([piece.astype(np.float32) for piece in pieces(fd, info)]).reshape(info.shape)
+        for info in (tensor.info, *tensor.beside)
+    )
+    if len(factors) == 1:
+        return numbers * factors[0][:, None]
+    pairs = numbers.astype(np.uint8)
+    levels = np.stack([pairs & 15, pairs >> 4], -1).reshape(len(pairs), -1, GROUP)
+    scales, zeros = (factor[..., None] for factor in factors)
+    return ((levels - np.float32(8)) * scales + zeros).reshape(len(pairs), -1)
+
+
+def _slice(info: TensorInfo, source: Source, shape: Shape) -> TensorInfo:
+    """The part of a fused tensor as a tensor by itself: rows that lie together."""
+    if source.part is None:
+        return info
+    nbytes = info.nbytes // 3
+    start = info.start + source.part * nbytes
+    return replace(info, shape=shape, start=start, end=start + nbytes)
+
+
+def _bias_shape(name: str, tensors: dict[str, Named]) -> Shape:
+    """As wide as what the bias is added to: the rows of its own weight, or the norm's scale."""
+    partner = name.removesuffix("bias") + "weight"
+    if name.endswith(".shift"):
+        partner = name.removesuffix("shift") + "scale"
+    found = tensors.get(partner)
+    return found.shape[:1] if found else ()
+
+
+def _cut(values: Values) -> Iterator[Values]:
+    for begin in range(0, len(values), PIECE):
+        yield values[begin : begin + PIECE]

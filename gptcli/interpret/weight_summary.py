@@ -1,0 +1,183 @@
+"""What weight files hold, as their headers tell it: sums, the model they imply, what is odd.
+
+Knows no tensor data, so it cannot say whether two tensors are equal; no terminal, no torch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gptcli.checkpoint.fit import check
+from gptcli.checkpoint.header import Header, TensorInfo
+from gptcli.checkpoint.layouts import DTYPES, HEAD, Layout, all_tensors, implied_config
+from gptcli.checkpoint.quantized import LEVELS
+from gptcli.core.errors import InputError
+from gptcli.core.escape import listed, shown
+from gptcli.model.config import GPTConfig
+
+GPT2_VOCABULARY = 50257
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Sums over all tensors of one model's files; elements where nothing else is said.
+
+    A byte that packs two 4-bit levels is two elements.
+
+    Attributes:
+        files: how many.
+        size: bytes of all files, headers included.
+        tensors: how many.
+        elements: of all tensors; parameters, scales, masks and unexpected add up to it.
+        parameters: of tensors that the model is read from, a head of its own included.
+        head: of an output head that the files hold, 0 without one.
+        scales: of scales and zeros of quantised weights, which are no parameters.
+        masks: of mask buffers, which are none either.
+        unexpected: of tensors that belong to no GPT-2.
+        dtypes: bytes of tensors by safetensors' name of the dtype, most bytes first.
+    """
+
+    files: int
+    size: int
+    tensors: int
+    elements: int
+    parameters: int
+    head: int
+    scales: int
+    masks: int
+    unexpected: int
+    dtypes: dict[str, int]
+
+
+def stored(headers: Sequence[Header], layout: Layout) -> Stored:
+    """Add up the tensors of a model's files."""
+    infos = all_tensors(headers)
+    dtypes: dict[str, int] = {}
+    for info in infos.values():
+        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.nbytes
+    used = {source.name for source in layout.sources.values()}
+    head = layout.sources.get(HEAD)
+    return Stored(
+        files=len(headers),
+        size=sum(header.size for header in headers),
+        tensors=len(infos),
+        elements=sum(map(_elements, infos.values())),
+        parameters=sum(_elements(infos[name]) for name in used),
+        head=infos[head.name].numel if head else 0,
+        scales=sum(infos[name].numel for name in layout.beside),
+        masks=sum(infos[name].numel for name in layout.ignored),
+        unexpected=sum(_elements(infos[name]) for name in layout.unexpected),
+        dtypes=dict(sorted(dtypes.items(), key=lambda item: -item[1])),
+    )
+
+
+def _elements(info: TensorInfo) -> int:
+    return info.numel * (2 if info.name.endswith(LEVELS) else 1)
+
+
+def implied_model(headers: Sequence[Header], layout: Layout) -> GPTConfig:
+    """The config that the shapes imply; n_heads, which no shape shows, is 1 and drop_rate 0.
+
+    Raises:
+        InputError: the files lack what tells a size, or imply a size that no model has.
+    """
+    implied: dict[str, Any] = implied_config(headers, layout)
+    sizes = ("vocab_size", "context_length", "emb_dim", "n_layers")
+    where = shown(headers[0].path)
+    if unknown := [key for key in sizes if key not in implied]:
+        raise InputError(where, f"no tensor in it tells {listed(unknown)}")
+    try:
+        return GPTConfig(n_heads=1, drop_rate=0.0, **implied)
+    except InputError as error:
+        raise InputError(where, f"implies an impossible model: {error.problem}") from None
+
+
+def problems(headers: Sequence[Header], layout: Layout, config: GPTConfig | None) -> list[str]:
+    """What is missing, unexpected or misshapen; without a config, for the implied one."""
+    try:
+        return check(headers, layout, config or implied_model(headers, layout))
+    except InputError as error:
+        return [error.problem]
+
+
+def oddities(headers: Sequence[Header], layout: Layout) -> list[str]:
+    """What a reader of the file should know although it is no error: one sentence each."""
+    infos = all_tensors(headers)
+    return [
+        *_mask_buffers(infos, layout),
+        *([] if layout.width else _own_head(infos, layout)),
+        *_vocabulary(infos, layout),
+        *([] if layout.width else _dtypes(infos)),
+        *_left_out(layout),
+        *_emptiness(infos),
+        *_alignment(headers),
+    ]
+
+
+def _mask_buffers(infos: dict[str, TensorInfo], layout: Layout) -> Iterator[str]:
+    if layout.ignored:
+        masks = [infos[name] for name in layout.ignored]
+        elements, size = sum(m.numel for m in masks), sum(m.nbytes for m in masks)
+        yield (
+            f"{_count(len(masks), 'mask buffer')} ({listed(layout.ignored, 2)}): "
+            f"{elements:,} elements, {size:,} bytes. They are no parameters and are not loaded."
+        )
+
+
+def _own_head(infos: dict[str, TensorInfo], layout: Layout) -> Iterator[str]:
+    head, embedding = layout.sources.get(HEAD), layout.sources.get("tok_emb.weight")
+    if head and embedding and infos[head.name].shape == infos[embedding.name].shape:
+        count = infos[head.name].numel
+        yield (
+            f"The output head {shown(head.name)} is stored beside {shown(embedding.name)}, with "
+            f"the same shape. If their values are equal, which only the data tells, the model is "
+            f"tied and {count:,} parameters are in the file twice."
+        )
+
+
+def _vocabulary(infos: dict[str, TensorInfo], layout: Layout) -> Iterator[str]:
+    source = layout.sources.get("tok_emb.weight")
+    rows = infos[source.name].shape[0] if source and infos[source.name].shape else 0
+    if GPT2_VOCABULARY < rows <= GPT2_VOCABULARY + 1024 and rows % 64 == 0:
+        yield (
+            f"The vocabulary of {rows:,} looks like GPT-2's {GPT2_VOCABULARY:,} padded to a "
+            f"multiple of 64: the last {rows - GPT2_VOCABULARY:,} ids would stand for no text."
+        )
+
+
+def _dtypes(infos: dict[str, TensorInfo]) -> Iterator[str]:
+    by_dtype: dict[str, list[str]] = {}
+    for info in infos.values():
+        by_dtype.setdefault(info.dtype, []).append(info.name)
+    if len(by_dtype) > 1:
+        counts = [f"{dtype} {len(names):,}" for dtype, names in by_dtype.items()]
+        yield f"Several dtypes (tensors of each: {', '.join(counts)})."
+    for dtype, names in by_dtype.items():
+        if dtype == "F64":
+            yield f"{_count(len(names), 'tensor')} in F64, twice the bytes that are ever used."
+        elif dtype not in DTYPES:
+            yield f"{_count(len(names), 'tensor')} in {dtype} ({listed(names, 2)})."
+
+
+def _left_out(layout: Layout) -> Iterator[str]:
+    if layout.zeros:
+        yield f"No biases: {_count(len(layout.zeros), 'tensor')} of the book's model read as zero."
+    if layout.prefix.startswith("_orig_mod."):
+        yield 'The names begin with "_orig_mod.": the model was saved compiled.'
+
+
+def _emptiness(infos: dict[str, TensorInfo]) -> Iterator[str]:
+    empty = [name for name, info in infos.items() if info.numel == 0]
+    if empty:
+        yield f"{_count(len(empty), 'tensor')} without elements ({listed(empty, 2)})."
+
+
+def _alignment(headers: Sequence[Header]) -> Iterator[str]:
+    odd = [header for header in headers if header.header_bytes % 8]
+    if odd:
+        where = f"byte {odd[0].header_bytes:,} of {shown(odd[0].path.name)}"
+        yield f"The data begins at {where}, no multiple of 8: programs that map it read it slower."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

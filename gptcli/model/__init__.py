@@ -1,0 +1,1 @@
+"""The book's network, its configuration, and what follows from a configuration by arithmetic."""

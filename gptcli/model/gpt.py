@@ -1,0 +1,203 @@
+"""The book's GPT: the network of chapter 4 and its key/value cache.
+
+Names, construction order and initialisation are those of "Build a Large Language Model (From
+Scratch)", so an untrained model reproduces what the book prints. Knows no sampling and no files.
+
+Shapes: B batch, T new tokens, S cached + new tokens, E emb_dim, H heads, D head_dim, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptcli.model.config import GPTConfig
+
+
+class LayerNorm(nn.Module):
+    """(…, E) → (…, E): zero mean, unit biased variance, then scale and shift."""
+
+    eps = 1e-5
+
+    def __init__(self, emb_dim: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(emb_dim))
+        self.shift = nn.Parameter(torch.zeros(emb_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The fused form of scale * (x - mean) / sqrt(var + eps) + shift."""
+        return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
+
+
+class GELU(nn.Module):
+    """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the form GPT-2 was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise, any shape."""
+        return F.gelu(x, approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """(B, T, E) → (B, T, E) through a hidden layer four times as wide."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(config.emb_dim, 4 * config.emb_dim),
+            GELU(),
+            nn.Linear(4 * config.emb_dim, config.emb_dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each position by itself."""
+        return self.layers(x)
+
+
+class KVCache:
+    """Keys and values of the tokens a model has seen, so that each is computed once.
+
+    An argument of `forward`, never hidden in the model: two generations cannot share state.
+    `length` is the number of positions held; `capacity` the most it can hold.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch: int = 1,
+        capacity: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.capacity = capacity or config.context_length
+        shape = (config.n_layers, 2, batch, config.n_heads, self.capacity, config.head_dim)
+        self.store = torch.empty(shape, dtype=dtype, device=device)
+        self.length = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, T, D) new keys and values → (B, H, S, D) all of this layer so far."""
+        end = self.length + keys.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} positions, {end} are needed")
+        held = self.store[layer, ..., :end, :]
+        held[0, :, :, self.length :] = keys
+        held[1, :, :, self.length :] = values
+        return held[0], held[1]
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` positions."""
+        self.length = min(self.length, length)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row `rows[i]` was: beams swap histories this way."""
+        self.store = self.store.index_select(2, rows)
+
+
+class MultiHeadAttention(nn.Module):
+    """(B, T, E) → (B, T, E): each position attends to itself and to those before it."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = config.n_heads, config.head_dim
+        self.W_query = nn.Linear(config.emb_dim, config.emb_dim, bias=config.qkv_bias)
+        self.W_key = nn.Linear(config.emb_dim, config.emb_dim, bias=config.qkv_bias)
+        self.W_value = nn.Linear(config.emb_dim, config.emb_dim, bias=config.qkv_bias)
+        self.out_proj = nn.Linear(config.emb_dim, config.emb_dim)
+        self.drop_rate = config.drop_rate
+
+    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """softmax(Q K^T / sqrt(D) + causal mask) V, heads side by side, projected."""
+        queries = self._heads(self.W_query(x))
+        keys, values = self._heads(self.W_key(x)), self._heads(self.W_value(x))
+        if cache is not None:
+            keys, values = cache.append(layer, keys, values)
+        T, S = queries.shape[2], keys.shape[2]
+        context = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=None if T in {1, S} else late_mask(T, S, x.device),
+            is_causal=1 < T == S,
+            dropout_p=self.drop_rate if self.training else 0.0,
+        )
+        return self.out_proj(context.transpose(1, 2).flatten(2))  # (B, H, T, D) → (B, T, E)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)  # → (B, H, T, D)
+
+
+def late_mask(T: int, S: int, device: torch.device) -> Tensor:
+    """(T, S), true where the i-th of the last T positions may look."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then feed-forward, each on normalised input and added to what came in."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.att = MultiHeadAttention(config)
+        self.ff = FeedForward(config)
+        self.norm1 = LayerNorm(config.emb_dim)
+        self.norm2 = LayerNorm(config.emb_dim)
+        self.drop_shortcut = nn.Dropout(config.drop_rate)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """(B, T, E) → (B, T, E)."""
+        x = x + self.drop_shortcut(self.att(self.norm1(x), cache, layer))
+        return x + self.drop_shortcut(self.ff(self.norm2(x)))
+
+
+class GPTModel(nn.Module):
+    """The full model: ids in, logits out."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
+        self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
+        self.drop_emb = nn.Dropout(config.drop_rate)
+        self.trf_blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
+        self.final_norm = LayerNorm(config.emb_dim)
+        self.out_head = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
+        if config.tie_weights:
+            self.out_head.weight = self.tok_emb.weight
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
+        """(B, T) ids → (B, T, V) logits, or (B, 1, V) of the last position if `last`.
+
+        With a cache, the ids follow those it holds, and it holds them too afterwards.
+
+        Raises:
+            ValueError: if the positions go past `context_length` or the cache's capacity.
+        """
+        past = cache.length if cache is not None else 0
+        x = self.drop_emb(self.tok_emb(ids) + self.pos_emb(self._positions(past, ids)))
+        for layer, block in enumerate(self.trf_blocks):
+            x = block(x, cache, layer)
+        if cache is not None:
+            cache.length += ids.shape[1]
+        return self.out_head(self.final_norm(x[:, -1:] if last else x))
+
+    def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
+        """An empty cache of this model's dtype on its device."""
+        return KVCache(self.config, batch, capacity, self.pos_emb.weight.dtype, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.pos_emb.weight.device
+
+    def _positions(self, past: int, ids: Tensor) -> Tensor:
+        end = past + ids.shape[1]
+        if end > self.config.context_length:
+            raise ValueError(f"{end} tokens, but the context is {self.config.context_length}")
+        return torch.arange(past, end, device=ids.device)
+
+
+def untrained(config: GPTConfig, seed: int) -> GPTModel:
+    """A model with PyTorch's default initialisation drawn from `seed`, ready to generate.
+
+    The caller's own random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPTModel(config).eval()

@@ -1,0 +1,216 @@
+"""Parameter counts, memory and FLOPs of a config, by arithmetic alone.
+
+Knows no tensors, no files and no terminal: a GPT-3 is counted as fast as a toy.
+
+Letters in formulas: V vocab_size, C context_length, E emb_dim, L n_layers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from gptcli.model.config import GPTConfig
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A module or a tensor of the model, in the order of the book's constructor.
+
+    Attributes:
+        name: its attribute in the parent, as in the state dict.
+        kind: the class of a module, empty for a tensor.
+        shape: of a tensor, empty for a module.
+        parts: what is inside a module; of equal copies, the inside of one.
+        copies: how many equal ones there are, side by side.
+        detail: what the shapes do not say.
+        is_shared: a tensor that is counted elsewhere.
+    """
+
+    name: str
+    kind: str = ""
+    shape: tuple[int, ...] = ()
+    parts: tuple["Part", ...] = ()
+    copies: int = 1
+    detail: str = ""
+    is_shared: bool = False
+
+    @property
+    def count(self) -> int:
+        """Parameters in all copies; none if they are counted elsewhere."""
+        if self.is_shared:
+            return 0
+        one = prod(self.shape) if self.shape else sum(part.count for part in self.parts)
+        return one * self.copies
+
+    def __getitem__(self, name: str) -> "Part":
+        return next(part for part in self.parts if part.name == name)
+
+
+def architecture(config: GPTConfig) -> Part:
+    """The whole model as a tree of parts."""
+    V, E = config.vocab_size, config.emb_dim
+    head = Part("weight", shape=(V, E), is_shared=config.tie_weights)
+    tied = "is tok_emb" if config.tie_weights else ""
+    return Part(
+        "model",
+        "GPTModel",
+        parts=(
+            Part("tok_emb", "Embedding", parts=(Part("weight", shape=(V, E)),)),
+            Part("pos_emb", "Embedding", parts=(Part("weight", shape=(config.context_length, E)),)),
+            Part("drop_emb", "Dropout"),
+            _block(config),
+            _norm("final_norm", E),
+            Part("out_head", "Linear", parts=(head,), detail=tied),
+        ),
+    )
+
+
+def tensors(part: Part) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of an architecture by state-dict name, shared ones too."""
+    for child in part.parts:
+        for index in range(child.copies):
+            name = f"{child.name}.{index}" if child.kind == "TransformerBlock" else child.name
+            if child.shape:
+                yield name, child.shape
+            yield from ((f"{name}.{inner}", shape) for inner, shape in tensors(child))
+
+
+def _block(config: GPTConfig) -> Part:
+    E, b = config.emb_dim, config.qkv_bias
+    attention = Part(
+        "att",
+        "MultiHeadAttention",
+        parts=(
+            *(_linear(name, E, E, bias=b) for name in ("W_query", "W_key", "W_value")),
+            _linear("out_proj", E, E),
+        ),
+    )
+    layers = (_linear("0", E, 4 * E), Part("1", "GELU"), _linear("2", 4 * E, E))
+    feed_forward = Part("ff", "FeedForward", parts=(Part("layers", "Sequential", parts=layers),))
+    return Part(
+        "trf_blocks",
+        "TransformerBlock",
+        parts=(attention, feed_forward, _norm("norm1", E), _norm("norm2", E)),
+        copies=config.n_layers,
+    )
+
+
+def _linear(name: str, inputs: int, outputs: int, *, bias: bool = True) -> Part:
+    biases = (Part("bias", shape=(outputs,)),) if bias else ()
+    return Part(name, "Linear", parts=(Part("weight", shape=(outputs, inputs)), *biases))
+
+
+def _norm(name: str, E: int) -> Part:
+    return Part(name, "LayerNorm", parts=(Part("scale", shape=(E,)), Part("shift", shape=(E,))))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Exact parameters of one model; `attention`, `feed_forward` and `norms` are of one block."""
+
+    token_embedding: int
+    position_embedding: int
+    attention: int
+    feed_forward: int
+    norms: int
+    n_layers: int
+    final_norm: int
+    output_head: int  # what a head of its own holds, V E, tied or not
+    is_tied: bool
+    matrices: int  # weights of the linear layers in all blocks, 12 L E^2
+    masks: int  # elements of the causal masks a file of the book's class holds, L C^2
+
+    @property
+    def block(self) -> int:
+        """One transformer block."""
+        return self.attention + self.feed_forward + self.norms
+
+    @property
+    def blocks(self) -> int:
+        """All transformer blocks."""
+        return self.block * self.n_layers
+
+    @property
+    def tied(self) -> int:
+        """The model whose output head is its token embedding."""
+        return self.token_embedding + self.position_embedding + self.blocks + self.final_norm
+
+    @property
+    def untied(self) -> int:
+        """The model with an output head of its own."""
+        return self.tied + self.output_head
+
+    @property
+    def own_head(self) -> int:
+        """The output head, if it is not the token embedding."""
+        return 0 if self.is_tied else self.output_head
+
+    @property
+    def total(self) -> int:
+        """This model: `tied` or `untied`, as its config says."""
+        return self.tied + self.own_head
+
+    @property
+    def without_positions(self) -> int:
+        """`total` less the position embedding."""
+        return self.total - self.position_embedding
+
+    @property
+    def without_embeddings(self) -> int:
+        """Blocks and final norm: no embedding of either kind and no output head."""
+        return self.blocks + self.final_norm
+
+    @property
+    def with_masks(self) -> int:
+        """`total` and the mask buffers, which are no parameters."""
+        return self.total + self.masks
+
+
+def count(config: GPTConfig) -> Counts:
+    """Count the parameters of a config: no model is built, any size takes the same time."""
+    model = architecture(config)
+    block = model["trf_blocks"]
+    E, L = config.emb_dim, config.n_layers
+    return Counts(
+        token_embedding=model["tok_emb"].count,
+        position_embedding=model["pos_emb"].count,
+        attention=block["att"].count,
+        feed_forward=block["ff"].count,
+        norms=block["norm1"].count + block["norm2"].count,
+        n_layers=L,
+        final_norm=model["final_norm"].count,
+        output_head=config.vocab_size * E,
+        is_tied=config.tie_weights,
+        matrices=12 * L * E**2,
+        masks=L * config.context_length**2,
+    )
+
+
+def cache_bytes(config: GPTConfig, tokens: int, dtype: str = "float32") -> int:
+    """Bytes of keys and values for `tokens` positions of one sequence: 2 L E each."""
+    return 2 * config.n_layers * config.emb_dim * tokens * BYTES[dtype]
+
+
+def forward_flops(config: GPTConfig, seen: int) -> int:
+    """FLOPs to push one token through the model when it attends to `seen` tokens, itself too.
+
+    2 (12 L E^2 + V E) + 4 L E seen: two (multiply, add) for every weight of a linear layer, the
+    output head included, then the scores and the weighted sum of attention. Embedding look-ups,
+    biases, norms, GELU and softmax are left out, as in Kaplan et al. 2020 (arXiv:2001.08361,
+    table 1), which this follows, and Chowdhery et al. 2022 (arXiv:2204.02311, appendix B).
+    """
+    E, L = config.emb_dim, config.n_layers
+    return 2 * (12 * L * E**2 + config.vocab_size * E) + 4 * L * E * seen
+
+
+def mean_forward_flops(config: GPTConfig) -> int:
+    """`forward_flops` averaged over a full context, where the token at i sees i + 1 tokens."""
+    first, last = forward_flops(config, 1), forward_flops(config, config.context_length)
+    return (first + last) // 2  # exact: it is linear in `seen`, and both are even
+
+
+def training_flops(config: GPTConfig) -> int:
+    """FLOPs to train on one token of a full context: a backward pass costs two forward ones."""
+    return 3 * mean_forward_flops(config)

@@ -1,0 +1,121 @@
+"""The state of a training in one safetensors file: tensors, and the rest as JSON beside them.
+
+One file, replaced in one step, so a process that is killed at any moment leaves the state before
+or the state after, never a mixture. Nothing in it can run code.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from gptcli.core.atomic import write_atomically
+from gptcli.core.errors import InputError
+from gptcli.core.escape import shown
+from gptcli.train.optimizer import Average
+
+_KEY = "gptcli.training"
+_OPTIMIZER = "optimizer."
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a training has reached.
+
+    Attributes:
+        step: optimizer steps done.
+        tokens: tokens learnt from.
+        seconds: time spent, over all resumes.
+        best: lowest validation bits per byte, None before the first validation.
+        best_step: the step it was reached at.
+        stale: validations since then.
+        history: a record for each report: step, training loss (nats per token), bits per byte.
+        stopped: whether early stopping ended the training.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a step changes: the weights, the optimizers' memories, the running average."""
+
+    model: nn.Module
+    optimizers: Sequence[torch.optim.Optimizer]
+    average: Average | None
+
+
+def write_state(path: Path, held: Trained, progress: Progress, identity: dict[str, Any]) -> None:
+    """Write all that the next step depends on. `identity` tells this training from others.
+
+    Raises:
+        RunError: the disk is full, say; the state that was there is intact.
+    """
+    tensors = {f"model.{name}": p.detach() for name, p in held.model.named_parameters()}
+    for name, parameter in held.model.named_parameters():
+        for optimizer in held.optimizers:
+            for key, tensor in optimizer.state.get(parameter, {}).items():
+                tensors[f"{_OPTIMIZER}{key}.{name}"] = tensor
+    if held.average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in held.average.weights.items()}
+    record = json.dumps({"progress": asdict(progress), "identity": identity})
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(contiguous, {_KEY: record}))
+
+
+def read_state(path: Path, held: Trained, identity: dict[str, Any]) -> Progress:
+    """Put a written state back, in place.
+
+    Raises:
+        InputError: not a state, damaged, or that of a training with other settings or text.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {})[_KEY])
+            _check_identity(record["identity"], identity, path)
+            _fill(file, held)
+            return Progress(**record["progress"])
+    except (SafetensorError, LookupError, ValueError, TypeError, OSError, RuntimeError) as error:
+        problem = f"not the state of a training ({shown(error)})"
+        raise InputError(shown(path), problem) from None
+
+
+def _check_identity(found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
+    expected = json.loads(json.dumps(expected))
+    for key in sorted({*found, *expected}):
+        if found.get(key) != expected.get(key):
+            was, now = shown(found.get(key), 60), shown(expected.get(key), 60)
+            hint = "Resume with the options and texts it was started with"
+            raise InputError(shown(path), f"was made with another {key} ({was}, now {now})", hint)
+
+
+@torch.no_grad()
+def _fill(file: Any, held: Trained) -> None:
+    parameters = dict(held.model.named_parameters())
+    for name, parameter in parameters.items():
+        parameter.copy_(file.get_tensor(f"model.{name}"))
+        if held.average is not None:
+            held.average.weights[name].copy_(file.get_tensor(f"average.{name}"))
+    for entry in file.keys():  # noqa: SIM118  # a safetensors file is no mapping
+        if entry.startswith(_OPTIMIZER):
+            key, name = entry.removeprefix(_OPTIMIZER).split(".", 1)
+            parameter = parameters[name]
+            owner = next(o for o in held.optimizers if _owns(o, parameter))
+            owner.state[parameter][key] = file.get_tensor(entry).to(parameter.device)
+
+
+def _owns(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
+    return any(parameter is held for group in optimizer.param_groups for held in group["params"])

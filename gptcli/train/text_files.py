@@ -1,0 +1,131 @@
+"""Training text: plain or gzipped files with `<|endoftext|>` lines between documents.
+
+Knows no tokens and no model.
+"""
+
+import gzip
+import hashlib
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptcli.core.errors import InputError, UsageError
+from gptcli.core.escape import shown
+from gptcli.core.files import decode_utf8, read_bounded
+
+SEPARATOR = "<|endoftext|>"
+MAX_BYTES = 1 << 34
+_GZIP = b"\x1f\x8b"
+_SEPARATOR = re.compile(rf"(?m)^{re.escape(SEPARATOR)}$")  # in a longer line it is ordinary text
+
+# Typographic characters whose plain twin says the same; one spelling each is easier to learn.
+_FOLDED = str.maketrans(
+    {
+        "\u2018": "'",
+        "\u2019": "'",
+        "\u201a": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u201e": '"',
+        "\u2013": "-",
+        "\u2014": "--",
+        "\u2026": "...",
+        "\u00a0": " ",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One TEXT argument: a file and how often it is read, relative to its size.
+
+    `start` is the weight at the beginning of the training, `end` at its end; in between it
+    changes linearly. With 1 everywhere each token of all files is read equally often.
+    """
+
+    path: Path
+    start: float = 1.0
+    end: float = 1.0
+
+
+def parse_source(argument: str) -> Source:
+    """`FILE`, `FILE@WEIGHT` or `FILE@START:END`; a file whose name holds an @ goes first.
+
+    Raises:
+        UsageError: the weights are not numbers of 0 or more.
+    """
+    name, at, weights = argument.rpartition("@")
+    if not at or Path(argument).exists():
+        return Source(Path(argument))
+    try:
+        numbers = [float(part) for part in weights.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in {1, 2} or not all(0 <= number < 1e6 for number in numbers):
+        expected = "expected FILE@WEIGHT or FILE@START:END with weights of 0 or more"
+        raise UsageError("TEXT", f'"{shown(argument)}" ({expected})')
+    return Source(Path(name), numbers[0], numbers[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The documents of a file, in its order, and the sha256 of the file as it lies on disk."""
+
+    path: Path
+    documents: tuple[str, ...]
+    sha256: str
+
+    @property
+    def size(self) -> int:
+        """UTF-8 bytes of the documents, without separators."""
+        return sum(len(document.encode()) for document in self.documents)
+
+
+def read_text(path: Path, *, fold_quotes: bool = False) -> Text:
+    """All documents of a file. A gzip file is known by its first bytes, not by its name.
+
+    Raises:
+        InputError: not readable, not UTF-8, a broken or truncated gzip, or no text in it.
+    """
+    data = read_bounded(path, MAX_BYTES)
+    digest = hashlib.sha256(data).hexdigest()
+    text = decode_utf8(_unpacked(data, path), path).replace("\r\n", "\n")
+    if fold_quotes:
+        text = text.translate(_FOLDED)
+    documents = tuple(piece for part in _SEPARATOR.split(text) if (piece := part.strip("\n")))
+    if not documents:
+        raise InputError(shown(path), "has no text")
+    return Text(path, documents, digest)
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    if not data.startswith(_GZIP):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, OSError, zlib.error) as error:
+        why = "ends early" if isinstance(error, EOFError) else "is damaged"
+        raise InputError(shown(path), f"the gzip file {why}") from None
+
+
+def held_out(documents: tuple[str, ...], share: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Documents → those to train on and those to validate on, at least one of each.
+
+    The choice depends on the texts alone: the documents whose sha256 is lowest. Of a single
+    document the end is held out, cut where a line ends if there is one.
+    """
+    if len(documents) == 1:
+        return _cut(documents[0], share)
+    count = min(max(1, round(share * len(documents))), len(documents) - 1)
+    order = sorted(documents, key=lambda document: hashlib.sha256(document.encode()).digest())
+    chosen = set(order[:count])  # equal documents fall on the same side
+    train = tuple(document for document in documents if document not in chosen)
+    return train or documents, tuple(order[:count])
+
+
+def _cut(document: str, share: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    middle = max(1, int(len(document) * (1 - share)))
+    line = document.rfind("\n", middle // 2, middle)
+    at = line + 1 if line > 0 else middle
+    return (document[:at],), (document[at:],)

@@ -1,0 +1,173 @@
+"""Memory by arithmetic, each figure against a run of our own code in a fresh process."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gptcli.checkpoint.load import save
+from gptcli.engine import quantize
+from gptcli.generation import scheduler as batching
+from gptcli.model.config import GPTConfig
+from gptcli.model.gpt import untrained
+from gptcli.model.memory_estimate import DTYPES, GROUP, PROMPT_TOKENS, running, training
+from gptcli.model.parameters import count
+
+MODEL = GPTConfig(
+    vocab_size=3000, context_length=256, emb_dim=512, n_heads=8, n_layers=6, drop_rate=0.0
+)
+TOY = GPTConfig(vocab_size=64, context_length=32, emb_dim=64, n_heads=2, n_layers=1)
+KERNELS = 16e6  # what oneDNN makes for each number of rows, whatever the model's size
+
+# Peak and current resident bytes above those of the same run with a toy model, which has loaded
+# and warmed up all that does not depend on the size.
+MEASURE = """
+import json, sys
+import torch, torch.nn.functional as F
+from gptcli.generation.scheduler import Batch, Job
+from gptcli.checkpoint.load import load_fast
+from gptcli.core.memory import peak_bytes, resident_bytes
+from gptcli.model.gpt import untrained
+from gptcli.sampling.params import SamplingParams
+from gptcli.generation.sequence import Sequence
+from gptcli.checkpoint.resolve import resolve
+
+def write(directory, texts, tokens, width):
+    how = {"dtype": torch.float16} if width == "float16" else {"width": width}
+    model = load_fast(resolve(directory), **how)
+    loaded = resident_bytes()
+    new = tokens // 8  # so many that the last prompt is read before the first text ends
+    params = SamplingParams(max_new_tokens=new)
+    jobs = [
+        Job(Sequence(prompt=[1] * (tokens - new), params=params, context=tokens, seed=n))
+        for n in range(texts)
+    ]
+    assert len(list(Batch(model, texts).run(jobs))) == texts
+    return loaded
+
+def train(directory, rows, tokens, _):
+    model = untrained(resolve(directory).config, 0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    ids = torch.zeros(rows, tokens, dtype=torch.long)
+    for part in (1, 2, 3, 4):  # the second time all there is to keep is kept
+        F.cross_entropy(model(ids).flatten(0, 1), ids.flatten()).backward()
+        if part % 2 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    return 0
+
+torch.manual_seed(0)
+order = json.loads(sys.argv[1])
+what = {"write": write, "train": train}[order["what"]]
+what(order["toy"], 2, 32, order["width"])
+base = resident_bytes()
+loaded = what(order["model"], order["texts"], order["tokens"], order["width"])
+peak = peak_bytes()  # ru_maxrss would begin at that of the process that started this one
+print(json.dumps({"loaded": loaded - base, "peak": peak - base}))
+"""
+
+
+def measured(directory, what, config, texts, tokens, *, width=None):
+    """What a process took; glibc gives back at once what is larger than 64 KiB."""
+    order = {"what": what, "texts": texts, "tokens": tokens}
+    for name, model in {"model": config, "toy": TOY}.items():
+        save(untrained(model, 0), directory / name)
+        order[name] = str(directory / name)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps(order | {"width": width})],
+        env=os.environ | EXACT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+# Memory to the page: what is freed goes back at once, and no page is a huge one.
+EXACT = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "OMP_NUM_THREADS": "1",
+    "THP_MEM_ALLOC_ENABLE": "0",
+}
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "tie",
+    [pytest.param(False, id="own head", marks=pytest.mark.slow), pytest.param(True, id="tied")],
+)
+def test_running_takes_what_is_said(tmp_path, tie):
+    config = replace(MODEL, tie_weights=tie)
+    found = measured(tmp_path, "write", config, 24, 128)
+    told = running(config, "float32", 24, 128)
+    assert found["loaded"] == pytest.approx(told.weights + told.head_copy, rel=0.05)
+    assert found["peak"] == pytest.approx(told.total, abs=0.1 * told.total + KERNELS)
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("width", ["float16", "int8", "int4"])
+def test_running_with_few_bits_takes_what_is_said(tmp_path, width):
+    found = measured(tmp_path, "write", MODEL, 24, 128, width=width)
+    told = running(MODEL, width, 24, 128)
+    assert found["loaded"] == pytest.approx(told.weights + told.head_copy, rel=0.1)
+    assert found["peak"] == pytest.approx(max(told.total, told.loading), rel=0.1)
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("width", ["float16", "int8", "int4"])
+def test_a_large_head_is_made_before_the_blocks_are_there(tmp_path, width):
+    config = replace(MODEL, vocab_size=40_000, tie_weights=True)
+    found = measured(tmp_path, "write", config, 2, 32, width=width)
+    told = running(config, width, 2, 32)
+    assert told.loading > told.total  # embedding and head in float
+    assert found["peak"] < 1.1 * told.loading + KERNELS
+
+
+@needs_proc
+@pytest.mark.parametrize("drop_rate", [0.0, 0.1])
+def test_training_takes_what_is_said(tmp_path, drop_rate):
+    config = replace(MODEL, drop_rate=drop_rate, emb_dim=256, n_heads=4, n_layers=3)
+    found = measured(tmp_path, "train", config, 3, 256)
+    assert found["peak"] == pytest.approx(training(config, 3, 256).total, rel=0.1)
+
+
+def test_few_bits_are_as_many_bytes_as_their_tensors_have():
+    torch = pytest.importorskip("torch")
+    bare = replace(MODEL, n_layers=1)
+    by_bits = {dtype: running(bare, dtype, 1, 1).weights for dtype in DTYPES}
+    more = {d: running(replace(bare, n_layers=2), d, 1, 1).weights - by_bits[d] for d in DTYPES}
+    E = MODEL.emb_dim
+    eight, four = quantize.to_int8(torch.randn(4 * E, E)), quantize.to_int4(torch.randn(4 * E, E))
+    assert eight.values.nbytes == 4 * E * E
+    own = sum(x.nbytes for x in (four.scales, four.zeros)) + four.levels.numel() // 2
+    assert own == 4 * E * E // 2 + 4 * E * E // GROUP * 4
+    assert 1.0 < more["int8"] / (12 * E * E) < 1.12
+    assert 0.62 < more["int4"] / (12 * E * E) < 0.75
+
+
+def test_constants_are_those_of_the_code():
+    assert batching.PROMPT_TOKENS_A_STEP == PROMPT_TOKENS
+    assert quantize.GROUP == GROUP
+
+
+def test_the_known_shares_of_training():
+    told = training(MODEL, 1, 1)
+    assert told.weights == told.gradients == told.optimizer // 2 == 4 * count(MODEL).total
+
+
+def test_memory_grows_with_every_size():
+    for change in ({"n_layers": 7}, {"emb_dim": 576}, {"vocab_size": 3001}):
+        larger = replace(MODEL, **change)
+        for dtype in DTYPES:
+            assert running(larger, dtype, 1, 64).total > running(MODEL, dtype, 1, 64).total
+        assert training(larger, 1, 64).total > training(MODEL, 1, 64).total
+    assert running(MODEL, "int8", 2, 64).total > running(MODEL, "int8", 1, 64).total
+    assert running(MODEL, "int8", 1, 65).total > running(MODEL, "int8", 1, 64).total
