@@ -86,6 +86,14 @@ class KVCache:
         """Forget all but the first `length` positions."""
         self.length = min(self.length, length)
 
+    def append_from(self, other: "KVCache", start: int, end: int) -> None:
+        """Copy positions `start` to `end` of another cache behind those held here."""
+        length = self.length + end - start
+        if not 0 <= start <= end <= other.length or length > self.capacity:
+            raise ValueError(f"positions {start} to {end} of {other.length} do not fit here")
+        self.store[..., self.length : length, :] = other.store[..., start:end, :]
+        self.length = length
+
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row `rows[i]` was: beams swap histories this way."""
         self.store = self.store.index_select(2, rows)
@@ -105,20 +113,31 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """softmax(Q K^T / sqrt(D) + causal mask) V, heads side by side, projected."""
-        queries = self._heads(self.W_query(x))
-        keys, values = self._heads(self.W_key(x)), self._heads(self.W_value(x))
+        queries, keys, values = self.project(x)
         if cache is not None:
             keys, values = cache.append(layer, keys, values)
+        return self.out_proj(self.attend(queries, keys, values))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, E) → queries, keys and values, each (B, H, T, D)."""
+        return (
+            self._heads(self.W_query(x)),
+            self._heads(self.W_key(x)),
+            self._heads(self.W_value(x)),
+        )
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(B, H, T, D) queries of the last T of S positions → (B, T, E)."""
         T, S = queries.shape[2], keys.shape[2]
         context = F.scaled_dot_product_attention(
             queries,
             keys,
             values,
-            attn_mask=None if T in {1, S} else late_mask(T, S, x.device),
+            attn_mask=None if T in {1, S} else late_mask(T, S, queries.device),
             is_causal=1 < T == S,
             dropout_p=self.drop_rate if self.training else 0.0,
         )
-        return self.out_proj(context.transpose(1, 2).flatten(2))  # (B, H, T, D) → (B, T, E)
+        return context.transpose(1, 2).flatten(2)  # (B, H, T, D) → (B, T, E)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)  # → (B, H, T, D)
