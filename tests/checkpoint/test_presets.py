@@ -92,7 +92,7 @@ def test_the_temperature_is_what_was_given_or_what_suits_the_model(
     monkeypatch: pytest.MonkeyPatch, command: str, given: list[str], expected: float
 ) -> None:
     """Caught where the command hands its options over."""
-    module = import_module(f"gptcli.cli.{command}")
+    module = import_module(f"gptcli.cli.commands.{command}")
     caught: list[Any] = []
     monkeypatch.setattr(module, {"generate": "run", "batch": "run_batch"}[command],
                         lambda *arguments: caught.extend(arguments))  # fmt: skip

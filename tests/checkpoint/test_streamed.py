@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_checkpoint import CONFIG, FORMS, IDS, ORACLE, Weights, book, huggingface, nanogpt, written
+from test_load import CONFIG, FORMS, IDS, ORACLE, Weights, book, huggingface, nanogpt, written
 
 from gptcli.checkpoint.header import read_headers
 from gptcli.checkpoint.layouts import EMBEDDING

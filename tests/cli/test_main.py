@@ -242,7 +242,7 @@ def test_the_line_of_a_command_is_how_its_own_help_begins(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     function = name.replace("-", "_")
-    module = import_module(f"gptcli.cli.{function}")
+    module = import_module(f"gptcli.cli.commands.{function}")
     sentence = " ".join(getattr(module, function).__doc__.split("\n\n")[0].split())
     assert sentence.startswith(COMMANDS[name])
     assert cli.run(["--help"]) == 0

@@ -81,8 +81,8 @@ def test_every_preset_is_listed_with_its_parameters(tmp_path: Path) -> None:
 
 def test_the_built_in_model_is_listed_as_it_is(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    built_in = tmp_path / "gptcli" / "stories"
-    monkeypatch.setattr("gptcli.checkpoint.presets._PACKAGE", built_in.parent)
+    built_in = tmp_path / "gptcli" / "data" / "stories"
+    monkeypatch.setattr("gptcli.checkpoint.presets._PACKAGE", tmp_path / "gptcli")
     assert not available.presets()[0].is_ready
     built_in.mkdir(parents=True)
     (built_in / "config.yaml").write_text(

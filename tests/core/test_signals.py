@@ -48,7 +48,7 @@ def child(code: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProces
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_outside_patience_a_signal_leaves_at_once_and_quietly(number: int, code: int) -> None:
-    script = f"import os\nfrom gptcli import signals\nsignals.install()\nos.kill({{}}, {number})"
+    script = f"import os\nfrom gptcli.core import signals\nsignals.install()\nos.kill({{}}, {number})"
     done = child(script.format("os.getpid()") + "\nprint('not reached')")
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
@@ -78,7 +78,7 @@ def test_without_handlers_nothing_is_interrupted() -> None:
 
 
 def test_a_farewell_is_written_only_when_leaving_at_once() -> None:
-    script = "import os, signal\nfrom gptcli import signals\nsignals.install()\n"
+    script = "import os, signal\nfrom gptcli.core import signals\nsignals.install()\n"
     script += "with signals.farewell('tidy'):\n    {}\n"
     leaving = child(script.format(f"os.kill(os.getpid(), {int(signal.SIGTERM)})"))
     assert (leaving.returncode, leaving.stderr) == (143, "tidy")

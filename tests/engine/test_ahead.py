@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_checkpoint import CONFIG
+from test_load import CONFIG
 from torch import Tensor
 
 from gptcli.core.errors import InputError

@@ -73,7 +73,7 @@ def test_a_name_cannot_leave_its_place(name):
 def test_every_script_is_part_of_it():
     from importlib.resources import files
 
-    names = {path.name for path in files("gptcli").joinpath("picture").iterdir()}
+    names = {path.name for path in files("gptcli.interpret").joinpath("html").iterdir()}
     assert names == {*(f"{name}.js" for name in SCRIPTS), "page.html", "page.css"}
 
 
