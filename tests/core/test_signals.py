@@ -48,7 +48,8 @@ def child(code: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProces
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_outside_patience_a_signal_leaves_at_once_and_quietly(number: int, code: int) -> None:
-    script = f"import os\nfrom gptcli.core import signals\nsignals.install()\nos.kill({{}}, {number})"
+    begin = "import os\nfrom gptcli.core import signals\nsignals.install()\n"
+    script = f"{begin}os.kill({{}}, {number})"
     done = child(script.format("os.getpid()") + "\nprint('not reached')")
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
