@@ -1,12 +1,13 @@
-"""The README's console blocks: read, run, compared, and written anew.
+"""The console blocks of README.md and docs/*.md: parse them, run them, compare, rewrite.
 
-`python tests/helpers/readme.py` runs every block and puts what it printed into README.md. Where a
-block says `...`, anything may stand, and it is left as it is.
+`python tests/helpers/pages.py [PAGE...]` runs every block and puts what it printed into the page.
+Where a block says `...`, anything may stand, and it is left as it is.
 """
 
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,14 +17,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+SHELL = re.compile(r"^```(?:sh|cron)\n(.*?)^```$", re.M | re.S)
 BLOCK = re.compile(r"((?:<!-- needs: [^\n]* -->\n+)?)^```console\n(.*?)^```$", re.M | re.S)
 END = "\x1e"  # what stands between the outputs of two commands
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line of a block, and what the README says it prints."""
+    """A command line of a block, and what the page says it prints."""
 
     line: str
     output: str
@@ -88,6 +90,26 @@ def parse(text: str) -> list[Block]:
     return blocks
 
 
+def invocations(text: str) -> list[list[str]]:
+    """The arguments of every gptcli command in a page's `sh` blocks, which are not run."""
+    found = []
+    for block in SHELL.findall(text):
+        for line in re.sub(r"\$\([^)]*\)", "1", block).replace("\\\n", " ").splitlines():
+            words = shlex.shlex(line, posix=True, punctuation_chars=True)
+            words.whitespace_split = True
+            arguments: list[str] | None = None
+            for word in words:
+                if word == "gptcli" and arguments is None:
+                    arguments = []
+                elif set(word) <= set("();<>|&"):
+                    found += [arguments] if arguments is not None else []
+                    arguments = None
+                elif arguments is not None:
+                    arguments.append(word)
+            found += [arguments] if arguments is not None else []
+    return [arguments for arguments in found if arguments]
+
+
 def run(block: Block, folder: Path, environment: dict[str, str]) -> list[tuple[int, str]]:
     """Run a block's commands in one shell in `folder` → their exit codes and outputs."""
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -137,7 +159,7 @@ def missing(needs: frozenset[str]) -> set[str]:
 
 
 def renewed(text: str) -> str:
-    """The README with outputs as they are today."""
+    """A page with outputs as they are today."""
     for block in reversed(parse(text)):
         if missing(block.needs):
             continue
@@ -155,4 +177,5 @@ def renewed(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in map(Path, sys.argv[1:]) if sys.argv[1:] else PAGES:
+        page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")
