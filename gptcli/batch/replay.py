@@ -213,7 +213,7 @@ def _logits(text: Text, model: FastGPT) -> torch.Tensor:
     logits = model(torch.tensor([ids], device=model.device), last=True)[:, -1]
     logits = sampling.within_vocabulary(logits, text.n_vocab).float().cpu()
     history = sampling.History([*text.prompt, *text.ids], len(text.prompt))
-    return sampling.penalize(logits, text.params, [history], text.eos_id)
+    return sampling.penalize(logits, text.params, [history], text.eos_ids)
 
 
 def _likeliest(
@@ -240,6 +240,6 @@ def _margin(text: Text, logits: torch.Tensor, recorded: int, now: int) -> tuple[
 def _choice(id: int | None, tokenizer: Tokenizer) -> Choice | None:
     if id is None:
         return None
-    if id == tokenizer.eos_id:
+    if id in tokenizer.eos_ids:
         return Choice(None, "end of text")
     return Choice(id, tokenizer.decode([id]))

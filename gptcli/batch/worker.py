@@ -166,7 +166,7 @@ class Answerer:
                 seed=self.spec.seed if record.seed is None else record.seed,
                 record="" if own else str(record.line),
                 sample=number,
-                eos_id=self.tokenizer.eos_id,
+                eos_ids=self.tokenizer.eos_ids,
                 n_vocab=self.tokenizer.n_vocab,
                 logprobs=record.logprobs,
                 overflow="slide" if self.spec.overflow == "slide" else "stop",

@@ -51,7 +51,7 @@ def completions(
         )
     start = perf_counter()
     found = beam_search(
-        model, ids, params, beams, eos_id=tokenizer.eos_id, n_vocab=tokenizer.n_vocab
+        model, ids, params, beams, eos_ids=tokenizer.eos_ids, n_vocab=tokenizer.n_vocab
     )
     seconds = perf_counter() - start
     return [

@@ -43,7 +43,7 @@ def speculation(prompt: "Prompt", drafter: "Drafter | None") -> "Speculation | N
 
 
 def _require_same(ours: "Tokenizer", theirs: "Tokenizer", name: str) -> None:
-    same_ends = (ours.n_vocab, ours.eos_id) == (theirs.n_vocab, theirs.eos_id)
+    same_ends = (ours.n_vocab, ours.eos_ids) == (theirs.n_vocab, theirs.eos_ids)
     if same_ends and all(
         ours.token_bytes(id) == theirs.token_bytes(id) for id in range(ours.n_vocab)
     ):

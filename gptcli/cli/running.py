@@ -115,7 +115,7 @@ def _samples(
             params,
             seed=job.seed,
             sample=sample,
-            eos_id=job.tokenizer.eos_id,
+            eos_ids=job.tokenizer.eos_ids,
             n_vocab=job.tokenizer.n_vocab,
             overflow=plan.overflow,
             speculation=job.speculation,

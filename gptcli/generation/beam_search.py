@@ -4,7 +4,7 @@ Equal to transformers' `generate(num_beams=N, do_sample=False)` with its default
 and early_stopping False. Knows no text and no random numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -48,7 +48,7 @@ def beam_search(
     params: SamplingParams,
     beams: int,
     *,
-    eos_id: int | None = None,
+    eos_ids: Collection[int] = (),
     n_vocab: int | None = None,
 ) -> list[Completion]:
     """A prompt's completions, at most `beams`, the best score first; at least one.
@@ -65,7 +65,7 @@ def beam_search(
     if not ids or room < 1:
         raise ValueError(f"{len(ids)} prompt tokens, but the context is {room + len(ids) - 1}")
     most = min(params.max_new_tokens, room)
-    search = _Search(tuple(ids), params, beams, eos_id)
+    search = _Search(tuple(ids), params, beams, eos_ids)
     cache, batch = model.new_cache(capacity=len(ids) + most), [list(ids)]
     for position in range(1, most + 1):
         logits = model(torch.tensor(batch, device=model.device), cache, last=True)[:, -1].float()
@@ -84,9 +84,13 @@ class _Search:
     """The guesses that still run and the best that have ended; the best first in both."""
 
     def __init__(
-        self, prompt: tuple[int, ...], params: SamplingParams, beams: int, eos_id: int | None
+        self,
+        prompt: tuple[int, ...],
+        params: SamplingParams,
+        beams: int,
+        eos_ids: Collection[int],
     ) -> None:
-        self.prompt, self.params, self.beams, self.eos_id = prompt, params, beams, eos_id
+        self.prompt, self.params, self.beams, self.eos_ids = prompt, params, beams, eos_ids
         self.running = [_Guess((), 0.0, 0)]
         self.ended: list[_Guess] = []
 
@@ -119,7 +123,7 @@ class _Search:
 
     def _candidates(self, logits: Tensor, count: int) -> list[_Guess]:
         history = [History(self.prompt + guess.ids, len(self.prompt)) for guess in self.running]
-        logprobs = penalize(logits.log_softmax(dim=-1), self.params, history, self.eos_id)
+        logprobs = penalize(logits.log_softmax(dim=-1), self.params, history, self.eos_ids)
         before = torch.tensor([guess.total for guess in self.running], dtype=torch.float64)
         totals = (logprobs.double().cpu() + before[:, None]).numpy()  # (B, V)
         found = filters.best_first(totals.ravel(), count)
@@ -130,4 +134,4 @@ class _Search:
         ]
 
     def _at_end(self, guess: _Guess) -> bool:
-        return not self.params.ignore_eos and guess.ids[-1] == self.eos_id
+        return not self.params.ignore_eos and guess.ids[-1] in self.eos_ids

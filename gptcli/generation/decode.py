@@ -125,7 +125,7 @@ class Generation:
             speculation: logits of several tokens at once; the same text, sooner.
             deadline: on the clock of `time.monotonic`, in seconds; no token begins after it.
             stopped: asked before each token; true ends the text.
-            **of_sequence: record, sample, eos_id, n_vocab, overflow, logprobs, as
+            **of_sequence: record, sample, eos_ids, n_vocab, overflow, logprobs, as
                 `gptcli.generation.sequence.Sequence` has them.
         """
         self.prompt = prompt

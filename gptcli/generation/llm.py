@@ -105,7 +105,7 @@ def generate(
         params,
         seed=secrets.randbits(32) if seed is None else seed,
         sample=sample,
-        eos_id=tokenizer.eos_id,
+        eos_ids=tokenizer.eos_ids,
         n_vocab=tokenizer.n_vocab,
         overflow=overflow,
     )

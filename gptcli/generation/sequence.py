@@ -36,7 +36,7 @@ class Sequence:
         params: how tokens are chosen.
         context: the model's context_length.
         seed, record, sample: with the position, what a draw depends on.
-        eos_id: ends the text and is left out of it.
+        eos_ids: each of them ends the text and is left out of it.
         n_vocab: ids from here on only pad the embedding and are never chosen.
         overflow: what happens when the context is full.
         logprobs: how many alternatives a token comes with; None: no log-probabilities at all.
@@ -50,7 +50,7 @@ class Sequence:
     seed: int
     record: str = ""
     sample: int = 0
-    eos_id: int | None = None
+    eos_ids: frozenset[int] = frozenset()
     n_vocab: int | None = None
     overflow: Overflow = "stop"
     logprobs: int | None = None
@@ -101,9 +101,9 @@ class Sequence:
             self.params,
             [sampling.uniform(self.seed, self.record, self.sample, len(self.ids))],
             [sampling.History([*self.prompt, *self.ids], len(self.prompt))],
-            eos_id=self.eos_id,
+            eos_ids=self.eos_ids,
         )
-        if int(chosen) == self.eos_id and not self.params.ignore_eos:
+        if int(chosen) in self.eos_ids and not self.params.ignore_eos:
             self.finish_reason = "stop"
             return None
         self.ids.append(int(chosen))

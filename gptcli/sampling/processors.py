@@ -4,7 +4,7 @@ Looks at what the text holds already; knows no probabilities. (B, V) float32 log
 copy out; each row has its own history.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ def penalize(
     logits: Tensor,
     params: SamplingParams,
     history: Sequence[History],
-    eos_id: int | None = None,
+    eos_ids: Collection[int] = (),
 ) -> Tensor:
     """(B, V) logits → (B, V): bias, repetition, presence and frequency, n-grams, minimum length.
 
@@ -50,7 +50,7 @@ def penalize(
     _bias(logits, params)
     for row, past in zip(logits, history, strict=True):
         _penalize_row(row, params, past)
-        _ban_row(row, params, past, eos_id)
+        _ban_row(row, params, past, eos_ids)
     # A penalty may push a huge logit past float32; infinity would turn into NaN further on.
     logits.clamp_(max=torch.finfo(logits.dtype).max)
     if (logits.amax(dim=-1) == -inf).any():
@@ -89,16 +89,16 @@ def _penalize_row(row: Tensor, params: SamplingParams, past: History) -> None:
         row -= counts * params.frequency_penalty + (counts > 0) * params.presence_penalty
 
 
-def _ban_row(row: Tensor, params: SamplingParams, past: History, eos_id: int | None) -> None:
-    banned = [token for token in _banned(params, past, eos_id) if token < len(row)]
+def _ban_row(row: Tensor, params: SamplingParams, past: History, eos_ids: Collection[int]) -> None:
+    banned = [token for token in _banned(params, past, eos_ids) if token < len(row)]
     row[torch.tensor(banned, dtype=torch.long, device=row.device)] = -inf
 
 
-def _banned(params: SamplingParams, past: History, eos_id: int | None) -> Iterator[int]:
+def _banned(params: SamplingParams, past: History, eos_ids: Collection[int]) -> Iterator[int]:
     if params.no_repeat_ngram:
         yield from repeated_ngrams(past.ids, params.no_repeat_ngram)
-    if eos_id is not None and len(past.ids) - past.prompt_length < params.min_new_tokens:
-        yield eos_id
+    if len(past.ids) - past.prompt_length < params.min_new_tokens:
+        yield from eos_ids
 
 
 def _counts(ids: Sequence[int], row: Tensor) -> Tensor:

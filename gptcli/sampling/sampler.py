@@ -6,7 +6,7 @@ one draw by inverse transform. Arithmetic is float32, sums are float64, whatever
 A row's result is the same to the last bit for any batch it is in. Knows no model and no loop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import inf, isfinite
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ def sample(
     uniforms: Sequence[float],
     history: Sequence[History] = (),
     *,
-    eos_id: int | None = None,
+    eos_ids: Collection[int] = (),
 ) -> Tensor:
     """(B, V) finite logits → (B,) ids on the CPU.
 
@@ -66,13 +66,13 @@ def sample(
         params: how to choose.
         uniforms: one number in [0, 1) a row, `uniform(…)`; not used, and may be empty, if greedy.
         history: one a row; not used, and may be empty, unless `params.penalizes`.
-        eos_id: the token that `min_new_tokens` bans.
+        eos_ids: the tokens that `min_new_tokens` bans.
 
     Raises:
         RunError: every token is banned.
         UsageError: `logit_bias` names a token past the vocabulary.
     """
-    logits = penalize(logits.float(), params, history, eos_id)
+    logits = penalize(logits.float(), params, history, eos_ids)
     if params.greedy:
         return greedy(logits).cpu()
     ids = []

@@ -81,6 +81,11 @@ class Tokenizer:
         )
         return cls(encoding, vocabulary)
 
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token that ends a text."""
+        return frozenset() if self.eos_id is None else frozenset({self.eos_id})
+
     def begin_with(self, token: str) -> None:
         """Let every prompt begin with this special token.
 

@@ -39,7 +39,7 @@ def test_both_shapes_say_what_the_model_says(tmp_path: Path) -> None:
     model, tokenizer = tiny_model(), bytes_tokenizer()
     params = SamplingParams(max_new_tokens=6, temperature=1.2)
     prompt = Prompt(model, tokenizer.encode("The cat"), 6)
-    tokens = list(Generation(prompt, params, seed=3, eos_id=256, n_vocab=257))
+    tokens = list(Generation(prompt, params, seed=3, eos_ids=frozenset({256}), n_vocab=257))
     assert [score["id"] for score in ours["logprobs"]] == [token.id for token in tokens]
     seen = tokenizer.encode("The cat")
     for number, score in enumerate(ours["logprobs"]):

@@ -113,7 +113,12 @@ def test_a_text_is_what_generate_writes_with_the_records_seed(tmp_path: Path) ->
     for record, seed, name in zip(read(tmp_path / "out"), (11, SPEC.seed), ("", "2"), strict=True):
         prompt = Prompt(model, tokenizer.encode("hello"), 6)
         alone = Generation(
-            prompt, SPEC.params, seed=seed, record=name, eos_id=256, n_vocab=tokenizer.n_vocab
+            prompt,
+            SPEC.params,
+            seed=seed,
+            record=name,
+            eos_ids=frozenset({256}),
+            n_vocab=tokenizer.n_vocab,
         )
         assert tokenizer.decode([token.id for token in alone]) == record["completion"]
         assert (record["finish_reason"], record["new_tokens"]) == ("length", 6)

@@ -93,7 +93,7 @@ def test_beams_that_end_equal_transformers(pairs, beams) -> None:
         for prompt in PROMPTS:
             open_ended = beam_search(model, prompt, params, beams)
             for eos in {token for found in open_ended for token in found.ids}:
-                found = beam_search(model, prompt, params, beams, eos_id=eos)
+                found = beam_search(model, prompt, params, beams, eos_ids=(eos,))
                 same(found, theirs(oracle, prompt, beams, 15, eos))
                 mixed += len({completion.finish_reason for completion in found}) == 2
     assert mixed >= 3  # the hard case has been met
@@ -110,7 +110,7 @@ def test_beams_that_end_equal_transformers(pairs, beams) -> None:
 def test_bans_and_penalties_in_beams_equal_transformers(oracle, model, ours, options) -> None:
     params = SamplingParams(max_new_tokens=12, **ours)
     for eos in (2, 4, 10):
-        found = beam_search(model, PROMPTS[1], params, 3, eos_id=eos)
+        found = beam_search(model, PROMPTS[1], params, 3, eos_ids=(eos,))
         same(found, theirs(oracle, PROMPTS[1], 3, 12, eos, **options))
 
 
@@ -118,7 +118,7 @@ def test_ignore_eos_makes_the_end_an_ordinary_token(model) -> None:
     params = SamplingParams(max_new_tokens=15)
     ignoring = SamplingParams(max_new_tokens=15, ignore_eos=True)
     for eos in range(13):
-        found = beam_search(model, PROMPTS[0], ignoring, 3, eos_id=eos)
+        found = beam_search(model, PROMPTS[0], ignoring, 3, eos_ids=(eos,))
         assert found == beam_search(model, PROMPTS[0], params, 3)
 
 

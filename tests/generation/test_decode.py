@@ -90,15 +90,19 @@ def test_the_end_of_text_token_stops_and_is_left_out(model: GPTModel) -> None:
     tokens, _ = generated(model, [1, 2], 20, temperature=0.0)
     eos_id = tokens[4]
     first = tokens.index(eos_id)
-    stopped = generated(model, [1, 2], 20, temperature=0.0, eos_id=eos_id)
+    stopped = generated(model, [1, 2], 20, temperature=0.0, eos_ids=frozenset({eos_id}))
     assert stopped == (tokens[:first], "stop")
-    ignored = generated(model, [1, 2], 20, temperature=0.0, eos_id=eos_id, ignore_eos=True)
+    ignored = generated(
+        model, [1, 2], 20, temperature=0.0, eos_ids=frozenset({eos_id}), ignore_eos=True
+    )
     assert ignored == (tokens, "length")
 
 
 def test_min_new_tokens_bans_the_end_of_text_token_until_then(model: GPTModel) -> None:
     first = generated(model, [1, 2], 1, temperature=0.0)[0][0]
-    tokens, _ = generated(model, [1, 2], 20, temperature=0.0, eos_id=first, min_new_tokens=6)
+    tokens, _ = generated(
+        model, [1, 2], 20, temperature=0.0, eos_ids=frozenset({first}), min_new_tokens=6
+    )
     assert len(tokens) >= 6
 
 

@@ -41,7 +41,13 @@ def records(count: int, seed: int = 0) -> list[Record]:
 
 def text_of(number: int, record: Record, **changes: object) -> Sequence:
     ids, params = record
-    asked = {"context": 48, "seed": 5, "record": str(number), "eos_id": 7, "logprobs": 0}
+    asked = {
+        "context": 48,
+        "seed": 5,
+        "record": str(number),
+        "eos_ids": frozenset({7}),
+        "logprobs": 0,
+    }
     return Sequence(prompt=ids, params=params, **{**asked, **changes})  # type: ignore[arg-type]
 
 
@@ -104,7 +110,7 @@ def test_greedy_texts_equal_transformers_generate() -> None:
         for n, (ids, _) in enumerate(records(9, seed=2))
         if len(ids) <= 28
     ]
-    ours = written(FastGPT(copy_weights(oracle)), todo, 4, context=40, eos_id=None)
+    ours = written(FastGPT(copy_weights(oracle)), todo, 4, context=40, eos_ids=frozenset())
     for number, (ids, _) in todo:
         prompt = torch.tensor([ids])
         theirs = oracle.generate(
@@ -124,14 +130,16 @@ def test_a_batch_writes_what_the_single_loop_writes() -> None:
     together = written(model, todo, 4, context=40, overflow="slide")
     for number, (ids, params) in todo:
         prompt = Prompt(model, ids, params.max_new_tokens, "slide")
-        alone = Generation(prompt, params, seed=5, record=str(number), eos_id=7, overflow="slide")
+        alone = Generation(
+            prompt, params, seed=5, record=str(number), eos_ids=frozenset({7}), overflow="slide"
+        )
         assert [token.id for token in alone] == together[number][0]
         assert alone.finish_reason == together[number][2]
 
 
 def test_a_watcher_ends_its_own_text_only(model: FastGPT) -> None:
     ids, params = (1, 2), SamplingParams(max_new_tokens=9, temperature=1.0)
-    texts = [text_of(n, (ids, params), eos_id=None) for n in range(3)]
+    texts = [text_of(n, (ids, params), eos_ids=frozenset()) for n in range(3)]
     jobs = [Job(text, n) for n, text in enumerate(texts)]
     jobs[1].watch = lambda _: len(texts[1].ids) == 4
     assert {job.key for job in Batch(model, 3).run(jobs)} == {0, 1, 2}

@@ -67,9 +67,11 @@ def test_right_guesses_save_readings_of_the_weights(model: FastGPT) -> None:
 def test_lookup_and_a_draft_model_change_no_token(model: FastGPT, temperature: float) -> None:
     params = SamplingParams(max_new_tokens=30, temperature=temperature, repetition_penalty=1.1)
     small = FastGPT(copy_weights(lively_gpt2(seed=9, **SHAPES[1])))
-    expected = plain(model, [5, 6, 7, 5, 6], params, eos_id=3)
+    expected = plain(model, [5, 6, 7, 5, 6], params, eos_ids=frozenset({3}))
     for drafter in (PromptLookup(), DraftModel(small), DraftModel(model)):
-        written, speculation = guessed(model, [5, 6, 7, 5, 6], params, drafter, eos_id=3)
+        written, speculation = guessed(
+            model, [5, 6, 7, 5, 6], params, drafter, eos_ids=frozenset({3})
+        )
         assert written == expected
     assert speculation.accepted == speculation.guessed > 0  # the model itself guesses all
 

@@ -60,7 +60,7 @@ def test_no_repeat_ngram_equals_transformers(logits, past, size) -> None:
 def test_min_new_tokens_equals_transformers(logits, past, minimum) -> None:
     theirs = MinNewTokensLengthLogitsProcessor(4, minimum, [7])(past, logits.clone())
     params = SamplingParams(min_new_tokens=minimum)
-    assert torch.equal(penalize(logits, params, histories(past), eos_id=7), theirs)
+    assert torch.equal(penalize(logits, params, histories(past), eos_ids={7}), theirs)
 
 
 def test_logit_bias_equals_transformers(logits, past) -> None:
@@ -111,9 +111,9 @@ def test_each_row_has_its_own_history(logits, past) -> None:
     )
     lengths = [4, 13, 1, 14, 0, 7]
     rows = [History(row.tolist(), n) for row, n in zip(past, lengths, strict=True)]
-    together = penalize(logits, params, rows, eos_id=5)
+    together = penalize(logits, params, rows, eos_ids={5})
     for i, history in enumerate(rows):
-        assert torch.equal(together[i : i + 1], penalize(logits[i : i + 1], params, [history], 5))
+        assert torch.equal(together[i : i + 1], penalize(logits[i : i + 1], params, [history], {5}))
 
 
 def test_logits_are_never_changed_in_place(logits, past) -> None:

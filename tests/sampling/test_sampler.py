@@ -210,7 +210,7 @@ def test_penalties_come_before_the_filters() -> None:
     assert sample(row, SamplingParams(top_k=1), [0.5], history).tolist() == [0]
     assert sample(row, params, [0.5], history).tolist() == [1]
     banned = SamplingParams(temperature=0, min_new_tokens=2)
-    assert sample(row, banned, [], history, eos_id=0).tolist() == [1]
+    assert sample(row, banned, [], history, eos_ids={0}).tolist() == [1]
 
 
 def test_tokens_past_the_vocabulary_are_cut_before_anything_else() -> None:
