@@ -15,12 +15,12 @@ from gptcli.cli.render.train_progress import View
 from gptcli.core import signals
 from gptcli.core.errors import RunError, UsageError
 from gptcli.core.escape import shown
-from gptcli.train.loss_curve import binned, text_curve
+from gptcli.train.loss_plot import binned, text_curve
 from gptcli.train.options import CARD, STATE, WEIGHTS, Recipe, TrainSettings
 
 if TYPE_CHECKING:
     from gptcli.train.distributed import Group
-    from gptcli.train.setup import Job
+    from gptcli.train.setup import PreparedTraining
     from gptcli.train.state import Progress
 
 _POINTS = 400  # of a plotted line
@@ -97,7 +97,7 @@ def _train(request: Request, group: "Group") -> None:
         _end(request, job)
 
 
-def _announce(job: "Job") -> None:
+def _announce(job: "PreparedTraining") -> None:
     from gptcli.model.parameters import count
 
     total, settings = count(job.config).total, job.settings
@@ -106,11 +106,15 @@ def _announce(job: "Job") -> None:
         f" {job.tokens:,} in the texts, {settings.steps:,} steps of"
         f" {settings.batch_size * job.config.context_length:,}"
     )
+    wanted = job.recipe.config.vocab_size
+    if job.base is None and job.config.vocab_size != wanted:
+        why = "the texts give no more" if job.recipe.tokenizer is None else job.recipe.tokenizer
+        console.notice(f"vocabulary of {job.config.vocab_size:,} instead of {wanted:,}: {why}")
     if job.training.progress.step:
         console.notice(f"going on after step {job.training.progress.step:,}")
 
 
-def _end(request: Request, job: "Job") -> None:
+def _end(request: Request, job: "PreparedTraining") -> None:
     from gptcli.train.finish import finish
 
     with console.waiting("measuring the model ..."):

@@ -1,6 +1,6 @@
-"""One process or several: what `torchrun` started, and how its parts agree.
+"""Data-parallel training under `torchrun`: this process's rank, and values shared by all.
 
-With one process every function here does nothing. Knows no model and no data.
+With one process every function here does nothing.
 """
 
 import os

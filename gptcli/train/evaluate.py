@@ -1,4 +1,4 @@
-"""Bits per byte of a text under a model: what its compression would cost, whatever the tokens.
+"""Bits per byte of a text under a model.
 
 Every token of every document counts, and so does each document's end; the divisor is the UTF-8
 bytes of the documents alone. Comparable between tokenizers, unlike a loss per token.
@@ -19,7 +19,7 @@ _TOKENS = 8192  # in one pass: enough to keep a processor busy, little enough fo
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldOutText:
     """A validation text: documents as ids, and their bytes."""
 
     documents: Sequence[Ids]
@@ -31,7 +31,7 @@ class Held:
         return sum(len(document) + 1 for document in self.documents)
 
 
-def bits_per_byte(model: nn.Module, held: Held, eos_id: int, length: int) -> float:
+def bits_per_byte(model: nn.Module, held: HeldOutText, eos_id: int, length: int) -> float:
     """Bits that `model` needs for the held text, over its bytes."""
     training = model.training
     model.eval()
@@ -42,7 +42,7 @@ def bits_per_byte(model: nn.Module, held: Held, eos_id: int, length: int) -> flo
 
 def nats(
     logits_of: Callable[[Tensor], Tensor],
-    held: Held,
+    held: HeldOutText,
     eos_id: int,
     length: int,
     device: torch.device | str = "cpu",

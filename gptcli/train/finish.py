@@ -1,7 +1,4 @@
-"""The end of a training: measure the weights that were kept, and write the model card.
-
-Knows no options and no terminal.
-"""
+"""End a training: measure the weights that were kept, and write the model card."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,10 +12,10 @@ from gptcli.model.gpt import GPTModel
 from gptcli.train.evaluate import bits_per_byte
 from gptcli.train.model_card import CardFacts, machine, render
 from gptcli.train.options import CARD, STATE, WEIGHTS
-from gptcli.train.setup import Job
+from gptcli.train.setup import PreparedTraining
 
 
-def finish(job: Job, command: Sequence[str], notes: Sequence[str] = ()) -> float:
+def finish(job: PreparedTraining, command: Sequence[str], notes: Sequence[str] = ()) -> float:
     """Bits per byte of the weights file itself, in float32; then the card, then no more state.
 
     Raises:
@@ -34,7 +31,9 @@ def finish(job: Job, command: Sequence[str], notes: Sequence[str] = ()) -> float
     return bits
 
 
-def _facts(job: Job, command: Sequence[str], notes: Sequence[str], bits: float) -> CardFacts:
+def _facts(
+    job: PreparedTraining, command: Sequence[str], notes: Sequence[str], bits: float
+) -> CardFacts:
     progress = job.training.progress
     recent = [entry["loss"] for entry in progress.history[-100:]]
     results = {
@@ -60,7 +59,7 @@ def _facts(job: Job, command: Sequence[str], notes: Sequence[str], bits: float) 
     )
 
 
-def _text(job: Job, number: int) -> dict[str, Any]:
+def _text(job: PreparedTraining, number: int) -> dict[str, Any]:
     text, source = job.texts[number], job.recipe.sources[number]
     same = source.start == source.end
     weight = f"{source.start:g}" if same else f"{source.start:g} to {source.end:g}"
@@ -74,14 +73,14 @@ def _text(job: Job, number: int) -> dict[str, Any]:
     }
 
 
-def _validation(job: Job) -> str:
+def _validation(job: PreparedTraining) -> str:
     size = f"{len(job.held.documents):,} documents of {job.held.size:,} bytes"
     if job.valid is None:
         return f"{job.recipe.valid_share:.2%} of the texts, held out ({size})"
     return f"{job.valid.path.name} ({size}, sha256 {job.valid.sha256})"
 
 
-def _prepared(job: Job) -> dict[str, Any]:
+def _prepared(job: PreparedTraining) -> dict[str, Any]:
     recipe = job.recipe
     return {
         "fold_quotes": recipe.fold_quotes,

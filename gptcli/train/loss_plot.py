@@ -1,4 +1,4 @@
-"""The loss curve as a picture: SVG, or PNG drawn dot by dot. Knows no training and no files."""
+"""The loss curve as text, as SVG and as PNG."""
 
 import struct
 import zlib
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 WIDTH, HEIGHT, MARGIN = 800, 480, 60
 _COLOURS = ("#2f6db5", "#c8502d", "#4f9150")
 _TICKS = 5
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
 # Letters of 3 x 5 dots, a row an octal digit: what axes and legends need.
 _GLYPHS = {
     "0": "75557", "1": "26227", "2": "71747", "3": "71717", "4": "55711", "5": "74717",
@@ -131,3 +132,27 @@ def _encoded(image: NDArray[np.uint8]) -> bytes:
 def _chunk(kind: bytes, data: bytes) -> bytes:
     checked = kind + data
     return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+
+def binned(values: Sequence[float], width: int) -> list[float]:
+    """At most `width` means of neighbours, in order."""
+    count = min(width, len(values))
+    edges = [round(i * len(values) / count) for i in range(count + 1)] if count else []
+    parts = (values[a:b] for a, b in pairwise(edges))
+    return [sum(part) / len(part) for part in parts]
+
+
+def text_curve(values: Sequence[float], *, width: int = 72, height: int = 8) -> str:
+    """A bar chart of the values, with the highest, lowest and last beside it."""
+    if not values:
+        return ""
+    means = binned(values, max(1, width - 9))
+    low, high = min(means), max(means)
+    span = (high - low) or 1.0
+    eighths = [1 + round((mean - low) / span * (8 * height - 1)) for mean in means]
+    lines = []
+    for row in reversed(range(height)):
+        bars = "".join(_EIGHTHS[max(0, min(8, count - 8 * row))] for count in eighths)
+        label = {height - 1: f"{high:8.3f}", 0: f"{low:8.3f}"}.get(row, " " * 8)
+        lines.append(f"{label} {bars}".rstrip())
+    return "\n".join(lines)

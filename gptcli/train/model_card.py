@@ -1,6 +1,6 @@
 """The model card: what a model was trained on, how, and how well it came out.
 
-Knows no torch. The front matter is Hugging Face's, so that the card shows up well there.
+The front matter is Hugging Face's, so that the card shows up well there.
 """
 
 import platform

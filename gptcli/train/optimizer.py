@@ -1,7 +1,4 @@
-"""The optimizers, their schedule, and the running average of the weights.
-
-Knows no data and no files.
-"""
+"""The optimizers, the learning-rate schedule, weight averaging and GPT-2's initialisation."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from gptcli.model.gpt import GPTModel
-from gptcli.train.muon import Muon
 from gptcli.train.options import TrainSettings
 
 MOMENTUM = 0.95  # Muon's
@@ -34,7 +30,13 @@ def build(model: GPTModel, settings: TrainSettings) -> list[torch.optim.Optimize
         torch.optim.AdamW(groups, lr=lr, betas=(settings.beta1, settings.beta2), fused=True)
     ]
     if inner:
-        built.append(Muon(inner, lr=lr, weight_decay=decay, momentum=MOMENTUM))
+        # match_rms_adamw: AdamW's learning rate and weight decay serve both
+        # (Liu and others, "Muon is scalable for LLM training", 2025).
+        built.append(
+            torch.optim.Muon(
+                inner, lr=lr, weight_decay=decay, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
+            )
+        )
     return built
 
 

@@ -1,7 +1,4 @@
-"""What to train on, into what, and how: plain values with their defaults, and their limits.
-
-Knows no torch, so that the command's help needs none.
-"""
+"""Training options, their defaults and limits."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +7,7 @@ from typing import Literal
 
 from gptcli.core.errors import UsageError
 from gptcli.model.config import GPTConfig
-from gptcli.train.text_files import Source
+from gptcli.train.text_files import TextSource
 
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
@@ -122,7 +119,7 @@ class Recipe:
             of another number of threads.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[TextSource, ...]
     directory: Path
     config: GPTConfig = field(default_factory=lambda: SIZES["small"])
     tokenizer: str | None = None

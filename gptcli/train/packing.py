@@ -1,7 +1,7 @@
-"""Documents as rows of tokens for training: packed, shuffled, mixed, all from the seed alone.
+"""Pack documents into rows of tokens, shuffle the rows and mix the sources.
 
 Which row is read at which step is a pure function of (seed, step): nothing is drawn while
-training, so a resumed run reads exactly what an undisturbed one does. Knows no text or model.
+training, so a resumed run reads exactly what an undisturbed one does.
 """
 
 import hashlib

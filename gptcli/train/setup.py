@@ -1,11 +1,9 @@
-"""From texts to a training: read, hold out, tokenize, mix.
-
-Knows the files of a model directory, no options and no terminal.
-"""
+"""Prepare a training: read and tokenize the texts, make or load the model, build the loop."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +11,171 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import save
+from torch import nn
 
+from gptcli.checkpoint.header import read_headers
+from gptcli.checkpoint.load import load_model
+from gptcli.checkpoint.presets import PRESETS
+from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.core.atomic import write_atomically
-from gptcli.core.errors import InputError, UsageError
+from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.core.escape import shown
+from gptcli.core.files import read_bounded, sha256_of
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
-from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.export import beginning, files_of
+from gptcli.tokenizer.rankfile import rank_lines, train_ranks
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from gptcli.tokenizer.vocabulary import SETTINGS
 from gptcli.train.distributed import Group
-from gptcli.train.evaluate import Held
-from gptcli.train.model_card import Base
-from gptcli.train.options import CONFIG, STATE, WEIGHTS, Recipe, TrainSettings, WeightsDtype
+from gptcli.train.evaluate import HeldOutText
+from gptcli.train.model_card import Base, text_rows
+from gptcli.train.optimizer import initialise_as_gpt2
+from gptcli.train.options import (
+    CARD,
+    CONFIG,
+    STATE,
+    TOKENIZER,
+    WEIGHTS,
+    Initialisation,
+    Recipe,
+    TrainSettings,
+    WeightsDtype,
+)
 from gptcli.train.packing import Ids, Mixture, Packed
-from gptcli.train.start import Start, make_directory, start
 from gptcli.train.text_files import Text, held_out, read_text
 from gptcli.train.trainer import Training
 
+_MAX_CARD = 1 << 20  # bytes of a model card
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """The model of step 0, whose config is the final one, and what goes with it.
+
+    Attributes:
+        files: of the tokenizer, name → contents, that are still to be written.
+    """
+
+    model: GPTModel
+    tokenizer: Tokenizer
+    base: Base | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def start(
+    recipe: Recipe, seed: int, documents: Sequence[str], group: Group, *, keep: bool
+) -> StartingPoint:
+    """Make or read what the recipe names; `keep` keeps the tokenizer that was made before.
+
+    Raises:
+        InputError: the model to begin from, or its tokenizer, is not what it should be.
+        UsageError: that model has no weights, or too small a context.
+        RunError: it cannot be had, or needs too much memory.
+    """
+    if recipe.init_from is not None:
+        return _from_base(recipe, resolve(recipe.init_from, option="--init-from"))
+    tokenizer = _new_tokenizer(recipe, documents, group, keep=keep)
+    config = _new_config(recipe, tokenizer)
+    model = initialised(config, seed, recipe.initialisation)
+    return StartingPoint(model, tokenizer, files={SETTINGS: beginning(None)})
+
+
+def initialised(config: GPTConfig, seed: int, initialisation: Initialisation) -> GPTModel:
+    """A new model. PyTorch's default draws embeddings from N(0, 1): through a tied head those
+    give logits far too large to start from, so auto is GPT-2's way for tied models.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPTModel(config)
+        if initialisation == "gpt2" or (initialisation == "auto" and config.tie_weights):
+            initialise_as_gpt2(model, config.n_layers)
+    return model
+
+
+def make_directory(directory: Path) -> None:
+    """Make it, with those above it, if it is not there.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RunError(shown(directory), f"cannot be made ({why})") from None
+
+
+def _new_tokenizer(
+    recipe: Recipe, documents: Sequence[str], group: Group, *, keep: bool
+) -> Tokenizer:
+    """Trained and written by the leader, unless the one from before is to be kept; read by all."""
+    path = recipe.directory / TOKENIZER
+    if recipe.tokenizer is not None:
+        return load_tokenizer(recipe.tokenizer)
+    if group.leads and not (keep and path.exists()):
+        make_directory(path.parent)
+        write_atomically(path, rank_lines(train_ranks(documents, recipe.config.vocab_size)))
+    group.agreed(0)  # nobody reads before it is written
+    return load_tokenizer(TOKENIZER, recipe.directory)
+
+
+def _new_config(recipe: Recipe, tokenizer: Tokenizer) -> GPTConfig:
+    if recipe.tokenizer is None:  # little text gives fewer tokens than were asked for
+        return replace(recipe.config, vocab_size=tokenizer.n_vocab, tokenizer=TOKENIZER)
+    size = max(recipe.config.vocab_size, tokenizer.n_vocab)
+    return replace(recipe.config, vocab_size=size, tokenizer=recipe.tokenizer)
+
+
+def _from_base(recipe: Recipe, target: Target) -> StartingPoint:
+    if target.weights is None:
+        problem = f"{shown(target.name)} has no weights to begin from"
+        raise UsageError("--init-from", problem, "Leave it out for new weights")
+    folder = target.weights.parent
+    if folder.resolve() == recipe.directory.resolve():
+        problem = f"{shown(target.name)} is where --output would write"
+        raise UsageError("--init-from", problem, "Name another directory")
+    model = _loaded(recipe, target)
+    config = model.config
+    name, size = config.tokenizer, config.vocab_size
+    tokenizer = load_tokenizer(name, target.directory, vocab_size=size)
+    name, files = files_of(name, target.directory, size, TOKENIZER)
+    model.config = replace(config, tokenizer=name)
+    digest = sha256_of(header.path for header in read_headers(target.weights))
+    base = Base(_short_name(target), digest, _texts(folder / CARD))
+    files[SETTINGS] = beginning(files.get(SETTINGS))
+    return StartingPoint(model, tokenizer, base, files)
+
+
+def _loaded(recipe: Recipe, target: Target) -> GPTModel:
+    """The target's weights in float32, its dropout and context as the recipe wants them."""
+    if target.config is not None and recipe.drop_rate is not None:
+        target = replace(target, config=replace(target.config, drop_rate=recipe.drop_rate))
+    model = load_model(target)
+    wanted, held = recipe.context_length, model.config.context_length
+    if wanted is None:
+        return model
+    if wanted > held:
+        problem = f"{wanted:,} is more than the {held:,} of --init-from {shown(target.name)}"
+        raise UsageError("--context-length", problem)
+    places = model.pos_emb.weight.detach()[:wanted].clone()
+    model.pos_emb = nn.Embedding.from_pretrained(places, freeze=False)
+    model.config = replace(model.config, context_length=wanted)
+    return model
+
+
+def _short_name(target: Target) -> str:
+    return target.name if target.name in PRESETS else Path(target.name).resolve().name
+
+
+def _texts(card: Path) -> tuple[str, ...]:
+    if not card.exists():
+        return ()
+    return tuple(text_rows(read_bounded(card, _MAX_CARD).decode(errors="replace")))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class PreparedTraining:
     """A training that is ready to run, and what its model card tells."""
 
     recipe: Recipe
@@ -41,20 +185,36 @@ class Job:
     base: Base | None
     texts: tuple[Text, ...]
     valid: Text | None
-    held: Held
+    held: HeldOutText
     eos_id: int
     tokens: int
     rows: tuple[int, ...]
 
 
-def prepare(recipe: Recipe, settings: TrainSettings, group: Group, *, resume: bool) -> Job:
+def prepare(
+    recipe: Recipe, settings: TrainSettings, group: Group, *, resume: bool
+) -> PreparedTraining:
     """Read everything and build the training; `settings.steps` of 0 follows from the epochs.
+
+    Where this fails, a directory that it made is removed again.
 
     Raises:
         InputError: a text or a model to begin from that cannot be used, or a state that is
             another training's.
         UsageError: a batch that cannot be split, or what `start` says.
     """
+    is_new = not recipe.directory.exists()
+    try:
+        return _prepared(recipe, settings, group, resume=resume)
+    except BaseException:
+        if is_new and group.leads:
+            shutil.rmtree(recipe.directory, ignore_errors=True)
+        raise
+
+
+def _prepared(
+    recipe: Recipe, settings: TrainSettings, group: Group, *, resume: bool
+) -> PreparedTraining:
     texts = tuple(read_text(s.path, fold_quotes=recipe.fold_quotes) for s in recipe.sources)
     valid = recipe.valid
     held_text = None if valid is None else read_text(valid, fold_quotes=recipe.fold_quotes)
@@ -91,7 +251,7 @@ def prepare(recipe: Recipe, settings: TrainSettings, group: Group, *, resume: bo
     )
     if resume:
         training.resume()
-    return Job(
+    return PreparedTraining(
         recipe=recipe,
         config=config,
         settings=settings,
@@ -151,9 +311,9 @@ def _encoded(documents: Sequence[str], tokenizer: Tokenizer) -> list[Ids]:
     return [np.array(tokenizer.encode(text, None), np.int32) for text in documents]
 
 
-def _held(documents: Sequence[str], tokenizer: Tokenizer) -> Held:
+def _held(documents: Sequence[str], tokenizer: Tokenizer) -> HeldOutText:
     size = sum(len(document.encode()) for document in documents)
-    return Held(_encoded(documents, tokenizer), size)
+    return HeldOutText(_encoded(documents, tokenizer), size)
 
 
 def _eos(tokenizer: Tokenizer) -> int:
@@ -162,7 +322,7 @@ def _eos(tokenizer: Tokenizer) -> int:
     return tokenizer.eos_id
 
 
-def _write_files(directory: Path, begin: Start, group: Group) -> None:
+def _write_files(directory: Path, begin: StartingPoint, group: Group) -> None:
     if group.leads:
         make_directory(directory)
         text = yaml.safe_dump(begin.model.config.to_dict(), sort_keys=False)
@@ -171,7 +331,7 @@ def _write_files(directory: Path, begin: Start, group: Group) -> None:
 
 
 def _identity(
-    recipe: Recipe, begin: Start, texts: Sequence[Text], valid: Text | None
+    recipe: Recipe, begin: StartingPoint, texts: Sequence[Text], valid: Text | None
 ) -> dict[str, Any]:
     """What must be equal for a state to be gone on from; where files lie does not matter."""
     weights = [(source.start, source.end) for source in recipe.sources]

@@ -1,7 +1,7 @@
-"""The state of a training in one safetensors file: tensors, and the rest as JSON beside them.
+"""The training state in one safetensors file: tensors, and the rest as JSON in its metadata.
 
-One file, replaced in one step, so a process that is killed at any moment leaves the state before
-or the state after, never a mixture. Nothing in it can run code.
+The file is replaced atomically, so a process that is killed at any moment leaves the state before
+or after, never a mixture.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""Training text: plain or gzipped files with `<|endoftext|>` lines between documents.
-
-Knows no tokens and no model.
-"""
+"""Read training texts: plain or gzipped files with `<|endoftext|>` lines between documents."""
 
 import gzip
 import hashlib
@@ -37,7 +34,7 @@ _FOLDED = str.maketrans(
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TextSource:
     """One TEXT argument: a file and how often it is read, relative to its size.
 
     `start` is the weight at the beginning of the training, `end` at its end; in between it
@@ -49,7 +46,7 @@ class Source:
     end: float = 1.0
 
 
-def parse_source(argument: str) -> Source:
+def parse_source(argument: str) -> TextSource:
     """`FILE`, `FILE@WEIGHT` or `FILE@START:END`; a file whose name holds an @ goes first.
 
     Raises:
@@ -57,7 +54,7 @@ def parse_source(argument: str) -> Source:
     """
     name, at, weights = argument.rpartition("@")
     if not at or Path(argument).exists():
-        return Source(Path(argument))
+        return TextSource(Path(argument))
     try:
         numbers = [float(part) for part in weights.split(":")]
     except ValueError:
@@ -65,7 +62,7 @@ def parse_source(argument: str) -> Source:
     if len(numbers) not in {1, 2} or not all(0 <= number < 1e6 for number in numbers):
         expected = "expected FILE@WEIGHT or FILE@START:END with weights of 0 or more"
         raise UsageError("TEXT", f'"{shown(argument)}" ({expected})')
-    return Source(Path(name), numbers[0], numbers[-1])
+    return TextSource(Path(name), numbers[0], numbers[-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""The training loop: rows of tokens in, better weights out.
+"""The training loop.
 
-Knows no text, no tokenizer and no terminal. Every random number, for dropout and for the data,
-comes from (seed, step), and the state is written whole, so a training that was killed goes on to
-the same weights, bit for bit on the same machine.
+Every random number, for dropout and for the data, comes from (seed, step), and the state is written
+atomically. So a training that was killed and resumed ends with the same weights, bit for bit on the
+same machine.
 """
 
 import time
@@ -23,7 +23,7 @@ from gptcli.engine.precision import wants_bfloat16
 from gptcli.model.gpt import GPTModel, TransformerBlock
 from gptcli.train import optimizer as optimizers
 from gptcli.train.distributed import Group
-from gptcli.train.evaluate import Held, bits_per_byte
+from gptcli.train.evaluate import HeldOutText, bits_per_byte
 from gptcli.train.options import TrainSettings
 from gptcli.train.packing import IGNORED, Ids, Mixture, generator
 from gptcli.train.state import Progress, Trained, read_state, write_state
@@ -69,7 +69,7 @@ class Training:
         model: GPTModel,
         settings: TrainSettings,
         mixture: Mixture,
-        held: Held,
+        held: HeldOutText,
         eos_id: int,
         state: Path,
         keep: Callable[[GPTModel], None],

@@ -5,8 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from gptcli.train.loss_curve import binned, text_curve
-from gptcli.train.loss_plot import HEIGHT, WIDTH, Chart, png, svg
+from gptcli.train.loss_plot import HEIGHT, WIDTH, Chart, binned, png, svg, text_curve
 
 CHART = Chart(
     {

@@ -5,25 +5,25 @@ import pytest
 from story_text import stories, write_stories
 
 from gptcli.core.errors import InputError, UsageError
-from gptcli.train.text_files import Source, held_out, parse_source, read_text
+from gptcli.train.text_files import TextSource, held_out, parse_source, read_text
 
 
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("a.txt", Source(Path("a.txt"), 1, 1)),
-        ("a.txt@2", Source(Path("a.txt"), 2, 2)),
-        ("b@c/a.gz@0.5:0", Source(Path("b@c/a.gz"), 0.5, 0)),
+        ("a.txt", TextSource(Path("a.txt"), 1, 1)),
+        ("a.txt@2", TextSource(Path("a.txt"), 2, 2)),
+        ("b@c/a.gz@0.5:0", TextSource(Path("b@c/a.gz"), 0.5, 0)),
     ],
 )
-def test_a_text_may_name_its_weights(argument: str, expected: Source) -> None:
+def test_a_text_may_name_its_weights(argument: str, expected: TextSource) -> None:
     assert parse_source(argument) == expected
 
 
 def test_an_existing_file_with_an_at_in_its_name_is_that_file(tmp_path: Path) -> None:
     path = tmp_path / "me@2"
     path.touch()
-    assert parse_source(str(path)) == Source(path)
+    assert parse_source(str(path)) == TextSource(path)
 
 
 @pytest.mark.parametrize("weights", ["x", "1:2:3", "-1", "nan", "inf", "", "1:"])

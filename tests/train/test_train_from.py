@@ -24,8 +24,8 @@ from gptcli.train.distributed import Group
 from gptcli.train.evaluate import bits_per_byte
 from gptcli.train.finish import finish
 from gptcli.train.options import STATE, WEIGHTS, Recipe, TrainSettings
-from gptcli.train.setup import Job, prepare, write_weights
-from gptcli.train.text_files import Source
+from gptcli.train.setup import PreparedTraining, prepare, write_weights
+from gptcli.train.text_files import TextSource
 
 CONFIG = GPTConfig(
     vocab_size=300,
@@ -48,7 +48,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """A model directory that a training has made."""
     directory = tmp_path_factory.mktemp("models") / "base"
-    recipe = Recipe(sources=(Source(text),), directory=directory, config=CONFIG)
+    recipe = Recipe(sources=(TextSource(text),), directory=directory, config=CONFIG)
     job = prepare(recipe, SETTINGS, Group(), resume=False)
     list(job.training.run())
     finish(job, [])
@@ -63,8 +63,8 @@ def job_from(
     *,
     resume: bool = False,
     **changes: object,
-) -> Job:
-    recipe = Recipe(sources=(Source(text),), directory=directory, init_from=str(base))
+) -> PreparedTraining:
+    recipe = Recipe(sources=(TextSource(text),), directory=directory, init_from=str(base))
     return prepare(replace(recipe, **changes), settings, Group(), resume=resume)
 
 

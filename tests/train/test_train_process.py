@@ -179,6 +179,28 @@ def test_mistakes_are_one_line_with_their_code(
     assert not directory.exists()
 
 
+def test_too_little_text_leaves_no_directory(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text, directory = tmp_path / "short.txt", tmp_path / "models" / "new"
+    text.write_text("One short line.\nAnd another one.\n", encoding="utf-8")
+    assert run(["train", str(text), "-o", str(directory), "--size", "tiny"]) == 3
+    assert "too little text" in capsys.readouterr().err
+    assert not directory.exists()
+
+
+def test_a_vocabulary_smaller_than_asked_for_is_said(tmp_path: Path, text: Path) -> None:
+    given = ("--vocab-size", 60000, "--steps", 1)
+    process = subprocess.run(
+        [*COMMAND, str(text), "-o", str(tmp_path / "model"), *OPTIONS, *map(str, given)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=True,
+    )
+    assert re.search(r"vocabulary of [\d,]+ instead of 60,000", process.stderr)
+
+
 def test_the_card_names_files_and_no_folders_of_this_machine() -> None:
     given = ["train", "/home/me/tiny/a.gz@1:0", "b.txt", "-o", "/tmp/x/model", "--resume"]
     expected = ["train", "tiny/a.gz@1:0", "b.txt", "-o", "model"]

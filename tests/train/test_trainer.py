@@ -17,9 +17,8 @@ from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.distributed import Group
 from gptcli.train.finish import finish
 from gptcli.train.options import STATE, WEIGHTS, Recipe, TrainSettings
-from gptcli.train.setup import Job, prepare
-from gptcli.train.start import initialised
-from gptcli.train.text_files import Source
+from gptcli.train.setup import PreparedTraining, initialised, prepare
+from gptcli.train.text_files import TextSource
 
 CONFIG = GPTConfig(
     vocab_size=300,
@@ -46,12 +45,14 @@ def job_in(
     resume: bool = False,
     config: GPTConfig = CONFIG,
     **changes: object,
-) -> Job:
-    recipe = Recipe(sources=(Source(text),), directory=directory, config=config, valid_share=0.1)
+) -> PreparedTraining:
+    recipe = Recipe(
+        sources=(TextSource(text),), directory=directory, config=config, valid_share=0.1
+    )
     return prepare(replace(recipe, **changes), settings, Group(), resume=resume)
 
 
-def weights(job: Job) -> dict[str, torch.Tensor]:
+def weights(job: PreparedTraining) -> dict[str, torch.Tensor]:
     """All that is trained, whatever was kept."""
     job.training.save()
     return load_file(job.recipe.directory / STATE)
