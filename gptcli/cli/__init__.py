@@ -20,17 +20,17 @@ INTERRUPTED = 130
 def main() -> None:
     """Run `gptcli` with the arguments of the process, and end the process."""
     signals.install()
-    from gptcli.cli.render import console, streams
+    from gptcli.cli.render import console
     from gptcli.core.errors import GptcliError
 
-    streams.open_streams()
+    console.open_streams()
     if not sys.warnoptions:  # what a dependency deprecates is no news for whoever wants a text
         warnings.simplefilter("ignore")
     code = run(sys.argv[1:])
     try:
-        streams.close_output()
-    except streams.ReaderGone:
-        code = code or streams.READER_GONE
+        console.close_output()
+    except console.ReaderGone:
+        code = code or console.READER_GONE
     except GptcliError as problem:
         if not code:
             console.error(problem)

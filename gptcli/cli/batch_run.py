@@ -23,7 +23,7 @@ from gptcli.checkpoint.resolve import Target
 from gptcli.cli.clustering import Team
 from gptcli.cli.model_options import ModelOptions, fresh_seed
 from gptcli.cli.render import console
-from gptcli.cli.render.batch_progress import Progress
+from gptcli.cli.render.progress import BatchProgress
 from gptcli.core import signals
 from gptcli.core.errors import GptcliError, RunError, UsageError
 from gptcli.core.memory import is_exhausted
@@ -104,7 +104,7 @@ class _Job:
         self._answerer: Answerer | ClusterAnswers | None = None
 
     def run(self, opened: outputs.Opened, source: Source, lines: Iterator[Line | None]) -> None:
-        progress = Progress(self._tally, source)
+        progress = BatchProgress(self._tally, source)
         poll = self._poll(opened, progress)
         source.poll, source.is_busy = poll, self._is_busy
 
@@ -115,7 +115,7 @@ class _Job:
             progress.began()
             return answerer
 
-        with signals.patience(), signals.farewell(console.CLEAR_LINE if progress.draws else ""):
+        with signals.patience(), progress:
             try:
                 run_job(
                     opened,
@@ -136,7 +136,7 @@ class _Job:
         progress.clear()
         self._report(progress)
 
-    def _poll(self, opened: outputs.Opened, progress: Progress) -> Callable[[], None]:
+    def _poll(self, opened: outputs.Opened, progress: BatchProgress) -> Callable[[], None]:
         def poll() -> None:
             if signals.interrupted():
                 raise InterruptedJobError
@@ -148,7 +148,7 @@ class _Job:
     def _is_busy(self) -> bool:
         return self._answerer is not None and self._answerer.active > 0
 
-    def _hire(self, progress: Progress) -> "ClusterAnswers":
+    def _hire(self, progress: BatchProgress) -> "ClusterAnswers":
         def notify(text: str) -> None:
             progress.clear()
             console.notice(text)
@@ -159,7 +159,7 @@ class _Job:
         answers.on_ready, answers.notify = progress.began, notify
         return answers
 
-    def _load(self, progress: Progress) -> "Answerer":
+    def _load(self, progress: BatchProgress) -> "Answerer":
         fast = self._options.load_fast(self._target, self._spec.seed)
         from gptcli.batch.worker import Answerer
 
@@ -197,7 +197,7 @@ class _Job:
             )
         return problem
 
-    def _report(self, progress: Progress) -> None:
+    def _report(self, progress: BatchProgress) -> None:
         tally, tokens, shared = self._tally, progress.new_tokens, None
         if self._answerer is not None:
             tokens, shared = self._answerer.new_tokens, self._answerer.shared_tokens

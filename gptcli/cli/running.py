@@ -11,9 +11,16 @@ from gptcli.cli import beaming, guessing
 from gptcli.cli.model_options import ModelOptions, fresh_seed
 from gptcli.cli.plan import Plan
 from gptcli.cli.render import console
+from gptcli.cli.render.completion_views import (
+    JsonView,
+    Run,
+    TableView,
+    TextView,
+    View,
+    legend,
+    statistics,
+)
 from gptcli.cli.render.dry_run import show_dry_run
-from gptcli.cli.render.sample_json import JsonView, Run, statistics
-from gptcli.cli.render.sample_views import TableView, TextView, View, legend
 from gptcli.core import signals
 from gptcli.core.errors import UsageError
 from gptcli.sampling.params import SamplingParams

@@ -11,7 +11,7 @@ import typer
 from gptcli.cli.computing import pytorch
 from gptcli.cli.options import at_least
 from gptcli.cli.render import console
-from gptcli.cli.render.train_progress import View
+from gptcli.cli.render.progress import TrainingProgress
 from gptcli.core import signals
 from gptcli.core.errors import RunError, UsageError
 from gptcli.core.escape import shown
@@ -86,7 +86,8 @@ def _train(request: Request, group: "Group") -> None:
     progress = job.training.progress
     if group.leads:
         _announce(job)
-    with signals.patience() as interrupted, View(job.settings.steps, progress, group.leads) as view:
+    view = TrainingProgress(job.settings.steps, progress, group.leads)
+    with signals.patience() as interrupted, view:
         for report in job.training.run(interrupted):
             view.show(report)
     if progress.step < job.settings.steps and not progress.stopped:

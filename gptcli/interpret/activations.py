@@ -2,7 +2,7 @@
 
 The book's `GPTModel` is run once, unchanged, with hooks on its modules; only the attention weights,
 which the fused kernel never shows, are computed again from the same inputs. Statistics are float64
-sums of the model's own activations. Knows no text, files or terminal.
+sums of the model's own activations.
 
 Shapes: T tokens, E emb_dim, H heads, D head_dim, V vocabulary, L blocks.
 """
@@ -79,7 +79,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class Activations:
     """One text in one model.
 
     Attributes:
@@ -96,8 +96,8 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What the model says at one position about the next token; logarithms are natural.
+class Prediction:
+    """The next token's distribution at one position; logarithms are natural.
 
     Attributes:
         best: the likeliest ids with their log-probabilities, in order.
@@ -113,7 +113,9 @@ class Reading:
     rank: int | None = None
 
 
-def probe(model: GPTModel, ids: Sequence[int], maps: Collection[int] = ()) -> Probe:
+def record_activations(
+    model: GPTModel, ids: Sequence[int], maps: Collection[int] = ()
+) -> Activations:
     """Run the model once over `ids`, at most context_length of them, in evaluation mode.
 
     Args:
@@ -125,18 +127,18 @@ def probe(model: GPTModel, ids: Sequence[int], maps: Collection[int] = ()) -> Pr
         ValueError: no ids, or more than the context.
     """
     if not ids:
-        raise ValueError("a probe needs at least one token")
+        raise ValueError("activations need at least one token")
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), _watching(model, set(maps)) as seen:
+        with torch.no_grad(), _recording(model, set(maps)) as recorded:
             model(torch.tensor([list(ids)], device=model.device), last=True)
-            hidden = (*seen.stream, seen.leaving)
+            hidden = (*recorded.stream, recorded.leaving)
             after = model.final_norm(hidden[-1])
     finally:
         model.train(was_training)
     final = Norm("final_norm", moments(hidden[-1]), moments(after))
-    return Probe(tuple(ids), hidden, tuple(seen.blocks), final)
+    return Activations(tuple(ids), hidden, tuple(recorded.blocks), final)
 
 
 def moments(x: Tensor) -> Moments:
@@ -179,41 +181,41 @@ def heads(weights: Tensor) -> Heads:
     )
 
 
-def read(
+def predictions(
     model: GPTModel,
     hidden: Tensor,
     coming: Sequence[int] = (),
     top: int = 5,
     n_vocab: int | None = None,
-) -> list[Reading]:
-    """(T, E) of the residual stream → what the output head makes of each position.
+) -> list[Prediction]:
+    """(T, E) of the residual stream → the output head's prediction at each position.
 
     After the last block this is the model's own answer, after an earlier one the logit lens.
 
     Args:
         model: supplies the final norm and the output head.
-        hidden: a tensor of `Probe.hidden`, or some of its rows.
+        hidden: a tensor of `Activations.hidden`, or some of its rows.
         coming: the tokens that follow position 0, 1, ...; as many as are known.
-        top: how many of the likeliest ids a reading lists.
+        top: how many of the likeliest ids a prediction lists.
         n_vocab: ids from here on only pad the embedding and are never chosen.
     """
-    found: list[Reading] = []
+    found: list[Prediction] = []
     with torch.no_grad():
         for start in range(0, len(hidden), _ROWS):
             rows = hidden[start : start + _ROWS]
             logits = model.out_head(model.final_norm(rows)).float()[:, :n_vocab]
-            found += _readings(logits, coming[start : start + _ROWS], top)
+            found += _predictions(logits, coming[start : start + _ROWS], top)
     return found
 
 
-def mean_loss(readings: Iterable[Reading]) -> float | None:
+def mean_loss(predictions: Iterable[Prediction]) -> float | None:
     """Mean of -logprob of the tokens that came, in nats; None where none did."""
-    known = [reading.logprob for reading in readings if reading.logprob is not None]
+    known = [prediction.logprob for prediction in predictions if prediction.logprob is not None]
     return -sum(known) / len(known) if known else None
 
 
-def _readings(logits: Tensor, coming: Sequence[int], top: int) -> Iterator[Reading]:
-    """(T, V) logits → a reading of each row."""
+def _predictions(logits: Tensor, coming: Sequence[int], top: int) -> Iterator[Prediction]:
+    """(T, V) logits → a prediction for each row."""
     logprobs = F.log_softmax(logits, dim=-1)
     entropies = torch.special.entr(logprobs.exp()).sum(-1).tolist()
     values, indices = logprobs.topk(min(max(top, 2), logits.shape[-1]), dim=-1)
@@ -223,14 +225,14 @@ def _readings(logits: Tensor, coming: Sequence[int], top: int) -> Iterator[Readi
         if row < len(coming):
             own = logprobs[row, coming[row]]
             rank = 1 + int((logprobs[row] > own).sum())
-            yield Reading(best[:top], entropy, margin, own.item(), rank)
+            yield Prediction(best[:top], entropy, margin, own.item(), rank)
         else:
-            yield Reading(best[:top], entropy, margin)
+            yield Prediction(best[:top], entropy, margin)
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What the hooks have written down so far; `parts` is what is known of the current block."""
+class _Recorded:
+    """What the hooks have recorded so far; `parts` is what is known of the current block."""
 
     maps: set[int]
     stream: list[Tensor] = field(default_factory=list)
@@ -240,16 +242,16 @@ class _Seen:
 
 
 @contextmanager
-def _watching(model: GPTModel, maps: set[int]) -> Iterator[_Seen]:
+def _recording(model: GPTModel, maps: set[int]) -> Iterator[_Recorded]:
     """Hooks on every block while the model runs; none is left afterwards."""
-    seen = _Seen(maps)
+    recorded = _Recorded(maps)
     handles = []
     try:
         for layer, block in enumerate(model.trf_blocks):
             assert isinstance(block, TransformerBlock)
-            for module, hook in _hooks(seen, layer, block):
+            for module, hook in _hooks(recorded, layer, block):
                 handles.append(module.register_forward_hook(hook))
-        yield seen
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()
@@ -258,35 +260,37 @@ def _watching(model: GPTModel, maps: set[int]) -> Iterator[_Seen]:
 _Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], None]
 
 
-def _hooks(seen: _Seen, layer: int, block: TransformerBlock) -> Iterator[tuple[nn.Module, _Hook]]:
-    """The modules of one block, in the order they run, and what is written down of each."""
+def _hooks(
+    recorded: _Recorded, layer: int, block: TransformerBlock
+) -> Iterator[tuple[nn.Module, _Hook]]:
+    """The modules of one block, in the order they run, and the hook of each."""
 
     def norm(name: str) -> _Hook:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             assert isinstance(module, LayerNorm)
             full = f"trf_blocks.{layer}.{name}"
-            seen.parts[name] = Norm(full, moments(inputs[0][0]), moments(output[0]))
+            recorded.parts[name] = Norm(full, moments(inputs[0][0]), moments(output[0]))
 
         return hook
 
     def attention(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         assert isinstance(module, MultiHeadAttention)
         weights = attention_weights(module, inputs[0][0])
-        seen.parts["heads"] = heads(weights)
-        seen.parts["attention"] = weights.cpu() if layer in seen.maps else None
-        seen.parts["attention_adds"] = moments(output[0]).norm
+        recorded.parts["heads"] = heads(weights)
+        recorded.parts["attention"] = weights.cpu() if layer in recorded.maps else None
+        recorded.parts["attention_adds"] = moments(output[0]).norm
 
     def gelu(_module: nn.Module, inputs: tuple[Any, ...], _output: Tensor) -> None:
-        seen.parts["suppressed"] = (inputs[0][0] < 0).double().mean(-1).cpu()
+        recorded.parts["suppressed"] = (inputs[0][0] < 0).double().mean(-1).cpu()
 
     def feed_forward(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
-        seen.parts["feed_forward_adds"] = moments(output[0]).norm
+        recorded.parts["feed_forward_adds"] = moments(output[0]).norm
 
     def whole(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        seen.stream.append(inputs[0][0])
-        seen.leaving = output[0]
-        seen.blocks.append(Block(**seen.parts))
-        seen.parts = {}
+        recorded.stream.append(inputs[0][0])
+        recorded.leaving = output[0]
+        recorded.blocks.append(Block(**recorded.parts))
+        recorded.parts = {}
 
     yield block.norm1, norm("norm1")
     yield block.att, attention

@@ -1,8 +1,4 @@
-"""What shortcut connections are for: gradients of a whole GPT, with and without them.
-
-Also the book's five-layer demonstration with the numbers it prints. Knows no text, files or
-terminal.
-"""
+"""Gradients of a whole GPT with and without shortcut connections, to show what those are for."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,17 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptcli.model.gpt import GPTModel, TransformerBlock
-from gptcli.model.shortcut import ExampleDeepNeuralNetwork, mean_gradients
-
-# What the book prints for seed 123 and the input 1, 0, -1, by `use_shortcut`.
-PUBLISHED = {
-    False: (0.00020173587836325169, 0.0001201116101583466, 0.0007152041653171182,
-            0.001398873864673078, 0.005049646366387606),
-    True: (0.22169792652130127, 0.20694105327129364, 0.32896995544433594,
-           0.2665732204914093, 1.3258540630340576),
-}  # fmt: skip
-_LAYER_SIZES = (3, 3, 3, 3, 3, 1)
-_SEED = 123
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +72,6 @@ def forward(model: GPTModel, ids: Tensor, *, shortcuts: bool = True) -> Tensor:
         thought = block.ff(block.norm2(x))
         x = x + thought if shortcuts else thought
     return model.out_head(model.final_norm(x))
-
-
-def demonstration(use_shortcut: bool) -> tuple[float, ...]:
-    """The mean absolute gradients of the five layers, as the book's demonstration has them.
-
-    The caller's random state is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(_SEED)
-        model = ExampleDeepNeuralNetwork(_LAYER_SIZES, use_shortcut)
-        return tuple(mean_gradients(model, torch.tensor([[1.0, 0.0, -1.0]])).values())
 
 
 def _part(name: str) -> str:

@@ -9,6 +9,16 @@ from torch import Tensor, nn
 
 from gptcli.model.gpt import GELU
 
+# What the book prints for seed 123 and the input 1, 0, -1, by `use_shortcut`.
+BOOK_GRADIENTS = {
+    False: (0.00020173587836325169, 0.0001201116101583466, 0.0007152041653171182,
+            0.001398873864673078, 0.005049646366387606),
+    True: (0.22169792652130127, 0.20694105327129364, 0.32896995544433594,
+           0.2665732204914093, 1.3258540630340576),
+}  # fmt: skip
+_LAYER_SIZES = (3, 3, 3, 3, 3, 1)
+_SEED = 123
+
 
 class ExampleDeepNeuralNetwork(nn.Module):
     """Linear + GELU layers; with `use_shortcut`, each adds its input where shapes match."""
@@ -39,6 +49,17 @@ def mean_gradients(model: nn.Module, x: Tensor) -> dict[str, float]:
         for name, parameter in model.named_parameters()
         if "weight" in name and parameter.grad is not None
     }
+
+
+def demonstration(use_shortcut: bool) -> tuple[float, ...]:
+    """The mean absolute gradients of the five layers, computed as the book does.
+
+    The caller's random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(_SEED)
+        model = ExampleDeepNeuralNetwork(_LAYER_SIZES, use_shortcut)
+        return tuple(mean_gradients(model, torch.tensor([[1.0, 0.0, -1.0]])).values())
 
 
 def print_gradients(model: nn.Module, x: Tensor) -> None:

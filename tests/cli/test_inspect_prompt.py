@@ -15,8 +15,8 @@ from tiny_directory import tiny_model, write_tiny
 
 from gptcli.cli import run
 from gptcli.cli.render import console
-from gptcli.cli.render.heat import bar, cell, color, pooled, shade, thumbnail
-from gptcli.interpret.activations import probe
+from gptcli.cli.render.heatmap import bar, cell, color, pooled, shade, thumbnail
+from gptcli.interpret.activations import record_activations
 from gptcli.interpret.gradients import gradients
 
 TEXT = "once upon a time"
@@ -84,7 +84,7 @@ def test_the_next_table_is_the_distribution(tiny, capsys):
 
 
 def test_blocks_and_maps_are_those_of_the_probe(found):
-    library = probe(tiny_model(), IDS, maps=range(3))
+    library = record_activations(tiny_model(), IDS, maps=range(3))
     for block, theirs in zip(found["prompt"]["blocks"], library.blocks, strict=True):
         assert block["suppressed"] == pytest.approx(theirs.suppressed.mean().item())
         assert block["norm1"]["name"] == theirs.norm1.name

@@ -12,7 +12,7 @@ from gptcli import cli
 from gptcli.cli.app import COMMANDS
 from gptcli.cli.commands.generate import generate
 from gptcli.cli.render import console
-from gptcli.cli.render.streams import ReaderGone
+from gptcli.cli.render.console import ReaderGone
 from gptcli.core.errors import InputError
 from gptcli.version import __version__
 

@@ -1,4 +1,4 @@
-"""The probe against hooks on transformers' GPT-2, which computes all of it in its own way."""
+"""Activations against hooks on transformers' GPT-2, which computes all of it in its own way."""
 
 from dataclasses import asdict
 
@@ -7,7 +7,7 @@ import torch
 from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 from torch.testing import assert_close
 
-from gptcli.interpret.activations import attention_weights, probe, read
+from gptcli.interpret.activations import attention_weights, predictions, record_activations
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import untrained
 
@@ -48,7 +48,7 @@ def assert_moments(found, x):
 def test_attention_is_that_of_transformers(shape):
     oracle, model, ids = oracle_and_ours(shape)
     out, _ = observed(oracle, ids)
-    found = probe(model, ids, maps=range(shape["n_layer"]))
+    found = record_activations(model, ids, maps=range(shape["n_layer"]))
     for block, theirs in zip(found.blocks, out.attentions, strict=True):
         assert_close(block.attention, theirs[0], **CLOSE)
         entropy = -(theirs[0] * theirs[0].clamp_min(1e-30).log()).sum(-1).mean(-1)
@@ -60,7 +60,7 @@ def test_attention_is_that_of_transformers(shape):
 def test_the_stream_is_that_of_transformers(shape):
     oracle, model, ids = oracle_and_ours(shape)
     out, _ = observed(oracle, ids)
-    found = probe(model, ids)
+    found = record_activations(model, ids)
     for ours, theirs in zip(found.hidden[:-1], out.hidden_states[:-1], strict=True):
         assert_close(ours, theirs[0], **CLOSE)
     # transformers' last hidden state is already normalised
@@ -73,7 +73,7 @@ def test_the_stream_is_that_of_transformers(shape):
 def test_norms_additions_and_gelu_inputs_are_those_that_hooks_see(shape):
     oracle, model, ids = oracle_and_ours(shape)
     _, seen = observed(oracle, ids)
-    found = probe(model, ids)
+    found = record_activations(model, ids)
     for n, block in enumerate(found.blocks):
         at = f"transformer.h.{n}."
         for norm, name in ((block.norm1, "ln_1"), (block.norm2, "ln_2")):
@@ -91,7 +91,7 @@ def test_norms_additions_and_gelu_inputs_are_those_that_hooks_see(shape):
 def test_the_names_of_norms_are_the_models():
     _, model, ids = oracle_and_ours(SHAPES[0])
     modules = dict(model.named_modules())
-    found = probe(model, ids)
+    found = record_activations(model, ids)
     names = [n.name for b in found.blocks for n in (b.norm1, b.norm2)] + [found.final_norm.name]
     assert all(name in modules for name in names)
     assert len(set(names)) == 5
@@ -100,7 +100,7 @@ def test_the_names_of_norms_are_the_models():
 def test_the_logit_lens_is_the_oracles_head_on_its_own_hidden_states():
     oracle, model, ids = oracle_and_ours(SHAPES[1])
     out, _ = observed(oracle, ids)
-    found = probe(model, ids)
+    found = record_activations(model, ids)
     with torch.no_grad():
         theirs = [
             oracle.lm_head(oracle.transformer.ln_f(hidden[0])).log_softmax(-1)
@@ -108,34 +108,38 @@ def test_the_logit_lens_is_the_oracles_head_on_its_own_hidden_states():
         ]
     theirs.append(out.logits[0].log_softmax(-1))
     for hidden, expected in zip(found.hidden, theirs, strict=True):
-        for reading, row in zip(read(model, hidden, ids[1:], top=7), expected, strict=False):
+        for prediction, row in zip(
+            predictions(model, hidden, ids[1:], top=7), expected, strict=False
+        ):
             values, indices = row.topk(7)
-            assert [id for id, _ in reading.best] == indices.tolist()
-            assert_close(torch.tensor([p for _, p in reading.best]), values, **CLOSE)
-            assert reading.entropy == pytest.approx(-(row.exp() * row).sum().item(), abs=1e-4)
-            assert reading.margin == pytest.approx((values[0] - values[1]).item(), abs=1e-4)
+            assert [id for id, _ in prediction.best] == indices.tolist()
+            assert_close(torch.tensor([p for _, p in prediction.best]), values, **CLOSE)
+            assert prediction.entropy == pytest.approx(-(row.exp() * row).sum().item(), abs=1e-4)
+            assert prediction.margin == pytest.approx((values[0] - values[1]).item(), abs=1e-4)
 
 
-def test_readings_know_the_token_that_comes_and_its_rank():
+def test_found_know_the_token_that_comes_and_its_rank():
     oracle, model, ids = oracle_and_ours(SHAPES[1])
     with torch.no_grad():
         logprobs = oracle(torch.tensor([ids])).logits[0].log_softmax(-1)
-    readings = read(model, probe(model, ids).hidden[-1], ids[1:])
-    for reading, row, coming in zip(readings[:-1], logprobs, ids[1:], strict=False):
-        assert reading.logprob == pytest.approx(row[coming].item(), abs=1e-4)
-        assert reading.rank == row.argsort(descending=True).tolist().index(coming) + 1
-    assert readings[-1].logprob is readings[-1].rank is None
+    found = predictions(model, record_activations(model, ids).hidden[-1], ids[1:])
+    for prediction, row, coming in zip(found[:-1], logprobs, ids[1:], strict=False):
+        assert prediction.logprob == pytest.approx(row[coming].item(), abs=1e-4)
+        assert prediction.rank == row.argsort(descending=True).tolist().index(coming) + 1
+    assert found[-1].logprob is found[-1].rank is None
 
 
 def test_padding_of_the_vocabulary_is_never_read():
     _, model, ids = oracle_and_ours(SHAPES[0])
-    everything = read(model, probe(model, ids).hidden[-1], top=61)
-    for reading, whole in zip(
-        read(model, probe(model, ids).hidden[-1], top=61, n_vocab=20), everything, strict=True
+    everything = predictions(model, record_activations(model, ids).hidden[-1], top=61)
+    for prediction, whole in zip(
+        predictions(model, record_activations(model, ids).hidden[-1], top=61, n_vocab=20),
+        everything,
+        strict=True,
     ):
-        assert {id for id, _ in reading.best} == set(range(20))
-        assert sum(2.718281828459045**p for _, p in reading.best) == pytest.approx(1, abs=1e-5)
-        assert [i for i, _ in whole.best if i < 20] == [i for i, _ in reading.best]
+        assert {id for id, _ in prediction.best} == set(range(20))
+        assert sum(2.718281828459045**p for _, p in prediction.best) == pytest.approx(1, abs=1e-5)
+        assert [i for i, _ in whole.best if i < 20] == [i for i, _ in prediction.best]
 
 
 def test_recomputed_weights_explain_what_the_block_added():
@@ -149,7 +153,7 @@ def test_recomputed_weights_explain_what_the_block_added():
 
 def test_where_heads_look_adds_up():
     _, model, ids = oracle_and_ours(SHAPES[1])
-    block = probe(model, ids, maps=[1]).blocks[1]
+    block = record_activations(model, ids, maps=[1]).blocks[1]
     weights = block.attention.double()
     T = len(ids)
     previous = sum(weights[:, i, i - 1] for i in range(1, T)) / (T - 1)
@@ -159,7 +163,7 @@ def test_where_heads_look_adds_up():
 
 def test_a_single_token_has_one_place_to_look():
     _, model, _ = oracle_and_ours(SHAPES[2])
-    (block,) = probe(model, [3], maps=[0]).blocks
+    (block,) = record_activations(model, [3], maps=[0]).blocks
     assert block.attention.tolist() == [[[1.0]]] * 5
     assert block.heads.entropy.tolist() == [0.0] * 5
     assert block.heads.first.tolist() == block.heads.itself.tolist() == [1.0] * 5
@@ -170,7 +174,7 @@ def test_only_the_maps_asked_for_are_kept_and_the_model_is_left_as_it_was():
     _, model, ids = oracle_and_ours(SHAPES[1])
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = probe(model, ids, maps=[2])
+    found = record_activations(model, ids, maps=[2])
     assert [block.attention is None for block in found.blocks] == [True, True, False]
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
@@ -182,13 +186,13 @@ def test_only_the_maps_asked_for_are_kept_and_the_model_is_left_as_it_was():
 def test_a_text_that_cannot_be_placed_is_refused_and_leaves_no_hooks(ids):
     _, model, _ = oracle_and_ours(SHAPES[0])
     with pytest.raises(ValueError, match="token"):
-        probe(model, ids)
+        record_activations(model, ids)
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_an_untrained_models_norms_are_the_chapters():
     config = GPTConfig(vocab_size=50, context_length=8, emb_dim=96, n_heads=3, n_layers=2)
-    found = probe(untrained(config, seed=123), [1, 2, 3, 4])
+    found = record_activations(untrained(config, seed=123), [1, 2, 3, 4])
     for block in found.blocks:
         for norm in (block.norm1, block.norm2):
             zeros = torch.zeros(4, dtype=torch.float64)

@@ -5,9 +5,10 @@ import torch
 from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 from torch.testing import assert_close
 
-from gptcli.interpret.gradients import PUBLISHED, demonstration, forward, gradients
+from gptcli.interpret.gradients import forward, gradients
 from gptcli.model.gpt import untrained
 from gptcli.model.parameters import architecture, tensors
+from gptcli.model.shortcut import BOOK_GRADIENTS, demonstration
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 
@@ -102,7 +103,7 @@ def test_the_demonstration_prints_the_books_numbers(use_shortcut):
     state = torch.random.get_rng_state()
     with torch.inference_mode(False), torch.no_grad():
         found = demonstration(use_shortcut)
-    assert found == pytest.approx(PUBLISHED[use_shortcut], rel=1e-4)
+    assert found == pytest.approx(BOOK_GRADIENTS[use_shortcut], rel=1e-4)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

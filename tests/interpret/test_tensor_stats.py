@@ -15,8 +15,7 @@ from gptcli.checkpoint.header import read_header, read_headers
 from gptcli.checkpoint.load import save
 from gptcli.checkpoint.tensordata import PIECE, can_read, pieces, reading
 from gptcli.cli import run
-from gptcli.cli.render import console, gauge
-from gptcli.cli.render.inspect_stats import bars
+from gptcli.cli.render.stats_report import bars
 from gptcli.interpret.tensor_stats import BINS, statistics, summary
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import untrained
@@ -183,19 +182,6 @@ def test_neither_measuring_nor_comparing_loads_torch(tmp_path):
     for arguments in ([tmp_path, "--stats"], [tmp_path, tmp_path]):
         command = [sys.executable, "-c", code, *map(str, arguments)]
         subprocess.run(command, check=True, capture_output=True)
-
-
-def test_a_bar_is_drawn_on_a_terminal_for_large_files_only(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    with gauge.gauge(gauge.LARGE - 1) as told:
-        told("x", 5)
-    assert capsys.readouterr().err == ""
-    with gauge.gauge(gauge.LARGE) as told:
-        told("x", gauge.LARGE // 4)
-    err = capsys.readouterr().err
-    assert " 25%  16.0 of 64.0 MiB  x" in err
-    assert err.endswith(console.CLEAR_LINE)
 
 
 def test_bars_show_none_few_and_most():

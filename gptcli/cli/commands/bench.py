@@ -11,7 +11,7 @@ import typer
 from gptcli.cli import options as o
 from gptcli.cli.model_options import ModelOptions
 from gptcli.cli.render import console
-from gptcli.cli.render.bench_table import show
+from gptcli.cli.render.bench_report import show
 from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
 from gptcli.diagnostics.workload import Workload, fitted

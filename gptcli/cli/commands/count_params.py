@@ -11,16 +11,21 @@ from typing import Annotated, Literal
 import typer
 
 from gptcli.cli.options import at_least
+from gptcli.cli.parameter_counts import (
+    Fit,
+    ModelCount,
+    Usage,
+    changes,
+    count_parameters,
+    fit,
+    size,
+)
 from gptcli.cli.render import console
-from gptcli.cli.render.counted import Counted, changed_copy, counted, document, relative_copy
-from gptcli.cli.render.memory_rows import fit_document, sentences
-from gptcli.cli.render.parameter_table import show
-from gptcli.cli.whatif import Fit, Use, changes, fit, size
+from gptcli.cli.render.count_params_report import SCHEMA, document, fit_document, sentences, show
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
 from gptcli.model.config import GPTConfig
 
-SCHEMA = "gptcli.count-params/1"
 Held = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 
 
@@ -84,15 +89,15 @@ def count_params(
     values, budget = changes(what_if) if what_if else None, size(fit_to) if fit_to else None
     if train and budget is None:
         raise UsageError("--train", "goes with --fit")
-    use = Use(dtype, batch, context)
-    models = [replace(counted(name, config, weights), use=use) for name in names]
+    usage = Usage(dtype, batch, context)
+    models = [replace(count_parameters(name, config, weights), usage=usage) for name in names]
     if values:
-        models = [each for one in models for each in (one, changed_copy(one, values))]
+        models = [each for one in models for each in (one, one.with_values(values))]
     fits: list[Fit] = []
     if budget:
-        fits = [fit(one.name, _with_heads(one), use, budget, train=train) for one in models]
+        fits = [fit(one.name, _with_heads(one), usage, budget, train=train) for one in models]
         models = [
-            replace(relative_copy(one, it.config), name=f"{one.name} in {fit_to}")
+            replace(one.with_config(it.config), name=f"{one.name} in {fit_to}")
             for one, it in zip(models, fits, strict=True)
         ]
     else:
@@ -109,16 +114,16 @@ def count_params(
         show(models, [text for it in fits for text in sentences(it, train=train)])
 
 
-def _with_heads(one: Counted) -> GPTConfig:
+def _with_heads(one: ModelCount) -> GPTConfig:
     """A config whose heads are as wide as GPT-2's where nothing tells how wide they are."""
     heads, rest = divmod(one.config.emb_dim, 64)
     known = one.knows_heads or rest or not heads
     return one.config if known else replace(one.config, n_heads=heads)
 
 
-def _refuse_longer(models: Sequence[Counted]) -> None:
+def _refuse_longer(models: Sequence[ModelCount]) -> None:
     for one in models:
-        if one.use.length(one.config) > one.config.context_length:
+        if one.usage.length(one.config) > one.config.context_length:
             has = f"the context of {shown(one.name)} is {one.config.context_length:,}"
             hint = "--what-if context_length=... asks what a longer one would cost"
-            raise UsageError("--context", f"{has}, got {one.use.tokens:,}", hint)
+            raise UsageError("--context", f"{has}, got {one.usage.tokens:,}", hint)

@@ -1,19 +1,26 @@
-"""`gptcli inspect`: what a model is made of, and what its weight files say of themselves.
+"""`gptcli inspect`: what a model is made of, and what happens inside it for a text.
 
 Reads configs and headers; what reads more is imported only where it was asked for.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gptcli.cli import options as o
-from gptcli.cli.render import console
-from gptcli.cli.render.inspect_report import show
-from gptcli.cli.render.inspected import Inspected, document, inspected
-from gptcli.core.errors import UsageError
+from gptcli.cli.model_files import ModelFiles, read_model_files
+from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.render import console, inspect_report
+from gptcli.cli.render.table import Canvas, Report
+from gptcli.cli.text_analysis import AnalysisOptions, TextAnalysis, analyse, text_of
+from gptcli.core.errors import InputError, UsageError
+from gptcli.core.escape import shown
+
+if TYPE_CHECKING:
+    from gptcli.interpret.tensor_stats import Stats
 
 RUN = "Run the model on a text"
 _PROMPT = 'Tokens, predictions and activations of this text; "-" reads standard input.'
@@ -75,25 +82,35 @@ def inspect(
     printed.
     """
     names = targets or []
-    running = {
-        "--prompt": prompt is not None,
-        "--gradients": gradients,
-        "--attention": attention,
-        "--all-heads": all_heads,
-        "--html": html,
-        "--svg": svg,
-    }
     if len(names) > 1:
-        one = {"--config": config, "--weights": weights, "--stats": stats, **running}
-        refuse_beside_two(names, one)
+        others = {
+            "--config": config,
+            "--weights": weights,
+            "--stats": stats,
+            "--prompt": prompt is not None,
+            "--gradients": gradients,
+            "--attention": attention,
+            "--all-heads": all_heads,
+            "--html": html,
+            "--svg": svg,
+        }
+        refuse_beside_two(names, others)
         _compare(names[0], names[1], as_json=as_json)
         return
-    if any(running.values()):
-        from gptcli.cli.inspect_run import Results, run
-        from gptcli.cli.looked import Wanted, text_of
-        from gptcli.cli.model_options import ModelOptions
-
-        options = ModelOptions(
+    outputs = Outputs(as_json=as_json, html=html, svg=svg)
+    analysis_options = AnalysisOptions(
+        prompt=text_of(prompt),
+        gradients=gradients,
+        maps=tuple(attention or ()),
+        all_heads=all_heads,
+        top=top,
+    )
+    is_run = prompt is not None or gradients
+    if stats and is_run and html is None:
+        raise UsageError("--stats", "goes with --prompt and --gradients only in a page (--html)")
+    files, analysis = None, None
+    if is_run:
+        model_options = ModelOptions(
             model=names[0] if names else None,
             config=config,
             weights=weights,
@@ -104,22 +121,10 @@ def inspect(
             threads=threads,
             check_finite=check_finite,
         )
-        wanted = Wanted(
-            prompt=text_of(prompt),
-            gradients=gradients,
-            maps=tuple(attention or ()),
-            all_heads=all_heads,
-            top=top,
-        )
-        run(options, wanted, Results(as_json=as_json, html=html, svg=svg, stats=stats))
-        return
-    found = inspected(names[0] if names else None, config, weights)
-    if stats:
-        _measure(found, as_json=as_json)
-    elif as_json:
-        console.print_json(document(found))
-    else:
-        show(found)
+        analysis = analyse(model_options, analysis_options, every_map=html is not None)
+    if not is_run or html is not None:
+        files = read_model_files(names[0] if names else None, config, weights)
+    outputs.write(Findings(files, _measured(files) if files and stats else None, analysis))
 
 
 def refuse_beside_two(names: Sequence[str], options: Mapping[str, object]) -> None:
@@ -135,20 +140,128 @@ def refuse_beside_two(names: Sequence[str], options: Mapping[str, object]) -> No
 
 
 def _compare(a: str, b: str, *, as_json: bool) -> None:
-    from gptcli.cli.render.inspect_diff import compared, diff_document, show_diff
+    from gptcli.cli.render.diff_report import compared, diff_document, show_diff
 
-    found = compared(inspected(a, None, None), inspected(b, None, None))
+    found = compared(read_model_files(a, None, None), read_model_files(b, None, None))
     if as_json:
         console.print_json(diff_document((a, b), found))
     else:
         show_diff((a, b), found)
 
 
-def _measure(found: Inspected, *, as_json: bool) -> None:
-    from gptcli.cli.render.inspect_stats import measured, show_stats, stats_document
+def _measured(files: ModelFiles) -> "list[Stats]":
+    from gptcli.cli.render.stats_report import measured
 
-    measures = measured(found)
-    if as_json:
-        console.print_json(document(found) | {"stats": stats_document(measures)})
-    else:
-        show_stats(found, measures)
+    return measured(files)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is known of one target: of its files, their values, and of a text in the model.
+
+    Each is None where it was not asked for; the report is about the text where there is one.
+    """
+
+    files: ModelFiles | None
+    stats: "list[Stats] | None"
+    analysis: TextAnalysis | None
+
+    def document(self) -> dict[str, Any]:
+        """As `inspect --json` prints it."""
+        if self.analysis is None:
+            return self.files_document()
+        from gptcli.cli.render.prompt_report import document
+
+        return document(self.analysis)
+
+    def files_document(self) -> dict[str, Any]:
+        """As `inspect --json` prints it without --prompt and --gradients."""
+        assert self.files is not None, "files are what there is to show"
+        document = inspect_report.document(self.files)
+        if self.stats is None:
+            return document
+        from gptcli.cli.render.stats_report import stats_document
+
+        return document | {"stats": stats_document(self.stats)}
+
+    def show(self, canvas: Canvas | None = None) -> None:
+        """As `inspect` prints it."""
+        if self.analysis is not None:
+            self._show_analysis(self.analysis, Report(canvas))
+            return
+        assert self.files is not None, "files are what there is to show"
+        if self.stats is None:
+            inspect_report.show(self.files, canvas)
+            return
+        from gptcli.cli.render.stats_report import show_stats
+
+        show_stats(self.files, self.stats, canvas)
+
+    @staticmethod
+    def _show_analysis(analysis: TextAnalysis, report: Report) -> None:
+        from gptcli.cli.render import gradient_report, prompt_report
+
+        report.title(prompt_report.title(analysis))
+        if analysis.forward:
+            prompt_report.show(report, analysis, analysis.forward)
+        if analysis.gradients:
+            gradient_report.show(report, analysis.gradients)
+
+    def page(self) -> str:
+        """All of it as one HTML file."""
+        from gptcli.interpret.html_page import page
+
+        maps = {}
+        if self.analysis and self.analysis.forward:
+            from gptcli.interpret.activations import packed
+
+            blocks = enumerate(self.analysis.forward.activations.blocks)
+            maps = {
+                number: packed(block.attention)
+                for number, block in blocks
+                if block.attention is not None
+            }
+        return page(self.files_document(), self.document() if self.analysis else None, maps)
+
+    def svg(self) -> str:
+        """What `inspect` prints, as a picture."""
+        from gptcli.cli.render.svg import Picture
+
+        picture = Picture()
+        self.show(picture)
+        return picture.svg("gptcli inspect")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Where the result goes: stdout unless a file was named; with --json to both."""
+
+    as_json: bool
+    html: Path | None
+    svg: Path | None
+
+    def __post_init__(self) -> None:
+        for option, path in (("--html", self.html), ("--svg", self.svg)):
+            if path is not None and path.is_dir():
+                raise UsageError(option, f"is a directory ({shown(path)}, expected a file)")
+            if path is not None and not path.parent.is_dir():
+                raise InputError(shown(path.parent), "no such directory")
+
+    def write(self, findings: Findings) -> None:
+        """Print or write all that was asked for."""
+        if self.as_json:
+            console.print_json(findings.document())
+        if self.html is not None:
+            _write(self.html, findings.page())
+        if self.svg is not None:
+            _write(self.svg, findings.svg())
+        if not (self.as_json or self.html or self.svg):
+            findings.show()
+
+
+def _write(path: Path, text: str) -> None:
+    from gptcli.core.atomic import write_atomically
+
+    data = text.encode()
+    write_atomically(path, data)
+    console.notice(f"wrote {shown(path)} ({len(data):,} bytes)")

@@ -7,8 +7,7 @@ import typer
 from gptcli.checkpoint import available
 from gptcli.checkpoint.available import Available
 from gptcli.cli.render import console
-from gptcli.cli.render.report import HEADING, QUIET, Report
-from gptcli.cli.render.table import Row
+from gptcli.cli.render.table import HEADING, QUIET, Report, Row
 
 SCHEMA = "gptcli.models/1"
 _HEAD = ("name", "parameters", "on disk", "")

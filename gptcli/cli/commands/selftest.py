@@ -69,8 +69,7 @@ def _machine() -> dict[str, str]:
 
 
 def _show(checks: "Sequence[Check]") -> None:
-    from gptcli.cli.render.report import WRONG, Report
-    from gptcli.cli.render.table import Row
+    from gptcli.cli.render.table import WRONG, Report, Row
 
     report = Report()
     report.rows(

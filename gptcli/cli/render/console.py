@@ -1,23 +1,30 @@
-"""Where output goes: text and tables to stdout, everything else to stderr.
+"""Standard streams: text and tables to stdout, everything else to stderr.
 
-Model text is exact on a pipe; on a terminal control characters are shown, not sent. Knows
-no model. Rich is imported only when something is to be coloured or laid out.
+On a pipe text is exact UTF-8. On a terminal control characters are shown, not sent. Every write to
+stdout is checked: a reader that has gone is `ReaderGone`, a full disk or a closed stream a
+`RunError`. A failed write to stderr is dropped, for there is nobody left to tell. Rich is imported
+only when something is coloured or laid out, because it takes 50 ms.
 """
 
+import errno
+import io
 import json
+import math
 import os
+import select
 import shutil
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Literal
 
 from gptcli.core import signals
-from gptcli.core.errors import GptcliError
+from gptcli.core.errors import GptcliError, RunError
 from gptcli.core.escape import shown, visible
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from rich.console import Console
     from rich.style import Style
 
@@ -26,6 +33,7 @@ MAX_LINES = 20
 MAX_CHARACTERS = 4096
 MIN_WIDTH, MAX_WIDTH = 20, 1000
 CLEAR_LINE = "\r\x1b[2K"
+READER_GONE = 141  # what a shell shows for a process that SIGPIPE ended
 
 
 class Settings:
@@ -52,7 +60,7 @@ class Output:
     def __init__(self, *, raw: bool = False, colored: bool = False) -> None:
         self._stream = sys.stdout
         styled = is_terminal(sys.stdout) or (colored and wants_color(sys.stdout))
-        self._console = _console(sys.stdout) if styled and not raw else None
+        self._console = rich_console(sys.stdout) if styled and not raw else None
         self._ends_line = False
 
     def write(self, text: str, style: "str | Style | None" = None) -> None:
@@ -77,6 +85,11 @@ def print_json(value: object) -> None:
     """One JSON object on one line of stdout, in ASCII, with no NaN in it."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def json_number(value: float | None) -> float | None:
+    """Seven digits, which is what float32 holds; None for what JSON cannot say."""
+    return float(f"{value:.7g}") if value is not None and math.isfinite(value) else None
 
 
 def notice(text: str) -> None:
@@ -168,22 +181,26 @@ def _is_dumb() -> bool:
     return os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}
 
 
-def _console(stream: IO[str]) -> "Console":
+def rich_console(stream: IO[str], *, redraws: bool = False) -> "Console":
+    """A Rich console that writes a text as it is: no markup, no emoji, no highlighting.
+
+    With `redraws` it follows a terminal that is resized, and moves the cursor in any colour.
+    """
     from rich.console import Console  # 50 ms that most runs never need
 
     color = wants_color(stream)
     return Console(
         file=stream,
         color_system=("standard" if _is_dumb() else "auto") if color else None,
-        force_terminal=color,
+        force_terminal=color or redraws,
         no_color=not color,
         force_jupyter=False,
         legacy_windows=False,
         markup=False,
         emoji=False,
         highlight=False,
-        width=width(),
-        height=24,
+        width=None if redraws else width(),
+        height=None if redraws else 24,
     )
 
 
@@ -191,7 +208,7 @@ def _say(text: str, style: str, label: str = "") -> None:
     if sys.stderr is None:
         return
     if wants_color(sys.stderr):
-        console = _console(sys.stderr)
+        console = rich_console(sys.stderr)
         _send(console, label, "bold red")
         _send(console, text + "\n", style)
     else:
@@ -206,3 +223,125 @@ def _send(console: "Console", text: str, style: "str | Style | None") -> None:
 
     segment = Segment(visible(text), console.get_style(style or ""))
     console.print(Segments([segment]), end="", soft_wrap=True)
+
+
+class ReaderGone(SystemExit):
+    """Whoever read standard output has closed it: leave with 141 and say nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(READER_GONE)
+
+
+def open_streams() -> None:
+    """Replace `sys.stdout` and `sys.stderr` by UTF-8 streams whose every write is checked."""
+    had_output, had_errors = sys.stdout is not None, sys.stderr is not None
+    _occupy_descriptors()
+    sys.stdout = _text(_Stdout(1, "w", closefd=False) if had_output else _ClosedStdout())
+    sys.stderr = _text(_Stderr(2, "w", closefd=False) if had_errors else _NoStderr())
+
+
+def close_output() -> None:
+    """Flush and close standard output, and raise what the system says about it.
+
+    Some file systems report a full disk only on close. Afterwards the descriptor is
+    /dev/null, so nothing can fail again while Python shuts down.
+    """
+    try:
+        sys.stdout.flush()
+        if isinstance(getattr(sys.stdout.buffer, "raw", None), _Stdout):
+            _close(1)
+    finally:
+        discard_output()
+
+
+def discard_output() -> None:
+    """Point standard output at /dev/null, whatever is still in the buffer with it."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        if null != 1:
+            os.close(null)
+    with suppress(Exception, ReaderGone):
+        sys.stdout.flush()
+
+
+class _Stdout(io.FileIO):
+    """File descriptor 1."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        while True:
+            try:
+                written = super().write(data)
+            except OSError as error:
+                raise _failure(error) from None
+            if written is not None:
+                return written
+            select.select([], [self], [])  # a pipe in non-blocking mode is full: wait
+
+
+class _ClosedStdout(io.RawIOBase):
+    """Stands in for a standard output that was closed before we started (`>&-`)."""
+
+    _is_known = False  # said once; what is still in the buffer then goes nowhere
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        if self._is_known:
+            return memoryview(data).nbytes
+        self._is_known = True
+        raise RunError("standard output is closed", "there is nowhere to write the result")
+
+
+class _Stderr(io.FileIO):
+    """File descriptor 2. A message that cannot be delivered is dropped."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        with suppress(OSError):
+            written = super().write(data)
+            if written is not None:
+                return written
+        return memoryview(data).nbytes
+
+
+class _NoStderr(io.RawIOBase):
+    """Stands in for a standard error that was closed before we started (`2>&-`)."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        return memoryview(data).nbytes
+
+
+def _text(raw: io.RawIOBase) -> io.TextIOWrapper:
+    # backslashreplace: only lone surrogates are not UTF-8, and they must not end a stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=raw.isatty(),
+    )
+
+
+def _occupy_descriptors() -> None:
+    """Put /dev/null where 0, 1 or 2 is closed, or the next file we open would stand there."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+
+
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError as error:
+        raise _failure(error) from None
+
+
+def _failure(error: OSError) -> BaseException:
+    if error.errno == errno.EPIPE:
+        return ReaderGone()
+    return RunError("cannot write to standard output", error.strerror or str(error))

@@ -26,7 +26,7 @@ def show_dry_run(
     if plan.json:
         console.print_json(facts)
         return
-    from gptcli.cli.render.report import Report
+    from gptcli.cli.render.table import Report
 
     report = Report()
     report.title(f"{facts.pop('model')}: a dry run")

@@ -1,16 +1,12 @@
-"""The report of `inspect --gradients`: the model with and without shortcuts, and the book's five.
-
-Knows no files and runs no model: everything it prints is in a pair of `Gradients`.
-"""
+"""The report of `inspect --gradients`: a model with and without shortcuts, and the book's demo."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gptcli.cli.render.fitting import show_rows
-from gptcli.cli.render.heat import bar
-from gptcli.cli.render.report import QUIET, Report
-from gptcli.cli.render.table import Row
+from gptcli.cli.render.console import json_number
+from gptcli.cli.render.heatmap import bar
+from gptcli.cli.render.table import QUIET, Report, Row
 
 if TYPE_CHECKING:
     from gptcli.interpret.gradients import Gradients
@@ -26,7 +22,7 @@ def show(report: Report, both: "tuple[Gradients, Gradients]") -> None:
     report.heading("Loss (nats a token)")
     report.pairs([("with shortcuts", f"{ours.loss:.4f}"), ("without", f"{without.loss:.4f}")])
     report.heading("Mean absolute gradient of each block's weights")
-    show_rows(report, list(_compared(ours, without)), right=(1, 3), optional=(4, 2))
+    report.table(list(_compared(ours, without)), right=(1, 3), optional=(4, 2))
     report.points(
         [f"bars are logarithmic: an empty one is {_DECADES} powers of ten below the longest"], QUIET
     )
@@ -35,7 +31,7 @@ def show(report: Report, both: "tuple[Gradients, Gradients]") -> None:
         report.heading(f"Mean absolute gradient by kind of parameter, {name} shortcuts")
         rows = list(_by_kind(found.mean_absolute))
         columns = len(rows[0].cells)
-        show_rows(report, rows, right=range(1, columns), optional=range(2, columns - 1))
+        report.table(rows, right=range(1, columns), optional=range(2, columns - 1))
     _show_demonstration(report)
 
 
@@ -76,15 +72,42 @@ def _by_kind(means: dict[str, float]) -> Iterator[Row]:
 
 
 def _show_demonstration(report: Report) -> None:
-    from gptcli.interpret.gradients import PUBLISHED, demonstration
+    from gptcli.model.shortcut import BOOK_GRADIENTS, demonstration
 
     report.heading("The book's five layers (seed 123, input 1, 0, -1)")
     names = ("layer", "without", "in the book", "with shortcuts", "in the book")
     columns: list[Sequence[float]] = []
     for shortcut in (False, True):
-        columns += [demonstration(shortcut), PUBLISHED[shortcut]]
+        columns += [demonstration(shortcut), BOOK_GRADIENTS[shortcut]]
     rows = [Row(names, "  ", "    ", QUIET)]
     for layer, values in enumerate(zip(*columns, strict=True)):
         cells = (str(layer), *(f"{value:.8f}" for value in values))
         rows.append(Row(cells, "  ", "    "))
-    show_rows(report, rows, right=range(1, 5), optional=(4, 2))
+    report.table(rows, right=range(1, 5), optional=(4, 2))
+
+
+def gradients_document(both: "tuple[Gradients, Gradients]") -> dict[str, Any]:
+    """What `inspect --gradients --json` has in "gradients"; see `prompt_report`."""
+    from gptcli.model.shortcut import BOOK_GRADIENTS, demonstration
+
+    plain = zip(*(found.mean_absolute.items() for found in both), strict=True)
+    return {
+        "loss": _with_and_without(*(json_number(found.loss) for found in both)),
+        "parameters": [
+            {"name": name, **_with_and_without(json_number(ours), json_number(without))}
+            for (name, ours), (_, without) in plain
+        ],
+        "demonstration": _with_and_without(
+            *(
+                {
+                    "computed": [json_number(value) for value in demonstration(shortcut)],
+                    "published": [json_number(value) for value in BOOK_GRADIENTS[shortcut]],
+                }
+                for shortcut in (True, False)
+            )
+        ),
+    }
+
+
+def _with_and_without(ours: object, without: object) -> dict[str, Any]:
+    return {"with_shortcuts": ours, "without_shortcuts": without}

@@ -1,20 +1,20 @@
-"""The report of `inspect`: the tree, then the files, their tensors and what is odd.
-
-Knows no files: everything it prints is in an `Inspected`.
-"""
+"""The report of `inspect`: the tree, then the files, their tensors and what is odd; its JSON."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME, TensorInfo
-from gptcli.cli.render.inspected import Inspected, Weights
-from gptcli.cli.render.report import WRONG, Canvas, Report
-from gptcli.cli.render.table import Row
+from gptcli.checkpoint.layouts import all_tensors
+from gptcli.cli.model_files import ModelFiles, WeightFiles
+from gptcli.cli.render.count_params_report import config_document
+from gptcli.cli.render.table import WRONG, Canvas, Report, Row
 from gptcli.core.escape import shown
 from gptcli.interpret.weight_summary import Stored, stored
 from gptcli.model.config import GPTConfig
 from gptcli.model.parameters import Part, architecture
 
+SCHEMA = "gptcli.inspect/1"
 LAYOUTS = {
     "book": "the book's names",
     "huggingface": "Hugging Face's GPT-2: query, key and value fused, inputs before outputs",
@@ -23,7 +23,7 @@ LAYOUTS = {
 }
 
 
-def show(found: Inspected, canvas: Canvas | None = None) -> None:
+def show(found: ModelFiles, canvas: Canvas | None = None) -> None:
     """Print all of it; the longest part, the tensors, before what is odd about them."""
     report = Report(canvas)
     report.title(shown(found.target.name))
@@ -36,7 +36,7 @@ def show(found: Inspected, canvas: Canvas | None = None) -> None:
         _show_weights(report, found.weights)
 
 
-def _show_config(report: Report, found: Inspected, config: GPTConfig) -> None:
+def _show_config(report: Report, found: ModelFiles, config: GPTConfig) -> None:
     report.heading("Config" if found.knows_heads else "Config, as far as the weights tell")
     values = {key: shown(_plain(value)) for key, value in config.to_dict().items()}
     values |= {"tie_weights": _plain(config.tie_weights)}
@@ -91,7 +91,7 @@ def _shape(shape: Sequence[int]) -> str:
     return " x ".join(str(size) for size in shape) or "scalar"
 
 
-def _show_weights(report: Report, weights: Weights) -> None:
+def _show_weights(report: Report, weights: WeightFiles) -> None:
     report.heading("Weights")
     report.pairs(_facts(weights))
     for header in weights.headers:
@@ -102,7 +102,7 @@ def _show_weights(report: Report, weights: Weights) -> None:
         report.heading(
             f"Tensors of {shown(header.path.name)} (in the order of their data; bytes, from, to)"
         )
-        report.rows([_tensor(info) for info in header.tensors.values()], right=(3, 4, 5))
+        report.rows([_tensor_row(info) for info in header.tensors.values()], right=(3, 4, 5))
     for title, texts, style in (
         ("Odd", weights.oddities, ""),
         ("Missing or wrong", weights.problems, WRONG),
@@ -112,7 +112,7 @@ def _show_weights(report: Report, weights: Weights) -> None:
             report.points(texts, style)
 
 
-def _facts(weights: Weights) -> Iterator[tuple[str, str]]:
+def _facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:
     yield "file", shown(weights.path)
     if len(weights.headers) > 1:
         yield "shards", f"{len(weights.headers):,}"
@@ -139,7 +139,7 @@ def _split(sums: Stored) -> str:
     return ": " + ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
 
 
-def _tensor(info: TensorInfo) -> Row:
+def _tensor_row(info: TensorInfo) -> Row:
     cells = (
         shown(info.name, MAX_NAME),
         _shape(info.shape),
@@ -149,3 +149,58 @@ def _tensor(info: TensorInfo) -> Row:
         f"{info.end:,}",
     )
     return Row(cells, lead="  ", below="    ")
+
+
+def document(found: ModelFiles) -> dict[str, Any]:
+    """The object that --json prints. Offsets and sizes are in bytes, `share` is of 1."""
+    config = found.config
+    tree = architecture(config) if config else None
+    return {
+        "schema": SCHEMA,
+        "name": found.target.name,
+        "config": config_document(config, knows_heads=found.knows_heads) if config else None,
+        "architecture": _part(tree, tree.count) if tree else None,
+        "weights": _weights_document(found.weights) if found.weights else None,
+    }
+
+
+def _part(part: Part, total: int) -> dict[str, Any]:
+    count = {"parameters": part.count, "share": part.count / total}
+    if part.shape:
+        return {"name": part.name, "shape": part.shape, "shared": part.is_shared, **count}
+    inside = [_part(inner, total) for inner in part.parts]
+    return {"name": part.name, "kind": part.kind, "copies": part.copies, **count, "parts": inside}
+
+
+def _weights_document(weights: WeightFiles) -> dict[str, Any]:
+    layout = weights.layout
+    return {
+        "files": [
+            {
+                "path": str(header.path),
+                "bytes": header.size,
+                "header_bytes": header.header_bytes,
+                "metadata": header.metadata,
+            }
+            for header in weights.headers
+        ],
+        "layout": layout.name if layout else None,
+        "prefix": layout.prefix if layout else None,
+        "implied_config": weights.implied,
+        "stored": asdict(stored(weights.headers, layout)) if layout else None,
+        "problems": weights.problems,
+        "oddities": weights.oddities,
+        "tensors": [_tensor(info) for info in all_tensors(weights.headers).values()],
+    }
+
+
+def _tensor(info: TensorInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "dtype": info.dtype,
+        "shape": info.shape,
+        "bytes": info.nbytes,
+        "start": info.start,
+        "end": info.end,
+        "file": info.path.name,
+    }

@@ -1,94 +1,276 @@
-"""A progress bar for downloads, on one line of a terminal's standard error.
+"""Progress of long work, on standard error: downloads, reading weights, batches, training.
 
-Drawn by hand: Rich's hides the cursor, and a signal that ends the process at once would
-leave it hidden. Where standard error is no terminal there is one line for each file.
+On a terminal one line is redrawn and gone at the end; elsewhere a line is printed now and then.
+`--quiet` shows neither.
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from time import monotonic
-from typing import Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
 
 from gptcli.cli.render import console
 from gptcli.core import signals
 from gptcli.core.escape import shown
 
-_BAR = 24
-_EVERY = 0.1  # seconds between two drawings
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from gptcli.batch.io.sources import Source
+    from gptcli.batch.runner import Tally
+    from gptcli.train.state import Progress as TrainingState
+    from gptcli.train.trainer import Report
+
+LARGE = 1 << 26  # bytes; less than this is read before a bar could be looked at
+_REDRAW_SECONDS = 0.1
+_PRINT_SECONDS = {"batch": 5.0, "training": 10.0}
+_BAR, _ROOM_FOR_BAR = 20, 60  # columns of the bar, and of a terminal that has room for it
+_SHOW_CURSOR = "\x1b[?25h"
+_MOST_FAILURES = 20  # of a batch that are told one by one
+_SMOOTHING = 0.98  # of the shown training loss and speed: about the last fifty steps
 
 
-class Report(Protocol):
+class DownloadProgress(Protocol):
     """What a download calls as it goes on."""
 
     def __call__(self, name: str, received: int, size: int, /) -> object:
         """`received` of `size` bytes of a file are here; a size of 0 is not known."""
 
 
-@contextmanager
-def downloads() -> Iterator[Report]:
-    """Inside, the function given back shows how far a download is."""
-    if console.Settings.quiet:
-        yield lambda _name, _received, _size: None
-    elif not console.draws_on_stderr():
-        yield _Lines()
-    else:
-        drawn = _Bar()
-        with signals.farewell(console.CLEAR_LINE):
-            try:
-                yield drawn
-            finally:
-                drawn.clear()
+class Line:
+    """A context in which one line of the terminal is redrawn, by Rich; nothing of it is left.
 
+    Starts with the first `draw`. Rich hides the cursor, so a signal that ends the process at once
+    shows it again. No thread: a line is drawn when there is news, at most ten times a second.
+    """
 
-class _Lines:
     def __init__(self) -> None:
-        self._names: set[str] = set()
-
-    def __call__(self, name: str, received: int, size: int, /) -> None:
-        if name not in self._names:
-            self._names.add(name)
-            console.notice(f"downloading {shown(name)}" + (f" ({_mib(size)} MiB)" if size else ""))
-
-
-class _Bar:
-    def __init__(self) -> None:
+        self.is_shown = console.draws_on_stderr() and not console.Settings.quiet
+        self._stack = ExitStack()
+        self._rich: Progress | None = None
+        self._task: TaskID
         self._next = 0.0
 
-    def __call__(self, name: str, received: int, size: int, /) -> None:
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def draw(self, text: str, done: float = 0, total: float | None = None) -> None:
+        """Show a text beside a bar; the end of the work is always drawn.
+
+        Without a total the bar only shows that something goes on.
+        """
         now = monotonic()
-        if now >= self._next or received == size:
-            self._next = now + _EVERY
-            self._draw(bar(name, received, size, console.width()))
+        if not self.is_shown or (now < self._next and done != total):
+            return
+        self._next = now + _REDRAW_SECONDS
+        if self._rich is None:
+            self._rich = self._start()
+        self._rich.update(self._task, description=text, completed=done, total=total)
+        self._rich.refresh()
 
     def clear(self) -> None:
-        """Leave an empty line, if there is one of ours."""
-        if self._next:
-            self._draw("")
+        """Empty the line, so that something else can be printed; the next `draw` brings it back."""
+        if self._rich is not None:
+            sys.stderr.write(console.CLEAR_LINE)
+            sys.stderr.flush()
 
-    @staticmethod
-    def _draw(line: str) -> None:
-        sys.stderr.write(console.CLEAR_LINE + line)
-        sys.stderr.flush()
+    def _start(self) -> "Progress":
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+        from rich.table import Column
+
+        one_line = Column(no_wrap=True)
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}", markup=False, table_column=one_line)
+        ]
+        if console.width() >= _ROOM_FOR_BAR:
+            columns.insert(0, BarColumn(_BAR))
+        rich = Progress(
+            *columns,
+            console=console.rich_console(sys.stderr, redraws=True),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._stack.enter_context(signals.farewell(console.CLEAR_LINE + _SHOW_CURSOR))
+        self._stack.enter_context(rich)
+        self._task = rich.add_task("", total=None)
+        return rich
 
 
-def bar(name: str, received: int, size: int, width: int) -> str:
-    """One line of at most `width` - 1 columns; its parts go as it gets narrow."""
-    if not size:
-        return f"{shown(name, 60)}  {_mib(received)} MiB"[: width - 1]
-    share = min(1.0, received / size)
-    full = round(share * _BAR)
-    parts = [
-        f"{share:4.0%}",
-        f"{_mib(received)} of {_mib(size)} MiB",
-        shown(name, 60),
-        "#" * full + "." * (_BAR - full),
-    ]
-    line = ""
-    for part in parts:
-        if len(line) + len(part) + 2 < width:
-            line += ("  " if line else "") + part
-    return line
+@contextmanager
+def downloads() -> Iterator[DownloadProgress]:
+    """Inside, the function given back shows how far a download is; in a log, a line a file."""
+    named: set[str] = set()
+    with Line() as line:
+
+        def report(name: str, received: int, size: int, /) -> None:
+            if line.is_shown:
+                line.draw(_of_bytes(name, received, size), received, size or None)
+            elif name not in named:
+                named.add(name)
+                size_text = f" ({_mib(size)} MiB)" if size else ""
+                console.notice(f"downloading {shown(name)}{size_text}")
+
+        yield report
+
+
+@contextmanager
+def reading(total: int) -> Iterator[Callable[[str, int], object]]:
+    """Inside, the function given back is told a name and how many more of `total` bytes are read.
+
+    Shown on a terminal only, and only for large files.
+    """
+    done = 0
+    with Line() as line:
+
+        def report(name: str, count: int) -> None:
+            nonlocal done
+            done += count
+            if total >= LARGE:
+                line.draw(_of_bytes(name, done, total), done, total)
+
+        yield report
+
+
+class BatchProgress(Line):
+    """Counts, speed, failures and the time that is left of a batch."""
+
+    def __init__(self, tally: "Tally", source: "Source") -> None:
+        super().__init__()
+        self._tally, self._source = tally, source
+        self._start_time = monotonic()
+        self._next_print = self._start_time + _PRINT_SECONDS["batch"]
+        self._position_at_start = 0
+        self._failures = 0
+        self.new_tokens = 0
+
+    def __enter__(self) -> "BatchProgress":
+        return self
+
+    def began(self) -> None:
+        """The model is loaded; the time that speed is measured over begins now."""
+        self._start_time = monotonic()
+        self._position_at_start = self._source.position
+
+    @property
+    def seconds(self) -> float:
+        """Since the model was loaded."""
+        return monotonic() - self._start_time
+
+    def update(self, new_tokens: int) -> None:
+        """Show how the batch stands, if it is time."""
+        self.new_tokens = new_tokens
+        if self.is_shown:
+            self.draw(self.line(), self._source.position, self._source.size)
+        elif monotonic() >= self._next_print:
+            self._next_print = monotonic() + _PRINT_SECONDS["batch"]
+            console.notice(self.line())
+
+    def failed(self, line: int, code: str, message: str) -> None:
+        """Say what is wrong with a record; of many, the first 20."""
+        self._failures += 1
+        if self._failures <= _MOST_FAILURES:
+            self.clear()
+            console.notice(f"line {line}: {code}: {message}"[:300])
+        elif self._failures == _MOST_FAILURES + 1:
+            self.clear()
+            console.notice("more records failed; the output names them all")
+
+    def line(self) -> str:
+        """Everything in one line."""
+        tally = self._tally
+        speed = self.new_tokens / self.seconds if self.seconds > 0 else 0.0
+        parts = [f"{tally.records:,} records", f"{speed:,.0f} tokens/s", f"{tally.failed:,} failed"]
+        left = self._seconds_left()
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        return ", ".join(parts)
+
+    def _seconds_left(self) -> float | None:
+        """From the share of the input that was read."""
+        source = self._source
+        done = source.position - self._position_at_start
+        if source.size is None or done <= 0 or self.seconds < 1:
+            return None
+        return max(0.0, self.seconds * (source.size - source.position) / done)
+
+
+class TrainingProgress(Line):
+    """Step, loss, speed and the time that is left of a training; only the first process speaks."""
+
+    def __init__(self, steps: int, state: "TrainingState", leads: bool) -> None:
+        super().__init__()
+        self._steps, self._is_silent = steps, console.Settings.quiet or not leads
+        self._loss: float | None = None
+        self._speed: float | None = None
+        self._bits = state.best
+        self._tokens = state.tokens
+        self._last = self._next_print = monotonic()
+
+    def __enter__(self) -> "TrainingProgress":
+        return self
+
+    def show(self, report: "Report") -> None:
+        """One step's news: redrawn on a terminal, else printed every ten seconds."""
+        now = monotonic()
+        self._follow(report, now)
+        if self._is_silent:
+            return
+        if self.is_shown:
+            self.draw(self._line(report), report.step, self._steps)
+        elif now >= self._next_print or report.step == self._steps or report.bits is not None:
+            self._next_print = now + _PRINT_SECONDS["training"]
+            console.say(self._line(report))
+
+    def _follow(self, report: "Report", now: float) -> None:
+        speed = (report.tokens - self._tokens) / max(now - self._last, 1e-9)
+        self._tokens, self._last = report.tokens, now
+        self._loss = _smoothed(self._loss, report.loss)
+        if report.bits is None:  # a validation takes long and learns nothing
+            self._speed = _smoothed(self._speed, speed)
+        else:
+            self._bits = report.bits
+
+    def _line(self, report: "Report") -> str:
+        parts = [f"step {report.step:,}/{self._steps:,}", f"loss {self._loss:.3f}"]
+        if self._bits is not None:
+            parts.append(f"valid {self._bits:.4f} bits/byte")
+        if self._speed:
+            left = (self._steps - report.step) * report.tokens / report.step / self._speed
+            parts += [f"{self._speed:,.0f} tok/s", f"{duration(left)} left"]
+        return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 8s, 3m 20s or 2h 05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m {rest:02}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02}m"
+
+
+def _smoothed(old: float | None, new: float) -> float:
+    return new if old is None else _SMOOTHING * old + (1 - _SMOOTHING) * new
+
+
+def _of_bytes(name: str, done: int, total: int) -> str:
+    """What is read and how much of it, the name last, for it is cut where a terminal is narrow."""
+    if not total:
+        return f"{_mib(done)} MiB  {shown(name, 60)}"
+    share = min(1.0, done / total)
+    return f"{share:4.0%}  {_mib(done)} of {_mib(total)} MiB  {shown(name, 60)}"
 
 
 def _mib(count: int) -> str:

@@ -1,16 +1,22 @@
-"""Lay out rows of text in columns, for any width: nothing is ever cut off.
+"""Reports for a person: titles, rows in columns and paragraphs that fit a terminal of any width.
 
-Where the columns do not fit, a row flows over several lines. Knows no stream; carries styles but
-does not know what they mean. Works on 100,000 rows. Whoever calls escapes what comes from a file.
+Nothing is ever cut off. Where columns do not fit side by side, a table leaves out the ones named
+as least important, or a row flows over several lines. On a pipe rows are as long as they are.
+Escape what comes from a file before it is put into a row.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, zip_longest
+from typing import Protocol
 
 from rich.cells import cell_len
 
+from gptcli.cli.render import console
+
 GAP = "  "
+TITLE, HEADING, QUIET, WRONG = "bold", "bold cyan", "dim", "yellow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,101 @@ class Row:
     lead: str = ""
     below: str = ""
     style: str = ""
+
+
+class Canvas(Protocol):
+    """What a report is written on where that is not stdout."""
+
+    width: int
+
+    def write(self, text: str, style: str | None = None) -> None:
+        """Add a piece of text."""
+
+
+class Report:
+    """Collects nothing: every call writes. `colored` is whether styles are seen."""
+
+    def __init__(self, canvas: Canvas | None = None) -> None:
+        self._output = canvas or console.Output(colored=True)
+        self.colored = canvas is not None or console.wants_color(sys.stdout)
+        at_terminal = canvas is None and console.is_terminal(sys.stdout)
+        self.width = console.width() if at_terminal else canvas.width if canvas else None
+
+    def title(self, text: str, style: str = TITLE) -> None:
+        """A paragraph by itself."""
+        self._write((line, style) for line in wrapped(text, self.width or console.MAX_WIDTH))
+
+    def heading(self, text: str) -> None:
+        """An empty line, then what follows it."""
+        self._write([("", "")])
+        self.title(text, HEADING)
+
+    def rows(self, rows: Sequence[Row], right: Iterable[int] = ()) -> None:
+        """Rows in columns; those in `right` are aligned on their right."""
+        self._write(aligned(rows, right, self.width))
+
+    def table(
+        self, rows: Sequence[Row], right: Collection[int], optional: Sequence[int] = ()
+    ) -> None:
+        """Rows, the first of them the header, without as few of the `optional` columns as need be.
+
+        Args:
+            rows: all with the same number of cells.
+            right: the columns aligned on their right.
+            optional: what to leave out, the first of them first.
+        """
+        kept = list(range(len(rows[0].cells)))
+        dropped = []
+        for column in optional:
+            if self.width is None or _table_width(rows, kept) <= self.width:
+                break
+            kept.remove(column)
+            dropped.append(rows[0].cells[column])
+        cut = [replace(row, cells=tuple(row.cells[column] for column in kept)) for row in rows]
+        self.rows(cut, [kept.index(column) for column in right if column in kept])
+        if named := [name for name in dropped if name]:
+            self.points([f"no room for {', '.join(named)}"], QUIET)
+
+    def numbers(self, titles: Sequence[str], rows: Sequence[Row], right: Iterable[int]) -> None:
+        """Rows below the titles of all columns but the first.
+
+        Where no columns fit beside one another, each cell stands behind its title.
+        """
+        head = Row(("", *titles), rows[0].lead, rows[0].below, QUIET) if rows else Row(("",))
+        if are_aligned([head, *rows], self.width):
+            self.rows([head, *rows], right)
+            return
+        for row in rows:
+            named = zip(titles, row.cells[1:], strict=True)
+            cells = (row.cells[0], *(f"{title} {cell}".strip() for title, cell in named))
+            self.rows([Row(cells, row.lead, row.below, row.style)])
+
+    def pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Names and what they are, wrapped beside the names if there is room."""
+        named = list(pairs)
+        column = max(cell_len(name) for name, _ in named)
+        width = self.width or console.MAX_WIDTH
+        indent = " " * (column + 4 if width > column + 24 else 4)
+        for name, value in named:
+            first = f"  {name}{' ' * (column - cell_len(name))}  "
+            self._write((line, "") for line in wrapped(value, width, first, indent))
+
+    def points(self, texts: Iterable[str], style: str = "") -> None:
+        """A list of sentences, wrapped at the terminal's width or 100 columns."""
+        for text in texts:
+            lines = wrapped(text, console.width(), "  - ", "    ")
+            self._write((line, style) for line in lines)
+
+    def spans(self, lines: Iterable[Iterable[tuple[str, str]]]) -> None:
+        """Lines of (text, style) pieces, as they are: whoever calls knows the width."""
+        for line in lines:
+            for text, style in line:
+                self._output.write(text, style or None)
+            self._output.write("\n")
+
+    def _write(self, lines: Iterable[tuple[str, str]]) -> None:
+        for style, group in groupby(lines, key=lambda line: line[1]):
+            self._output.write("".join(f"{text}\n" for text, _ in group), style or None)
 
 
 def aligned(
@@ -108,3 +209,8 @@ def folded(text: str, width: int) -> Iterator[str]:
             piece, used = "", cell_len(letter)
         piece += letter
     yield piece
+
+
+def _table_width(rows: Sequence[Row], kept: Sequence[int]) -> int:
+    widths = [max(cell_len(row.cells[column]) for row in rows) for column in kept]
+    return cell_len(rows[0].lead) + sum(widths) + len(GAP) * (len(kept) - 1)

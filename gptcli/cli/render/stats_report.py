@@ -8,10 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
-from gptcli.cli.render.gauge import gauge
-from gptcli.cli.render.inspected import Inspected
-from gptcli.cli.render.report import WRONG, Canvas, Report
-from gptcli.cli.render.table import Row
+from gptcli.cli.model_files import ModelFiles
+from gptcli.cli.render.progress import reading
+from gptcli.cli.render.table import WRONG, Canvas, Report, Row
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
 from gptcli.interpret.tensor_stats import Stats, statistics
@@ -25,7 +24,7 @@ EXPLANATION = (
 )
 
 
-def measured(found: Inspected) -> list[Stats]:
+def measured(found: ModelFiles) -> list[Stats]:
     """Read every tensor of a target's files.
 
     Raises:
@@ -36,7 +35,7 @@ def measured(found: Inspected) -> list[Stats]:
         problem = "has no weights whose values could be measured"
         raise InputError(shown(found.target.name), problem)
     headers = found.weights.headers
-    with gauge(2 * sum(header.size - header.header_bytes for header in headers)) as told:
+    with reading(2 * sum(header.size - header.header_bytes for header in headers)) as told:
         return list(statistics(headers, told))
 
 
@@ -50,7 +49,7 @@ def stats_document(measures: Sequence[Stats]) -> list[dict[str, Any]]:
     return [asdict(one) for one in measures]
 
 
-def show_stats(found: Inspected, measures: Sequence[Stats], canvas: Canvas | None = None) -> None:
+def show_stats(found: ModelFiles, measures: Sequence[Stats], canvas: Canvas | None = None) -> None:
     """Print the table, and below it what is wrong or suspicious."""
     report = Report(canvas)
     report.title(shown(found.target.name))

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from gptcli.checkpoint.presets import PRESETS, preset_config
 from gptcli.cli import run
-from gptcli.cli.whatif import changed, changes, size
+from gptcli.cli.parameter_counts import changed, changes, size
 from gptcli.core.errors import UsageError
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel

@@ -1,19 +1,20 @@
-"""What `count-params` asks for beside its targets: a changed config, a budget, a way of running.
-
-Checks options; knows no files.
-"""
+"""The parameters of a TARGET, and what `count-params` asks beside: --what-if, --fit, memory."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 
 from gptcli.checkpoint.presets import BUILT_IN, PRESETS, preset_config
+from gptcli.cli.model_files import read_model_files
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
+from gptcli.interpret.weight_summary import Stored, stored
 from gptcli.model.config import GPTConfig
 from gptcli.model.largest import largest, relative
 from gptcli.model.memory_estimate import Running, Training, running, training
+from gptcli.model.parameters import Counts, count
 
 _TYPES = {f.name: f.type for f in fields(GPTConfig) if f.name != "tokenizer"}
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?)B?|B)?", re.ASCII)
@@ -22,8 +23,8 @@ _WORDS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """How a model is used: `tokens` None is its whole context."""
+class Usage:
+    """What memory is estimated for: `tokens` None is the whole context."""
 
     dtype: str = "float32"
     texts: int = 1
@@ -40,6 +41,66 @@ class Use:
     def training(self, config: GPTConfig) -> Training:
         """The memory to train."""
         return training(config, self.texts, self.length(config))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCount:
+    """The parameters of one target.
+
+    Attributes:
+        config: where there are only weights, the one they imply.
+        knows_heads: whether a config file says n_heads and drop_rate, which no weights tell.
+        stored: sums over the weight files; None for a config alone.
+        problems: what of the files does not fit the config, a sentence each.
+        changed: the keys that --what-if changed.
+        usage: what memory is estimated for.
+    """
+
+    name: str
+    config: GPTConfig
+    knows_heads: bool
+    counts: Counts
+    stored: Stored | None
+    problems: tuple[str, ...]
+    changed: Mapping[str, object] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+
+    def with_values(self, values: Mapping[str, int | float | bool]) -> "ModelCount":
+        """The target with other values in its config, and so no longer that of its files.
+
+        Raises:
+            UsageError: no model can have them.
+        """
+        name = f"{self.name} {' '.join(f'{key}={_plain(value)}' for key, value in values.items())}"
+        return replace(self.with_config(changed(self.config, values)), name=name, changed=values)
+
+    def with_config(self, config: GPTConfig) -> "ModelCount":
+        """Another model that is used in the same way."""
+        return replace(self, config=config, counts=count(config), stored=None, problems=())
+
+
+def count_parameters(name: str | None, config: Path | None, weights: Path | None) -> ModelCount:
+    """Count what the user named; nothing is downloaded.
+
+    Raises:
+        UsageError, InputError: from resolving the name, or from a file.
+    """
+    files = read_model_files(name, config, weights)
+    if files.weights and files.weights.error:
+        raise files.weights.error
+    assert files.config is not None, "a target without a config has weights that imply one"
+    sums, wrong = None, []
+    if files.weights and files.weights.layout:
+        sums = stored(files.weights.headers, files.weights.layout)
+        wrong = files.weights.problems
+    counts = count(files.config)
+    return ModelCount(
+        files.target.name, files.config, files.knows_heads, counts, sums, tuple(wrong)
+    )
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +192,7 @@ def size(text: str) -> int:
     return int(float(match[1]) * base ** _POWERS.get((match[2] or "").upper(), 0))
 
 
-def fit(name: str, config: GPTConfig, use: Use, budget: int, *, train: bool) -> Fit:
+def fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, train: bool) -> Fit:
     """The largest of a target's family, and which of GPT-2's sizes, `budget` bytes have room for.
 
     Raises:
@@ -139,9 +200,9 @@ def fit(name: str, config: GPTConfig, use: Use, budget: int, *, train: bool) -> 
     """
 
     def cost(one: GPTConfig) -> int:
-        return use.training(one).total if train else use.running(one).total
+        return usage.training(one).total if train else usage.running(one).total
 
-    like = roomy(config, use.tokens)
+    like = roomy(config, usage.tokens)
     found = largest(like, cost, budget)
     if found is None:
         needs = cost(relative(like, 1))
@@ -149,8 +210,8 @@ def fit(name: str, config: GPTConfig, use: Use, budget: int, *, train: bool) -> 
             f"nothing like {shown(name)} is as small as this (the smallest needs {needs:,} bytes)"
         )
         raise UsageError("--fit", problem)
-    presets = tuple((n, cost(roomy(c, use.tokens))) for n, c in _sizes())
-    return Fit(name, budget, found, cost(found), use.running(found).loading, presets)
+    presets = tuple((n, cost(roomy(c, usage.tokens))) for n, c in _sizes())
+    return Fit(name, budget, found, cost(found), usage.running(found).loading, presets)
 
 
 def _sizes() -> Iterable[tuple[str, GPTConfig]]:

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gptcli.cli.render.report import HEADING, QUIET, Report
-from gptcli.cli.render.table import Row
+from gptcli.cli.render.table import HEADING, QUIET, Report, Row
 from gptcli.core.escape import shown
 from gptcli.model.config import GPTConfig
 from gptcli.model.parameters import count

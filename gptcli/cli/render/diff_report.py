@@ -9,10 +9,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
-from gptcli.cli.render.gauge import gauge
-from gptcli.cli.render.inspected import Inspected
-from gptcli.cli.render.report import Report
-from gptcli.cli.render.table import Row
+from gptcli.cli.model_files import ModelFiles
+from gptcli.cli.render.progress import reading
+from gptcli.cli.render.table import Report, Row
 from gptcli.core.escape import listed, shown
 from gptcli.interpret.canonical_weights import Named, Shape, Weights
 from gptcli.interpret.model_diff import (
@@ -34,7 +33,7 @@ TYING = {
 }
 
 
-def compared(a: Inspected, b: Inspected) -> Comparison:
+def compared(a: ModelFiles, b: ModelFiles) -> Comparison:
     """Compare two targets by the book's names; by the files' own where one is no GPT-2.
 
     Raises:
@@ -42,7 +41,7 @@ def compared(a: Inspected, b: Inspected) -> Comparison:
     """
     raw = any(one.weights and one.weights.layout is None for one in (a, b))
     first, second = _weights(a, raw=raw), _weights(b, raw=raw)
-    with gauge(bytes_to_read(first, second)) as told:
+    with reading(bytes_to_read(first, second)) as told:
         found = compare(first, second, told)
     if a.config and b.config:
         unknown = (
@@ -55,7 +54,7 @@ def compared(a: Inspected, b: Inspected) -> Comparison:
     return found
 
 
-def _weights(one: Inspected, *, raw: bool) -> Weights:
+def _weights(one: ModelFiles, *, raw: bool) -> Weights:
     if one.weights:
         return Weights.of_files(one.weights.headers, None if raw else one.weights.layout)
     assert one.config is not None, "a target without weights has a config"

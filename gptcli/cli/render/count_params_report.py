@@ -1,42 +1,44 @@
-"""The table of `count-params`: what each row shows, as many models a table as fit, and why.
-
-Knows no files: every number is in a `Counted`.
-"""
+"""The report of `count-params`: models side by side, and why others count differently; its JSON."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import zip_longest
+from typing import Any
 
 from rich.cells import cell_len
 
-from gptcli.cli.render.counted import Counted
-from gptcli.cli.render.memory_rows import MEMORY, WHY_MEMORY
-from gptcli.cli.render.report import HEADING, TITLE, WRONG, Report
-from gptcli.cli.render.table import GAP, Row, folded
+from gptcli.cli.parameter_counts import Fit, ModelCount
+from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row, folded
 from gptcli.core.escape import shown
 from gptcli.interpret.weight_summary import Stored
+from gptcli.model.config import GPTConfig
+from gptcli.model.memory_estimate import PROGRAM, Running, Training
 from gptcli.model.parameters import (
     BYTES,
+    Counts,
     cache_bytes,
+    count,
     forward_flops,
     mean_forward_flops,
     training_flops,
 )
 
-Value = Callable[[Counted], str]
+SCHEMA = "gptcli.count-params/1"
+Value = Callable[[ModelCount], str]
 Lines = Sequence[tuple[str, Value]]
 TOTALS = {"total", "all of it", "all at once"}
 MAX_NAME = 24  # columns; a longer name is folded
 
 
-def _integer(get: Callable[[Counted], int]) -> Value:
+def _integer(get: Callable[[ModelCount], int]) -> Value:
     return lambda one: f"{get(one):,}"
 
 
-def _flag(get: Callable[[Counted], bool]) -> Value:
+def _flag(get: Callable[[ModelCount], bool]) -> Value:
     return lambda one: "yes" if get(one) else "no"
 
 
-def _size(label: str, get: Callable[[Counted], int]) -> Lines:
+def _size(label: str, get: Callable[[ModelCount], int]) -> Lines:
     """Exact bytes, and below them MiB as the book prints them."""
     return [(label, _integer(get)), ("", lambda one: f"{get(one) / 2**20:.2f} MiB")]
 
@@ -54,6 +56,54 @@ def _cache(dtype: str) -> Lines:
 def _of_file(get: Callable[[Stored], int]) -> Value:
     return lambda one: f"{get(one.stored):,}" if one.stored else "-"
 
+
+def _write(get: Callable[[Running], int]) -> Value:
+    return lambda one: mib(get(one.usage.running(one.config)))
+
+
+def _train(get: Callable[[Training], int]) -> Value:
+    return lambda one: mib(get(one.usage.training(one.config)))
+
+
+def mib(size: int) -> str:
+    """An estimate of bytes: one decimal of a MiB."""
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as budgets are named: 8 GB, 512 MB."""
+    return f"{size / 1e9:,.3g} GB" if size >= 1e9 else f"{size / 1e6:,.3g} MB"
+
+
+MEMORY: dict[str, list[tuple[str, Value]]] = {
+    "Memory to write": [
+        ("texts at once", lambda one: f"{one.usage.texts:,}"),
+        ("tokens of each", lambda one: f"{one.usage.length(one.config):,}"),
+        ("weights as", lambda one: one.usage.dtype),
+        ("  weights", _write(lambda need: need.weights)),
+        ("  copy of a tied head", _write(lambda need: need.head_copy)),
+        ("  KV cache", _write(lambda need: need.cache)),
+        ("  activations", _write(lambda need: need.activations)),
+        ("  logits", _write(lambda need: need.logits)),
+        ("all of it", _write(lambda need: need.total)),
+        ("while loading", _write(lambda need: need.loading)),
+    ],
+    "Memory to train": [
+        ("weights in float32", _train(lambda need: need.weights)),
+        ("  gradients", _train(lambda need: need.gradients)),
+        ("  AdamW's averages", _train(lambda need: need.optimizer)),
+        ("  activations", _train(lambda need: need.activations)),
+        ("  loss", _train(lambda need: need.loss)),
+        ("all at once", _train(lambda need: need.total)),
+    ],
+}
+WHY_MEMORY = (
+    "memory to write: what this program keeps on a CPU, prompts included, beside about "
+    f"{PROGRAM >> 20} MiB of Python and PyTorch. The cache is float32 with any weights; positions "
+    "stay float32 with int8 and int4. --batch, --context and --dtype change it.",
+    "memory to train: float32, as many rows as --batch says. AdamW keeps two numbers a parameter; "
+    "activations grow with rows x tokens and, where there is dropout, with the square of tokens.",
+)
 
 SECTIONS: dict[str, Lines] = {
     "Config": [
@@ -133,7 +183,7 @@ WHY_STORED = (
 )
 
 
-def show(models: Sequence[Counted], first: Sequence[str] = ()) -> None:
+def show(models: Sequence[ModelCount], first: Sequence[str] = ()) -> None:
     """Print the models side by side, in several tables where the terminal is narrow.
 
     `first` are sentences to say before, on what --fit found.
@@ -159,11 +209,11 @@ def show(models: Sequence[Counted], first: Sequence[str] = ()) -> None:
 
 
 def _groups(
-    models: Sequence[Counted], sections: dict[str, Lines], width: int | None
-) -> Iterator[list[Counted]]:
+    models: Sequence[ModelCount], sections: dict[str, Lines], width: int | None
+) -> Iterator[list[ModelCount]]:
     """As many models a table as fit beside the labels, one at least."""
     label = max(cell_len(name) for lines in sections.values() for name, _ in lines) + 2
-    group: list[Counted] = []
+    group: list[ModelCount] = []
     used = label
     for one in models:
         needs = len(GAP) + _column(one, sections)
@@ -175,12 +225,12 @@ def _groups(
     yield group
 
 
-def _column(one: Counted, sections: dict[str, Lines]) -> int:
+def _column(one: ModelCount, sections: dict[str, Lines]) -> int:
     name = min(cell_len(shown(one.name)), MAX_NAME)
     return max(name, *(cell_len(value(one)) for lines in sections.values() for _, value in lines))
 
 
-def _rows(models: Sequence[Counted], sections: dict[str, Lines]) -> Iterator[Row]:
+def _rows(models: Sequence[ModelCount], sections: dict[str, Lines]) -> Iterator[Row]:
     """The names over their columns, folded to their width, then section by section."""
     names = [list(folded(shown(one.name), _column(one, sections))) for one in models]
     for line in zip_longest(*names, fillvalue=""):
@@ -191,3 +241,105 @@ def _rows(models: Sequence[Counted], sections: dict[str, Lines]) -> Iterator[Row
         for label, value in lines:
             cells = (label, *(value(one) for one in models))
             yield Row(cells, "  ", "    ", TITLE if label in TOTALS else "")
+
+
+def sentences(fit: Fit, *, train: bool) -> Iterator[str]:
+    """What fits, in words."""
+    config, to = fit.config, "to train" if train else "to write"
+    yield (
+        f"like {shown(fit.like)}: emb_dim {config.emb_dim:,}, n_layers {config.n_layers:,}, "
+        f"n_heads {config.n_heads:,}, context_length {config.context_length:,}; "
+        f"{count(config).total:,} parameters, {gigabytes(fit.needs)} {to}."
+    )
+    if not train and fit.loading > fit.budget:
+        yield f"While it is loaded, it takes {gigabytes(fit.loading)} for a moment, which is more."
+    if fit.presets:
+        sizes = [f"{name} {gigabytes(n)} ({_verdict(n, fit)})" for name, n in fit.presets]
+        yield f"The book's sizes, used the same way: {', '.join(sizes)}."
+
+
+def fit_document(fit: Fit, *, train: bool) -> dict[str, Any]:
+    """What --json has in "fits": the largest config, and what each of the book's sizes needs."""
+    return {
+        "like": fit.like,
+        "budget_bytes": fit.budget,
+        "purpose": "train" if train else "write",
+        "config": fit.config.to_dict(),
+        "bytes": fit.needs,
+        "loading_bytes": fit.loading,
+        "presets": [
+            {"name": name, "bytes": needs, "fits": needs <= fit.budget}
+            for name, needs in fit.presets
+        ],
+    }
+
+
+def _verdict(needs: int, fit: Fit) -> str:
+    return "fits" if needs <= fit.budget else "too large"
+
+
+def document(one: ModelCount) -> dict[str, Any]:
+    """The object that --json prints for one target: counts are integers, memory is in bytes."""
+    counts = one.counts
+    return {
+        "name": one.name,
+        "changed": dict(one.changed),
+        "config": config_document(one.config, knows_heads=one.knows_heads),
+        "parameters": {
+            "total": counts.total,
+            "token_embedding": counts.token_embedding,
+            "position_embedding": counts.position_embedding,
+            "blocks": counts.blocks,
+            "block": counts.block,
+            "attention": counts.attention,
+            "feed_forward": counts.feed_forward,
+            "norms": counts.norms,
+            "final_norm": counts.final_norm,
+            "output_head": counts.own_head,
+        },
+        "quoted": {
+            "tied": counts.tied,
+            "untied": counts.untied,
+            "without_positions": counts.without_positions,
+            "without_embeddings": counts.without_embeddings,
+            "block_matrices": counts.matrices,
+            "with_masks": counts.with_masks,
+        },
+        **_costs(one.config, counts),
+        "memory": _memory(one),
+        "stored": asdict(one.stored) if one.stored else None,
+        "problems": list(one.problems),
+    }
+
+
+def _memory(one: ModelCount) -> dict[str, Any]:
+    """Bytes to write and to train; `gptcli.model.memory_estimate` says what each is."""
+    write, train = one.usage.running(one.config), one.usage.training(one.config)
+    return {
+        "texts": one.usage.texts,
+        "tokens": one.usage.length(one.config),
+        "dtype": one.usage.dtype,
+        "write": asdict(write) | {"total": write.total},
+        "train": asdict(train) | {"total": train.total},
+    }
+
+
+def config_document(config: GPTConfig, *, knows_heads: bool) -> dict[str, Any]:
+    """A config for --json; what only a config file tells is null where there was none."""
+    values = config.to_dict() | {"tie_weights": config.tie_weights}
+    return values if knows_heads else values | {"n_heads": None, "drop_rate": None}
+
+
+def _costs(config: GPTConfig, counts: Counts) -> dict[str, Any]:
+    full = config.context_length
+    return {
+        "weight_bytes": {dtype: counts.total * size for dtype, size in BYTES.items()},
+        "cache_bytes_per_token": {dtype: cache_bytes(config, 1, dtype) for dtype in BYTES},
+        "cache_bytes_full": {dtype: cache_bytes(config, full, dtype) for dtype in BYTES},
+        "flops_per_token": {
+            "first": forward_flops(config, 1),
+            "last": forward_flops(config, full),
+            "mean": mean_forward_flops(config),
+            "training": training_flops(config),
+        },
+    }

@@ -1,7 +1,4 @@
-"""What `inspect` found out by running a model: one text, its readings, its gradients.
-
-Knows no terminal; `gptcli.cli.render.probe_json` is the same as JSON.
-"""
+"""Run a model on one text for `inspect`: tokens, predictions, activations, gradients."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from gptcli.core.escape import shown
 from gptcli.model.config import GPTConfig
 
 if TYPE_CHECKING:
-    from gptcli.interpret.activations import Probe, Reading
+    from gptcli.interpret.activations import Activations, Prediction
     from gptcli.interpret.gradients import Gradients
     from gptcli.model.gpt import GPTModel
     from gptcli.tokenizer.tokenizer import Tokenizer
@@ -28,8 +25,8 @@ LENS_TOP = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What to find out. `maps` are (block, head) pairs whose attention weights are shown."""
+class AnalysisOptions:
+    """What to compute. `maps` are the heads, as "0.0", whose attention weights are shown."""
 
     prompt: str | None
     gradients: bool
@@ -64,27 +61,27 @@ def text_of(prompt: str | None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class ForwardPass:
     """One text in one model.
 
     Attributes:
-        probe: its activations.
-        readings: what the model says after each token.
-        next: the same after the last token, with as many candidates as were asked for.
-        lens: the readings of the last LENS_POSITIONS tokens, before the first block and after each.
+        activations: of the blocks, the norms and the heads.
+        predictions: after each token.
+        next: the prediction after the last token, with as many candidates as were asked for.
+        lens: predictions of the last LENS_POSITIONS tokens, before the first block and after each.
         maps: the (block, head) pairs to show.
     """
 
-    probe: "Probe"
-    readings: "list[Reading]"
-    next: "Reading"
-    lens: "list[list[Reading]]"
+    activations: "Activations"
+    predictions: "list[Prediction]"
+    next: "Prediction"
+    lens: "list[list[Prediction]]"
     maps: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """Everything about one text. `seed` is that of an untrained model, None for a trained one."""
+class TextAnalysis:
+    """What was computed. `seed` is that of an untrained model, None for a trained one."""
 
     name: str
     config: GPTConfig
@@ -92,57 +89,64 @@ class Looked:
     text: str
     ids: list[int]
     tokenizer: "Tokenizer"
-    inside: Inside | None
+    forward: ForwardPass | None
     gradients: "tuple[Gradients, Gradients] | None"
 
 
-def look(options: ModelOptions, wanted: Wanted, *, every_map: bool = False) -> Looked:
+def analyse(
+    model_options: ModelOptions, options: AnalysisOptions, *, every_map: bool = False
+) -> TextAnalysis:
     """Load the model and run it; with `every_map` all attention weights are kept.
 
     Raises:
         UsageError: the text has too many tokens, or too few; there is no such head.
         GptcliError: whatever keeps the model from being loaded.
     """
-    named = (options.model, options.config, options.weights)
+    named = (model_options.model, model_options.config, model_options.weights)
     resolve(*named, need_weights=False, option="TARGET")  # a wrong name is TARGET's here
-    target = options.target()
-    # Cheap to dear: what tokenizer and config can refuse is refused before weights are read.
-    tokenizer = options.tokenizer(target, target.config) if target.config else None
+    target = model_options.target()
+    # What tokenizer and config can refuse is refused before weights are read.
+    tokenizer = model_options.tokenizer(target, target.config) if target.config else None
     if target.config and tokenizer:
-        check_text(tokenizer.prompt(wanted.text), wanted, target.config)
-    seed = SEED if options.seed is None else options.seed
-    model = options.load(target, seed)
-    tokenizer = tokenizer or options.tokenizer(target, model.config)
-    ids = tokenizer.prompt(wanted.text)
-    maps = check_text(ids, wanted, model.config)
-    kept = range(model.config.n_layers) if every_map else {layer for layer, _ in maps}
-    return Looked(
+        heads_to_show(tokenizer.prompt(options.text), options, target.config)
+    seed = SEED if model_options.seed is None else model_options.seed
+    model = model_options.load(target, seed)
+    tokenizer = tokenizer or model_options.tokenizer(target, model.config)
+    ids = tokenizer.prompt(options.text)
+    heads = heads_to_show(ids, options, model.config)
+    kept = range(model.config.n_layers) if every_map else {layer for layer, _ in heads}
+    forward = None
+    if options.prompt is not None:
+        forward = _forward_pass(model, ids, tokenizer, heads, kept, top=options.top)
+    return TextAnalysis(
         name=target.name,
         config=model.config,
         seed=seed if target.weights is None else None,
-        text=wanted.text,
+        text=options.text,
         ids=ids,
         tokenizer=tokenizer,
-        inside=None
-        if wanted.prompt is None
-        else _inside(model, ids, wanted, maps, kept, tokenizer),
-        gradients=_both_gradients(model, ids) if wanted.gradients else None,
+        forward=forward,
+        gradients=_both_gradients(model, ids) if options.gradients else None,
     )
 
 
-def check_text(
-    ids: Sequence[int], wanted: Wanted, config: GPTConfig
+def heads_to_show(
+    ids: Sequence[int], options: AnalysisOptions, config: GPTConfig
 ) -> tuple[tuple[int, int], ...]:
-    """The heads to show; refuses what this model cannot look at."""
-    option = "--prompt" if wanted.prompt is not None else "--gradients"
+    """The (block, head) pairs that were asked for.
+
+    Raises:
+        UsageError: the model cannot run on the text, or has no such head.
+    """
+    option = "--prompt" if options.prompt is not None else "--gradients"
     if len(ids) > config.context_length:
         found = f"{len(ids):,} tokens, expected at most {config.context_length:,}"
         raise UsageError(option, f"does not fit the context ({found})")
-    if wanted.gradients and len(ids) < 2:
+    if options.gradients and len(ids) < 2:
         raise UsageError(option, "has one token, and gradients need a second one to predict")
-    if wanted.all_heads:
+    if options.all_heads:
         return tuple((i, j) for i in range(config.n_layers) for j in range(config.n_heads))
-    return tuple(_head(given, config) for given in wanted.maps)
+    return tuple(_head(given, config) for given in options.maps)
 
 
 def _head(given: str, config: GPTConfig) -> tuple[int, int]:
@@ -158,27 +162,28 @@ def _head(given: str, config: GPTConfig) -> tuple[int, int]:
     return layer, head
 
 
-def _inside(
+def _forward_pass(
     model: "GPTModel",
     ids: list[int],
-    wanted: Wanted,
-    maps: tuple[tuple[int, int], ...],
-    kept: Collection[int],
     tokenizer: "Tokenizer",
-) -> Inside:
-    from gptcli.interpret.activations import probe, read
+    heads: tuple[tuple[int, int], ...],
+    kept: Collection[int],
+    *,
+    top: int,
+) -> ForwardPass:
+    from gptcli.interpret.activations import predictions, record_activations
 
     n_vocab = min(tokenizer.n_vocab, model.config.vocab_size)
-    found = probe(model, ids, maps=kept)
+    found = record_activations(model, ids, maps=kept)
     coming = ids[1:]
-    readings = read(model, found.hidden[-1], coming, top=1, n_vocab=n_vocab)
-    (following,) = read(model, found.hidden[-1][-1:], top=wanted.top, n_vocab=n_vocab)
+    every = predictions(model, found.hidden[-1], coming, top=1, n_vocab=n_vocab)
+    (following,) = predictions(model, found.hidden[-1][-1:], top=top, n_vocab=n_vocab)
     first = max(0, len(ids) - LENS_POSITIONS)
     lens = [
-        read(model, hidden[first:], coming[first:], top=LENS_TOP, n_vocab=n_vocab)
+        predictions(model, hidden[first:], coming[first:], top=LENS_TOP, n_vocab=n_vocab)
         for hidden in found.hidden
     ]
-    return Inside(found, readings, following, lens, maps)
+    return ForwardPass(found, every, following, lens, heads)
 
 
 def _both_gradients(model: "GPTModel", ids: list[int]) -> "tuple[Gradients, Gradients]":

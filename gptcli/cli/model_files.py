@@ -1,0 +1,104 @@
+"""What the config and the headers of weight files say about a TARGET.
+
+No tensor is read and nothing is downloaded; what was downloaded earlier is used.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gptcli.checkpoint.header import Header, read_headers
+from gptcli.checkpoint.layouts import Layout, implied_config, recognise
+from gptcli.checkpoint.presets import PRESETS
+from gptcli.checkpoint.resolve import Target, resolve
+from gptcli.core.errors import InputError
+from gptcli.core.escape import shown
+from gptcli.interpret.weight_summary import implied_model, oddities, problems
+from gptcli.model.config import GPTConfig
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """The weight files of one model.
+
+    Attributes:
+        layout: None where the tensors are not those of a GPT-2; `error` says why.
+        implied: the keys of a config that the shapes tell.
+        problems: what is missing or does not fit, a sentence each.
+        oddities: what is worth knowing although it is no error, a sentence each.
+        error: why no model can be made of the files alone.
+    """
+
+    path: Path
+    headers: list[Header]
+    layout: Layout | None
+    implied: dict[str, object]
+    problems: list[str]
+    oddities: list[str]
+    error: InputError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Config and weights of one TARGET.
+
+    Attributes:
+        config: of the config file, else as the weights imply it; None where they do not.
+        knows_heads: whether there is a config file: no weights tell n_heads and drop_rate.
+        weights: None for a config alone.
+    """
+
+    target: Target
+    config: GPTConfig | None
+    knows_heads: bool
+    weights: WeightFiles | None
+
+
+def read_model_files(name: str | None, config: Path | None, weights: Path | None) -> ModelFiles:
+    """Read what the user named.
+
+    Raises:
+        UsageError: `name` is no preset, and no file or directory.
+        InputError: a file or directory is not what it should be.
+    """
+    target = local_target(name, config, weights)
+    if target.weights is None:
+        if target.config is None:
+            raise InputError(shown(target.name), "neither a config nor weights in it")
+        return ModelFiles(target, target.config, True, None)
+    found = _weight_files(target.weights, target.config)
+    known = target.config
+    if known is None and found.layout:
+        try:
+            known = implied_model(found.headers, found.layout)
+        except InputError as error:
+            found = replace(found, error=error)
+    return ModelFiles(target, known, target.config is not None, found)
+
+
+def local_target(name: str | None, config: Path | None, weights: Path | None) -> Target:
+    """The files of what the user named; a preset comes with its weights if they are cached.
+
+    Raises:
+        UsageError, InputError: see `read_model_files`.
+    """
+    target = resolve(name, config, weights, need_weights=False, option="TARGET")
+    preset = PRESETS.get(name or "")
+    if preset is None or preset.repo is None or config or weights:
+        return target
+    from gptcli.checkpoint.hub import cached
+
+    directory = cached(preset.repo)
+    if directory is None:
+        return target
+    return replace(resolve(str(directory), need_weights=False), name=target.name)
+
+
+def _weight_files(path: Path, config: GPTConfig | None) -> WeightFiles:
+    headers = read_headers(path)
+    try:
+        layout = recognise(headers)
+    except InputError as error:
+        return WeightFiles(path, headers, None, {}, [error.problem], [], error)
+    wrong = problems(headers, layout, config)
+    odd = oddities(headers, layout)
+    return WeightFiles(path, headers, layout, implied_config(headers, layout), wrong, odd)

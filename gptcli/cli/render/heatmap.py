@@ -1,0 +1,198 @@
+"""Heat maps of numbers from 0 to 1, and attention weights drawn as such.
+
+In colour where there is colour, else in shades of block characters. A picture is lines of
+(text, style) pieces, no line wider than was asked for.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len
+
+from gptcli.cli.render.completion_views import token_text
+from gptcli.cli.render.table import QUIET, Report, folded
+from gptcli.cli.text_analysis import ForwardPass, TextAnalysis
+
+Spans = list[tuple[str, str]]
+Matrix = Sequence[Sequence[float | None]]
+
+SHADES = " ·░▒▓█"
+_RAMP = ((20, 33, 61), (31, 78, 121), (42, 157, 143), (167, 201, 87), (255, 230, 109))
+_BLOCK = "▀"  # the upper half of a cell; the lower half is its background
+_THUMBNAIL = 16  # the most columns of one map among many
+TOKEN_WIDTH = 8  # columns of a token in a grid, its gap not counted
+UNLIMITED = 100  # columns where nothing limits them
+
+
+def color(value: float) -> str:
+    """0 to 1 → "#rrggbb", from dark blue over green to yellow. Small values spread by the root."""
+    at = _clamped(value) ** 0.5 * (len(_RAMP) - 1)
+    low = min(int(at), len(_RAMP) - 2)
+    share = at - low
+    mixed = (round(a + (b - a) * share) for a, b in zip(_RAMP[low], _RAMP[low + 1], strict=True))
+    return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
+def shade(value: float) -> str:
+    """0 to 1 → one of six characters; the empty one only for what rounds to nothing."""
+    root = _clamped(value) ** 0.5
+    return SHADES[min(int(root * len(SHADES)), len(SHADES) - 1)]
+
+
+def _clamped(value: float) -> float:
+    """Into 0 to 1; what is no number is nothing."""
+    return min(value, 1.0) if value > 0 else 0.0
+
+
+def cell(value: float | None, text: str, *, colored: bool) -> tuple[str, str]:
+    """A cell as wide as `text`: `text` on the value's colour, or its shade. None is nothing."""
+    if value is None:
+        return " " * len(text), ""
+    if colored:
+        ink = "#000000" if value > 0.25 else "#ffffff"
+        return text, f"{ink} on {color(value)}"
+    return shade(value) * len(text), ""
+
+
+def pooled(matrix: Matrix, size: int) -> list[list[float | None]]:
+    """A square matrix → at most `size` by `size`, each the largest of those it stands for."""
+    step = -(-len(matrix) // size)
+    if step == 1:
+        return [list(row) for row in matrix]
+    starts = range(0, len(matrix), step)
+    return [
+        [_largest(row[j : j + step] for row in matrix[i : i + step]) for j in starts]
+        for i in starts
+    ]
+
+
+def _largest(rows: Iterator[Sequence[float | None]]) -> float | None:
+    return max((value for row in rows for value in row if value is not None), default=None)
+
+
+def thumbnail(matrix: Matrix, size: int, *, colored: bool) -> list[Spans]:
+    """A square matrix as `size` columns and half as many lines: two rows of it to a line."""
+    small = pooled(matrix, size)
+    if len(small) % 2:
+        small.append([None] * len(small[0]))
+    lines = []
+    for upper, lower in zip(small[::2], small[1::2], strict=True):
+        spans = [_half(a, b, colored=colored) for a, b in zip(upper, lower, strict=True)]
+        lines.append([*spans, (" " * (size - len(spans)), "")])
+    return lines
+
+
+def _half(upper: float | None, lower: float | None, *, colored: bool) -> tuple[str, str]:
+    known = [value for value in (upper, lower) if value is not None]
+    if not known:
+        return " ", ""
+    if not colored:
+        return shade(max(known)), ""
+    if upper is None:
+        return "▄", color(lower or 0.0)
+    if lower is None:
+        return _BLOCK, color(upper)
+    return _BLOCK, f"{color(upper)} on {color(lower)}"
+
+
+def beside(pictures: Sequence[list[Spans]], gap: str = " ") -> list[Spans]:
+    """Pictures of equal height side by side."""
+    lines: list[Spans] = []
+    for parts in zip(*pictures, strict=True):
+        line: Spans = []
+        for part in parts:
+            line += [*part, (gap, "")]
+        lines.append(line[:-1])
+    return lines
+
+
+def bar(share: float, width: int) -> str:
+    """0 to 1 → a bar of at most `width` columns, drawn to an eighth of one."""
+    eighths = round(_clamped(share) * width * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def show_maps(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
+    """One map by itself with its tokens, or all heads as a grid of small ones."""
+    if not forward.maps:
+        return
+    if len(forward.maps) == analysis.config.n_layers * analysis.config.n_heads > 1:
+        _show_grid(report, analysis, forward)
+        return
+    for layer, head in forward.maps:
+        report.heading(f"Attention of head {layer}.{head}: each line a token, where it looks")
+        report.spans(_map(report, analysis, _causal(forward, layer, head)))
+        report.points(_strongest(analysis, forward, layer, head), QUIET)
+
+
+def _causal(forward: ForwardPass, layer: int, head: int) -> Matrix:
+    weights = forward.activations.blocks[layer].attention
+    assert weights is not None, "the maps to show are kept"
+    rows = weights[head].tolist()
+    return [[*row[: i + 1], *[None] * (len(row) - i - 1)] for i, row in enumerate(rows)]
+
+
+def _map(report: Report, analysis: TextAnalysis, matrix: Matrix) -> Iterator[Spans]:
+    """A cell is two columns if there is room, one if not; then several tokens share one."""
+    room = (report.width or UNLIMITED) - 6 - TOKEN_WIDTH - 1
+    wide = 2 if 2 * len(matrix) <= room else 1
+    small = pooled(matrix, room // wide)
+    step = -(-len(matrix) // len(small))
+    indent = " " * (6 + TOKEN_WIDTH)
+    marks = "".join(f"{i * step:<{10 * wide}}" for i in range(0, len(small), 10))
+    yield [(f"{indent} {marks[: room + 1]}".rstrip(), QUIET)]
+    for index, row in enumerate(small):
+        word = token_cell(analysis, analysis.ids[index * step])
+        line: Spans = [(f"{index * step:>5} ", QUIET), (f"{word} ", "")]
+        for value in row[: index + 1]:
+            line.append(cell(value, " " * wide, colored=report.colored))
+        yield _joined(line)
+
+
+def _strongest(
+    analysis: TextAnalysis, forward: ForwardPass, layer: int, head: int
+) -> Iterator[str]:
+    """Where the last token looks, in words."""
+    weights = forward.activations.blocks[layer].attention
+    assert weights is not None, "the maps to show are kept"
+    values, places = weights[head, -1].topk(min(3, weights.shape[-1]))
+    found = [
+        f"{token_text(analysis.tokenizer, analysis.ids[place])} at {place} {value:.0%}"
+        for value, place in zip(values.tolist(), places.tolist(), strict=True)
+    ]
+    yield f"the last token looks at {', '.join(found)}"
+
+
+def _show_grid(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
+    step = -(-len(analysis.ids) // _THUMBNAIL)
+    size = max(4, -(-len(analysis.ids) // step))  # 4 columns for its name
+    many = max(1, ((report.width or UNLIMITED) - 6) // (size + 1))
+    report.heading("Attention of all heads: a token looks along a line, from top to bottom")
+    heads = analysis.config.n_heads
+    for layer in range(analysis.config.n_layers):
+        for first in range(0, heads, many):
+            some = range(first, min(first + many, heads))
+            pictures = [
+                thumbnail(_causal(forward, layer, head), size, colored=report.colored)
+                for head in some
+            ]
+            names = " ".join(f"{f'{layer}.{head}':<{size}}"[:size] for head in some)
+            report.spans([[(f"  {names}", QUIET)]])
+            report.spans(_joined([("  ", ""), *line]) for line in beside(pictures))
+
+
+def _joined(line: Spans) -> Spans:
+    """Neighbours of one style as one piece: a terminal is written to once for them."""
+    joined: Spans = []
+    for text, style in line:
+        if joined and joined[-1][1] == style:
+            joined[-1] = joined[-1][0] + text, style
+        else:
+            joined.append((text, style))
+    return joined
+
+
+def token_cell(analysis: TextAnalysis, id: int) -> str:
+    """A token in exactly TOKEN_WIDTH columns; its blank at the beginning is not shown."""
+    text = token_text(analysis.tokenizer, id)[1:-1].removeprefix(" ")
+    piece = next(folded(text, TOKEN_WIDTH), "")
+    return piece + " " * (TOKEN_WIDTH - cell_len(piece))
