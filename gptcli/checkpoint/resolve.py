@@ -129,7 +129,8 @@ def _tokenizer_directory(
     config: GPTConfig | None, path: Path | None, otherwise: Path | None
 ) -> Path | None:
     """The config's own directory where it names a file there, otherwise where the model is."""
-    if config and path and (path.parent / config.tokenizer).is_file():
+    named = config.tokenizer if config else None
+    if named and path and (path.parent / named).is_file():
         return path.parent
     return otherwise
 

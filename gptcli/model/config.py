@@ -42,7 +42,7 @@ class GPTConfig:
         n_layers: transformer blocks.
         drop_rate: dropout while training, in [0, 1).
         qkv_bias: whether query, key and value have a bias.
-        tokenizer: a tiktoken name, or a file beside the config.
+        tokenizer: a tiktoken name, or a file beside the config; None: the files that are there.
         tie_weights: whether the output head is the token embedding.
 
     Raises:
@@ -56,7 +56,7 @@ class GPTConfig:
     n_layers: int
     drop_rate: float = 0.1
     qkv_bias: bool = False
-    tokenizer: str = "gpt2"
+    tokenizer: str | None = None
     tie_weights: bool = False
 
     def __post_init__(self) -> None:
@@ -164,7 +164,8 @@ def _expected(key: str, value: object) -> str:
         return "" if isinstance(value, bool) else "true or false"
     if key == "drop_rate":
         return "" if _is_rate(value) else "a number in [0, 1)"
-    return "" if _is_file_name(value) else "a tiktoken name or a file name without folders"
+    named = value is None or _is_file_name(value)
+    return "" if named else "a tiktoken name or a file name without folders"
 
 
 def _is_rate(value: object) -> bool:

@@ -24,7 +24,7 @@ _BESIDE = (*MERGES, *VOCABULARIES)  # what a file may be read with
 
 
 def files_of(
-    name: str, directory: Path | None, vocab_size: int, rank_file: str
+    name: str | None, directory: Path | None, vocab_size: int, rank_file: str
 ) -> tuple[str, dict[str, bytes]]:
     """Name and place of a tokenizer → what a config is to call it, and the files beside that.
 
@@ -34,6 +34,7 @@ def files_of(
     Raises:
         InputError: a file is not what it should be, or the name means nothing.
     """
+    name = name or "gpt2"
     path = find_file(name, directory)
     settings = _read([directory / SETTINGS]) if directory else {}
     if path is None:

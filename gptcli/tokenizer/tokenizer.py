@@ -157,7 +157,7 @@ class Tokenizer:
 
 
 def load_tokenizer(
-    name: str = "gpt2",
+    name: str | None = None,
     directory: Path | None = None,
     *,
     vocab_size: int | None = None,
@@ -173,6 +173,7 @@ def load_tokenizer(
         InputError: a file is not what it should be, or the name means nothing.
         RunError: tiktoken's data is not on this machine and cannot be had.
     """
+    name = name or "gpt2"
     path = find_file(name, directory)
     if path is None:
         tokenizer = _named(name, offline)

@@ -139,8 +139,8 @@ def _from_base(recipe: Recipe, target: Target) -> StartingPoint:
     config = model.config
     name, size = config.tokenizer, config.vocab_size
     tokenizer = load_tokenizer(name, target.directory, vocab_size=size)
-    name, files = files_of(name, target.directory, size, TOKENIZER)
-    model.config = replace(config, tokenizer=name)
+    file, files = files_of(name, target.directory, size, TOKENIZER)
+    model.config = replace(config, tokenizer=file)
     digest = sha256_of(header.path for header in read_headers(target.weights))
     base = Base(_short_name(target), digest, _texts(folder / CARD))
     files[SETTINGS] = beginning(files.get(SETTINGS))
