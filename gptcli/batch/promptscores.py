@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from gptcli.batch.logprobs import Score
 from gptcli.engine.attention import Span
 from gptcli.engine.fast import FastGPT
 from gptcli.generation.prefix_cache import BLOCK, blocks
-from gptcli.sampling import sampler as sampling
+from gptcli.sampling.filters import Row
+from gptcli.sampling.sampler import log_probabilities, refuse_non_finite
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 
@@ -37,16 +37,14 @@ def prompt_scores(
     seen = ids[-model.config.context_length :]
     found = [score(id, math.nan) for id in ids[: len(ids) - len(seen) + 1]]
     for first, logits in _logits(model, seen, tokenizer.n_vocab):
-        following = torch.tensor(seen[first + 1 : first + 1 + len(logits)])
-        logprobs = sampling.log_probabilities(logits[: len(following)], following).tolist()
-        tops = _tops(logits, count)
-        for id, logprob, top in zip(following.tolist(), logprobs, tops, strict=False):
+        for id, row in zip(seen[first + 1 :], logits, strict=False):
+            logprob, top = log_probabilities(row, id, count)
             found.append(score(id, logprob, *(score(*other) for other in top)))
     return found
 
 
 @torch.inference_mode()
-def _logits(model: FastGPT, ids: Sequence[int], n_vocab: int) -> Iterator[tuple[int, Tensor]]:
+def _logits(model: FastGPT, ids: Sequence[int], n_vocab: int) -> Iterator[tuple[int, Row]]:
     """Position and (at most BLOCK, V) logits from there on, of all positions but perhaps the last.
 
     A product has two rows at least, as in `gptcli.generation.scheduler`: the last position, which
@@ -58,14 +56,6 @@ def _logits(model: FastGPT, ids: Sequence[int], n_vocab: int) -> Iterator[tuple[
     given = torch.tensor(ids, device=model.device)
     hidden = model.hidden(given, spans, model.new_cache(1, len(ids)))  # (T, E)
     for first in range(0, len(ids) - 1, BLOCK):
-        logits = model.logits(hidden[first : first + BLOCK])
-        logits = sampling.within_vocabulary(logits, n_vocab)
-        sampling.refuse_non_finite(logits, position=first + 1)
+        logits = model.logits(hidden[first : first + BLOCK])[:, :n_vocab].float().cpu().numpy()
+        refuse_non_finite(logits, position=first + 1)
         yield first, logits
-
-
-def _tops(logits: Tensor, count: int) -> Iterator[list[tuple[int, float]]]:
-    """The likeliest of each row, best first."""
-    ids, logprobs = sampling.alternatives(logits, count)
-    for row, values in zip(ids.tolist(), logprobs.tolist(), strict=True):
-        yield list(zip(row, values, strict=True)) if count else []

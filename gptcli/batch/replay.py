@@ -21,7 +21,9 @@ from gptcli.batch.worker import Answerer
 from gptcli.core.errors import InputError
 from gptcli.engine.fast import FastGPT
 from gptcli.generation.sequence import Sequence as Text
-from gptcli.sampling import sampler as sampling
+from gptcli.sampling import sampler
+from gptcli.sampling.filters import Row
+from gptcli.sampling.processors import History, penalize
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 
@@ -171,7 +173,7 @@ def _first_difference(
 def _recorded_id(
     old: Mapping[str, Any],
     text: Text,
-    logits: torch.Tensor,
+    logits: Row,
     now: int | None,
     tokenizer: Tokenizer,
 ) -> int | None:
@@ -185,7 +187,7 @@ def _recorded_id(
 def _compared(
     line: int,
     text: Text,
-    logits: torch.Tensor,
+    logits: Row,
     ids: tuple[int | None, int | None],
     tokenizer: Tokenizer,
 ) -> Difference:
@@ -207,32 +209,30 @@ def _compared(
 
 
 @torch.inference_mode()
-def _logits(text: Text, model: FastGPT) -> torch.Tensor:
-    """(1, n_vocab): what follows the text, penalties and bans applied."""
+def _logits(text: Text, model: FastGPT) -> Row:
+    """(n_vocab,): what follows the text, penalties and bans applied."""
     ids = [*text.prompt, *text.ids][-text.context :]
-    logits = model(torch.tensor([ids], device=model.device), last=True)[:, -1]
-    logits = sampling.within_vocabulary(logits, text.n_vocab).float().cpu()
-    history = sampling.History([*text.prompt, *text.ids], len(text.prompt))
-    return sampling.penalize(logits, text.params, [history], text.eos_ids)
+    logits = model(torch.tensor([ids], device=model.device), last=True)[0, -1]
+    row = logits.float().cpu().numpy()[: text.n_vocab]
+    history = History([*text.prompt, *text.ids], len(text.prompt))
+    return penalize(row, text.params, history, text.eos_ids)
 
 
-def _likeliest(
-    rest: str, logits: torch.Tensor, but: int | None, tokenizer: Tokenizer
-) -> int | None:
+def _likeliest(rest: str, logits: Row, but: int | None, tokenizer: Tokenizer) -> int | None:
     """The best token with which a text can go on; None if none can, or the text ends."""
     data = rest.encode()
-    for id in logits[0].argsort(descending=True).tolist():
+    for id in (-logits).argsort(kind="stable").tolist():
         token = tokenizer.token_bytes(id)
         if id != but and token and data.startswith(token):
             return int(id)
     return None
 
 
-def _margin(text: Text, logits: torch.Tensor, recorded: int, now: int) -> tuple[float, str]:
+def _margin(text: Text, logits: Row, recorded: int, now: int) -> tuple[float, str]:
     if text.params.greedy:
-        return float(logits[0, now] - logits[0, recorded]), "logit"
-    u = sampling.uniform(text.seed, text.record, text.sample, len(text.ids))
-    upper = sampling.probabilities(logits, text.params)[0].cumsum(0)
+        return float(logits[now] - logits[recorded]), "logit"
+    u = sampler.uniform(text.seed, text.record, text.sample, len(text.ids))
+    upper = sampler.probabilities(logits, text.params).cumsum()
     low = float(upper[recorded - 1]) if recorded > 0 else 0.0
     return max(low - u, u - float(upper[recorded]), 0.0), "probability"
 

@@ -26,8 +26,8 @@ from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import untrained
 from gptcli.model.parameters import count
 from gptcli.model.shortcut import BOOK_GRADIENTS, demonstration
-from gptcli.sampling.draws import uniform
 from gptcli.sampling.params import SamplingParams
+from gptcli.sampling.sampler import uniform
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.vocabulary import Vocabulary
 
@@ -40,7 +40,7 @@ COUNTS = {
 }
 PROMPT = (15496, 11, 314, 716)  # "Hello, I am"
 TOKENS = (27018, 24086, 47843, 30961, 42348, 7267, 49706, 43231, 47062, 34657)
-# Made with coreutils' `b2sum -l 64` (see `gptcli.sampling.draws`).
+# Made with coreutils' `b2sum -l 64` (see `gptcli.sampling.sampler.uniform`).
 DRAWS = {
     (123, "story-5", 0, 7): 0x7587427CE58C1DD5,
     (0, "", 0, 0): 0x9790F5EABDE6D565,

@@ -14,7 +14,8 @@ from torch import Tensor
 from gptcli.generation.decode import Model
 from gptcli.sampling import filters
 from gptcli.sampling.params import SamplingParams
-from gptcli.sampling.sampler import History, penalize, refuse_non_finite, within_vocabulary
+from gptcli.sampling.processors import History, penalize
+from gptcli.sampling.sampler import refuse_non_finite
 
 
 class Completion(NamedTuple):
@@ -69,8 +70,8 @@ def beam_search(
     cache, batch = model.new_cache(capacity=len(ids) + most), [list(ids)]
     for position in range(1, most + 1):
         logits = model(torch.tensor(batch, device=model.device), cache, last=True)[:, -1].float()
-        refuse_non_finite(logits, position)
-        search.advance(within_vocabulary(logits, n_vocab), final=position == most)
+        refuse_non_finite(logits.cpu().numpy(), position)
+        search.advance(logits[:, :n_vocab], final=position == most)
         if search.over:
             break
         rows = [guess.row for guess in search.running]
@@ -122,10 +123,13 @@ class _Search:
         ] or [Completion((), 0.0, cut)]
 
     def _candidates(self, logits: Tensor, count: int) -> list[_Guess]:
-        history = [History(self.prompt + guess.ids, len(self.prompt)) for guess in self.running]
-        logprobs = penalize(logits.log_softmax(dim=-1), self.params, history, self.eos_ids)
-        before = torch.tensor([guess.total for guess in self.running], dtype=torch.float64)
-        totals = (logprobs.double().cpu() + before[:, None]).numpy()  # (B, V)
+        totals = np.empty(logits.shape)  # (B, V)
+        for i, (row, guess) in enumerate(
+            zip(logits.log_softmax(dim=-1).cpu().numpy(), self.running, strict=True)
+        ):
+            history = History(self.prompt + guess.ids, len(self.prompt))
+            totals[i] = penalize(row, self.params, history, self.eos_ids)
+            totals[i] += guess.total
         found = filters.best_first(totals.ravel(), count)
         return [
             _Guess((*self.running[row].ids, int(token)), float(totals[row, token]), int(row))

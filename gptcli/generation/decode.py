@@ -158,7 +158,8 @@ class Generation:
         """
         while not self._must_end():
             start = perf_counter()
-            token = self.text.choose(self._source.following(self.text))
+            logits = self._source.following(self.text)
+            token = self.text.choose(logits.float().cpu().numpy())
             self.seconds += perf_counter() - start
             if token is not None:
                 yield token

@@ -24,6 +24,7 @@ from gptcli.engine.fast import FastGPT
 from gptcli.generation.prefix_cache import Prefixes, blocks
 from gptcli.generation.sequence import Sequence, Token, check_prompt
 from gptcli.model.gpt import KVCache
+from gptcli.sampling.filters import Row
 from gptcli.sampling.processors import NothingLeftError
 
 # A step reads prompts up to this many tokens together; more would make the others wait.
@@ -196,7 +197,8 @@ class Batch:
     def _step(self) -> Iterator[Job]:
         """One token for each row; yields the jobs that ended and frees their rows."""
         rows = sorted(self._active)  # neighbours in the cache can share calls
-        for row, logits in zip(rows, self._logits(rows).split(1), strict=False):
+        found = self._logits(rows).float().cpu().numpy()
+        for row, logits in zip(rows, found, strict=False):
             if row not in self._active:
                 return  # what was done beside the last job took the rows: all texts begin again
             job = self._active[row]
@@ -231,7 +233,7 @@ class Batch:
         return self._model.logits(hidden[last if len(last) > 1 else [last[0], 0]])
 
 
-def _advance(job: Job, logits: Tensor) -> bool:
+def _advance(job: Job, logits: Row) -> bool:
     """Whether the job has ended with the token that these logits give."""
     try:
         token = job.text.choose(logits)

@@ -8,11 +8,13 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from gptcli.core.errors import RunError, UsageError
-from gptcli.sampling import sampler as sampling
+from gptcli.sampling import sampler
 from gptcli.sampling.params import SamplingParams
+from gptcli.sampling.processors import History
 
 FinishReason = Literal["stop", "length", "context", "time", "interrupted"]
 Overflow = Literal["stop", "slide", "error"]
@@ -88,34 +90,28 @@ class Sequence:
             self.finish_reason = "context"
         return self.finish_reason is not None
 
-    def choose(self, logits: Tensor) -> Token | None:
-        """(1, V) logits → the next token, appended; None if the text has ended.
+    def choose(self, logits: NDArray[np.float32]) -> Token | None:
+        """(V,) or (1, V) logits → the next token, appended; None if the text has ended.
 
         Raises:
             RunError: non-finite logits.
         """
-        logits = sampling.within_vocabulary(logits, self.n_vocab)
-        sampling.refuse_non_finite(logits, position=len(self.ids) + 1)
-        chosen = sampling.sample(
-            logits,
+        row = logits.reshape(-1)[: self.n_vocab]
+        sampler.refuse_non_finite(row, position=len(self.ids) + 1)
+        id = sampler.sample(
+            row,
             self.params,
-            [sampling.uniform(self.seed, self.record, self.sample, len(self.ids))],
-            [sampling.History([*self.prompt, *self.ids], len(self.prompt))],
+            sampler.uniform(self.seed, self.record, self.sample, len(self.ids)),
+            History([*self.prompt, *self.ids], len(self.prompt)),
             eos_ids=self.eos_ids,
         )
-        if int(chosen) in self.eos_ids and not self.params.ignore_eos:
+        if id in self.eos_ids and not self.params.ignore_eos:
             self.finish_reason = "stop"
             return None
-        self.ids.append(int(chosen))
-        return self._described(logits, chosen)
-
-    def _described(self, logits: Tensor, chosen: Tensor) -> Token:
+        self.ids.append(id)
         if self.logprobs is None:
-            return Token(int(chosen))
-        logprob = float(sampling.log_probabilities(logits, chosen))
-        ids, values = sampling.alternatives(logits, self.logprobs)
-        top = zip(ids[0].tolist(), values[0].tolist(), strict=True) if self.logprobs else ()
-        return Token(int(chosen), logprob, tuple(top))
+            return Token(id)
+        return Token(id, *sampler.log_probabilities(row, id, self.logprobs))
 
     def _refuse_full_context(self) -> None:
         if self.overflow == "error":

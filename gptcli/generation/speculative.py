@@ -73,7 +73,8 @@ class DraftModel:
             self._prompt = Prompt(self._model, text.prompt, room)
         guess = text.copy()
         for _ in range(count):
-            if guess.choose(self._prompt.following(guess)) is None:
+            logits = self._prompt.following(guess)
+            if guess.choose(logits.float().cpu().numpy()) is None:
                 break
         return guess.ids[len(text.ids) :]
 

@@ -1,8 +1,4 @@
-"""The filters and the draw, for one row of the vocabulary: arithmetic on NumPy vectors.
-
-NumPy because its sort, partition and scan of one row are many times faster than a tensor's, and
-because it runs on one thread: the result depends neither on the batch nor on --threads. Knows no
-tensors, no history and no random numbers.
+"""Temperature, top_k, top_p, min_p, typical_p, and the draw, for one row of the vocabulary.
 
 A weight is a probability times a constant: exp((logit - best) / temperature), so the best token
 weighs exactly 1 and nothing overflows. Each filter takes the weights of the tokens that are left
@@ -10,17 +6,26 @@ and returns the indices it keeps, ascending. Ties go to the lowest id.
 """
 
 from collections.abc import Callable, Iterator
+from math import factorial, log
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gptcli.sampling.params import SamplingParams
 
-Row = NDArray[np.floating]
+Row = NDArray[np.float32]
+Values = NDArray[np.floating]
 Weights = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
 MOST = float(np.finfo(np.float32).max)
+
+_BLOCK = 64
+_LEAST_EXP = np.float32(-87)
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_UPPER = np.float32(0.693359375)
+_LN2_LOWER = np.float32(-2.12194440054690583e-4)
+_TAYLOR = [np.float32(1 / factorial(n)) for n in range(7, -1, -1)]
 
 
 def survivors(row: Row, params: SamplingParams) -> tuple[Indices, Weights]:
@@ -39,14 +44,21 @@ def survivors(row: Row, params: SamplingParams) -> tuple[Indices, Weights]:
     return ids, weights
 
 
-def best(row: Row, count: int) -> Indices:
+def best(row: Values, count: int) -> Indices:
     """The `count` greatest of a row, never more, all of them if there are fewer."""
     if not 0 < count < len(row):
         return np.arange(len(row) if count else 0)
-    return _first_at_least(row, np.partition(row, -count)[-count], count)
+    # The count-th greatest of the maxima of blocks is a lower bound, which few values reach: only
+    # they need to be ordered.
+    blocks = len(row) // _BLOCK
+    if count > blocks // 2:
+        return _first_at_least(row, _nth_greatest(row, count), count)
+    bound = _nth_greatest(row[: _BLOCK * blocks].reshape(_BLOCK, blocks).max(axis=0), count)
+    few = np.flatnonzero(row >= bound)
+    return few[_first_at_least(row[few], _nth_greatest(row[few], count), count)]
 
 
-def best_first(row: Row, count: int) -> Indices:
+def best_first(row: Values, count: int) -> Indices:
     """The same, from the greatest to the least, equals in their order."""
     found = best(row, count)
     return found[(-row[found]).argsort(kind="stable")]
@@ -87,7 +99,7 @@ def typical(weights: Weights, mass: float) -> Indices:
     return possible[_first_at_least(nearness, nearness[order[count - 1]], count)]
 
 
-def draw(weights: NDArray[np.floating], u: float) -> int:
+def draw(weights: Values, u: float) -> int:
     """The first index at which the running sum passes `u` of the whole: inverse transform.
 
     Summed in float64 in the order given. What is drawn has a positive weight: the sum grows there,
@@ -100,9 +112,8 @@ def draw(weights: NDArray[np.floating], u: float) -> int:
 
 
 def log_normalizer(row: Row) -> float:
-    """The log of the sum of exp(logit), in float64."""
-    top = float(row.max())
-    return top + float(np.log(np.exp(np.subtract(row, top, dtype=np.float64)).sum()))
+    """The log of the sum of exp(logit)."""
+    return float(row.max()) + log(_weights(row, 1.0).sum(dtype=np.float64))
 
 
 def _filters(params: SamplingParams) -> Iterator[Callable[[Weights], Indices]]:
@@ -117,16 +128,47 @@ def _filters(params: SamplingParams) -> Iterator[Callable[[Weights], Indices]]:
 
 def _weights(row: Row, temperature: float) -> Weights:
     with np.errstate(over="ignore"):  # past float32 is as far below the best as -inf
-        return np.exp((row - row.max()) / min(temperature, MOST))
+        scaled = row - row.max()
+        scaled /= np.float32(min(temperature, MOST))
+    return _exp(scaled)
 
 
-def _fewest(masses: NDArray[np.floating], mass: float) -> int:
+def _exp(x: Row) -> Weights:
+    """The exponential of values <= 0, in their place; 0 where it is no normal float32 number.
+
+    It is the same to the bit on every machine. NumPy's own differs by processor and by C library
+    in the last bit, which now and then would draw another token; IEEE sums and products do not.
+    """
+    possible = x >= _LEAST_EXP
+    np.maximum(x, _LEAST_EXP, out=x)
+    power = x * _LOG2_E
+    np.rint(power, out=power)
+    result = power * _LN2_UPPER  # exact, for its lower bits are 0
+    x -= result
+    x -= np.multiply(power, _LN2_LOWER, out=result)
+    result.fill(_TAYLOR[0])
+    for coefficient in _TAYLOR[1:]:
+        result *= x
+        result += coefficient
+    exponent = power.astype(np.int32)
+    exponent += 127
+    exponent <<= 23
+    result *= exponent.view(np.float32)  # 2**power
+    result *= possible
+    return result
+
+
+def _nth_greatest(row: Values, n: int) -> np.floating:
+    return np.partition(row, -n)[-n]
+
+
+def _fewest(masses: Values, mass: float) -> int:
     """How many of `masses`, taken from the first, reach `mass`; at least one."""
     before = masses.cumsum(dtype=np.float64) - masses
     return int(np.count_nonzero(before < mass))
 
 
-def _first_at_least(row: Row, threshold: np.floating, count: int) -> Indices:
+def _first_at_least(row: Values, threshold: np.floating, count: int) -> Indices:
     """Indices of `count` values: all above the threshold, and the first of those at it."""
     found = np.flatnonzero(row >= threshold)
     if len(found) == count:

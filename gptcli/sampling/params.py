@@ -1,7 +1,4 @@
-"""SamplingParams: how tokens are drawn, the one home of every default.
-
-Knows no tensors: options are checked before torch loads. `gptcli.sampling.sampler` carries it out.
-"""
+"""SamplingParams: how tokens are chosen, with every default and allowed range."""
 
 import math
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """What changes logits before the filters: bias, penalties for repetition, and bans.
 
-Looks at what the text holds already; knows no probabilities. (B, V) float32 logits in, a changed
-copy out; each row has its own history.
+It depends on the tokens that the text holds already. (V,) float32 logits in, a changed copy out.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -9,10 +8,10 @@ from math import inf
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from gptcli.core.errors import RunError, UsageError
+from gptcli.sampling.filters import MOST, Row
 from gptcli.sampling.params import SamplingParams
 
 
@@ -21,7 +20,7 @@ class NothingLeftError(RunError):
 
 
 class History(NamedTuple):
-    """One row's tokens so far: `ids` is the prompt and, after `prompt_length`, what is new."""
+    """The tokens so far: `ids` is the prompt and, after `prompt_length`, what is new."""
 
     ids: Sequence[int]
     prompt_length: int
@@ -33,12 +32,12 @@ class History(NamedTuple):
 
 
 def penalize(
-    logits: Tensor,
+    logits: Row,
     params: SamplingParams,
-    history: Sequence[History],
+    history: History | None = None,
     eos_ids: Collection[int] = (),
-) -> Tensor:
-    """(B, V) logits → (B, V): bias, repetition, presence and frequency, n-grams, minimum length.
+) -> Row:
+    """(V,) logits → (V,): bias, repetition, presence and frequency, n-grams, minimum length.
 
     Raises:
         NothingLeftError: every token is banned.
@@ -46,14 +45,16 @@ def penalize(
     """
     if not params.penalizes:
         return logits
-    logits = logits.clone()
-    _bias(logits, params)
-    for row, past in zip(logits, history, strict=True):
-        _penalize_row(row, params, past)
-        _ban_row(row, params, past, eos_ids)
+    past = history or History((), 0)
+    logits = logits.copy()
+    with np.errstate(over="ignore"):
+        _bias(logits, params)
+        _penalize_repetition(logits, params, past)
+    banned = [token for token in _banned(params, past, eos_ids) if token < len(logits)]
+    logits[banned] = -inf
     # A penalty may push a huge logit past float32; infinity would turn into NaN further on.
-    logits.clamp_(max=torch.finfo(logits.dtype).max)
-    if (logits.amax(dim=-1) == -inf).any():
+    np.minimum(logits, MOST, out=logits)
+    if logits.max() == -inf:
         raise NothingLeftError(
             "sampling",
             "every token is banned (0 are left to choose from)",
@@ -64,34 +65,34 @@ def penalize(
 
 def repeated_ngrams(ids: Sequence[int], size: int) -> set[int]:
     """The tokens that would complete a run of `size` tokens that is in `ids` already."""
-    start = len(ids) - size + 1
-    ids = list(ids)
-    last = ids[start:]
-    return {ids[i + size - 1] for i in range(start) if ids[i : i + size - 1] == last}
+    starts = len(ids) - size + 1
+    if starts < 1:
+        return set()
+    tokens = np.array(ids)
+    found = np.ones(starts, bool)  # where an earlier run begins as the text ends
+    for i, token in enumerate(tokens[starts:]):
+        found &= tokens[i : i + starts] == token
+    return set(tokens[size - 1 :][found].tolist())
 
 
-def _bias(logits: Tensor, params: SamplingParams) -> None:
+def _bias(logits: Row, params: SamplingParams) -> None:
     for token, bias in params.logit_bias:
-        if token >= logits.shape[-1]:
-            expected = f"must name tokens below {logits.shape[-1]}, got {token}"
+        if token >= len(logits):
+            expected = f"must name tokens below {len(logits)}, got {token}"
             raise UsageError("--logit-bias", expected)
-        logits[:, token] += bias
+        logits[token] += bias
 
 
-def _penalize_row(row: Tensor, params: SamplingParams, past: History) -> None:
+def _penalize_repetition(logits: Row, params: SamplingParams, past: History) -> None:
     factor = params.repetition_penalty
     if factor != 1:
         # Keskar et al., "CTRL", 2019, as the field has it: away from zero or towards it by sign.
-        penalized = torch.where(row < 0, row * factor, row / factor)
-        row.copy_(torch.where(_counts(past.ids, row) > 0, penalized, row))
+        tokens, _ = _counts(past.ids, len(logits))
+        values = logits[tokens]
+        logits[tokens] = np.where(values < 0, values * factor, values / factor)
     if params.presence_penalty or params.frequency_penalty:
-        counts = _counts(past.new, row)
-        row -= counts * params.frequency_penalty + (counts > 0) * params.presence_penalty
-
-
-def _ban_row(row: Tensor, params: SamplingParams, past: History, eos_ids: Collection[int]) -> None:
-    banned = [token for token in _banned(params, past, eos_ids) if token < len(row)]
-    row[torch.tensor(banned, dtype=torch.long, device=row.device)] = -inf
+        tokens, counts = _counts(past.new, len(logits))
+        logits[tokens] -= counts * params.frequency_penalty + params.presence_penalty
 
 
 def _banned(params: SamplingParams, past: History, eos_ids: Collection[int]) -> Iterator[int]:
@@ -101,7 +102,11 @@ def _banned(params: SamplingParams, past: History, eos_ids: Collection[int]) -> 
         yield from eos_ids
 
 
-def _counts(ids: Sequence[int], row: Tensor) -> Tensor:
-    """(V,) how often each token occurs; a prompt given as ids may hold some that are cut off."""
-    tokens = torch.from_numpy(np.array(ids, dtype=np.int64))  # five times as fast as a tensor's
-    return torch.bincount(tokens[tokens < len(row)], minlength=len(row)).to(row.device)
+def _counts(ids: Sequence[int], n_vocab: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The different tokens of a text, and how often each occurs.
+
+    A prompt given as ids may hold some past the vocabulary; they are left out.
+    """
+    tokens, counts = np.unique(np.array(ids, np.int64), return_counts=True)
+    known = tokens < n_vocab
+    return tokens[known], counts[known].astype(np.float32)

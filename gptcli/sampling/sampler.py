@@ -1,48 +1,28 @@
-"""From logits to a token: pure functions over (B, V) logits, each row by itself.
+"""From a row of logits to a token: (V,) float32 in, an id out.
 
-The order is fixed: tokens outside the vocabulary go; logit bias, repetition, presence and frequency
-penalties, repeated n-grams, minimum length; then temperature, top_k, top_p, min_p, typical_p; then
-one draw by inverse transform. Arithmetic is float32, sums are float64, whatever the model's dtype.
-A row's result is the same to the last bit for any batch it is in. Knows no model and no loop.
+The order is fixed: logit bias, repetition, presence and frequency penalties, repeated n-grams,
+minimum length; then temperature, top_k, top_p, min_p, typical_p; then one draw by inverse
+transform. Arithmetic is float32 and sums are float64, on one thread, so that a token depends on
+its row alone: not on the batch, the number of threads or the kind of processor.
 """
 
-from collections.abc import Collection, Sequence
-from math import inf, isfinite
+from collections.abc import Collection
+from hashlib import blake2b
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gptcli.core.errors import RunError
 from gptcli.sampling import filters
-from gptcli.sampling.draws import uniform
-from gptcli.sampling.params import GREEDY_BELOW, SamplingParams
+from gptcli.sampling.filters import Row
+from gptcli.sampling.params import SamplingParams
 from gptcli.sampling.processors import History, penalize
-
-__all__ = [
-    "GREEDY_BELOW",
-    "History",
-    "NonFinite",
-    "SamplingParams",
-    "alternatives",
-    "check_finite",
-    "choose",
-    "filter_logits",
-    "greedy",
-    "log_probabilities",
-    "penalize",
-    "probabilities",
-    "refuse_non_finite",
-    "sample",
-    "uniform",
-    "within_vocabulary",
-]
 
 
 class NonFinite(NamedTuple):
-    """How many values are not numbers, and how many are infinite. False if none are."""
+    """How many values are NaN, and how many are infinite. False if none are."""
 
     nan: int
     inf: int
@@ -51,58 +31,83 @@ class NonFinite(NamedTuple):
         return self.nan + self.inf > 0
 
 
-def sample(
-    logits: Tensor,
-    params: SamplingParams,
-    uniforms: Sequence[float],
-    history: Sequence[History] = (),
-    *,
-    eos_ids: Collection[int] = (),
-) -> Tensor:
-    """(B, V) finite logits → (B,) ids on the CPU.
+def uniform(seed: int, record: str, sample: int, position: int) -> float:
+    """A random number in [0, 1), a multiple of 2**-53, for one token of one sample of one record.
+
+    Counter-based: it depends on these four values and on nothing else. It is the 8-byte BLAKE2b
+    digest of the UTF-8 text `seed:sample:position:record` (decimal integers; the record comes
+    last, so no record can imitate another's numbers), read as a big-endian integer; its upper 53
+    bits divided by 2**53. In a shell, the first 16 hex digits of
+    `printf %s 123:0:7:story-5 | b2sum -l 64`.
 
     Args:
-        logits: of any floating dtype, on any device, `within_vocabulary`; never changed.
+        seed: the job's seed, any integer.
+        record: which prompt of a job; "" where there is only one.
+        sample: which completion of the prompt, from 0.
+        position: which new token of the completion, from 0.
+    """
+    name = f"{seed}:{sample}:{position}:{record}".encode("utf-8", "surrogatepass")
+    return (int.from_bytes(blake2b(name, digest_size=8).digest(), "big") >> 11) * 2.0**-53
+
+
+def sample(
+    logits: Row,
+    params: SamplingParams,
+    u: float = 0.0,
+    history: History | None = None,
+    *,
+    eos_ids: Collection[int] = (),
+) -> int:
+    """(V,) finite logits → the next token's id.
+
+    Args:
+        logits: float32, without the rows that only pad an embedding; never changed.
         params: how to choose.
-        uniforms: one number in [0, 1) a row, `uniform(…)`; not used, and may be empty, if greedy.
-        history: one a row; not used, and may be empty, unless `params.penalizes`.
+        u: the random number in [0, 1), `uniform(…)`; not used if greedy.
+        history: the tokens so far; not used unless `params.penalizes`.
         eos_ids: the tokens that `min_new_tokens` bans.
 
     Raises:
-        RunError: every token is banned.
+        NothingLeftError: every token is banned.
         UsageError: `logit_bias` names a token past the vocabulary.
     """
-    logits = penalize(logits.float(), params, history, eos_ids)
+    logits = penalize(logits, params, history, eos_ids)
     if params.greedy:
-        return greedy(logits).cpu()
-    ids = []
-    for row, u in zip(_rows(logits), uniforms, strict=True):
-        left, weights = filters.survivors(row, params)
-        ids.append(left[filters.draw(weights, u)])
-    return torch.tensor(np.array(ids))
+        return int(logits.argmax())
+    ids, weights = filters.survivors(logits, params)
+    return int(ids[filters.draw(weights, u)])
 
 
-def greedy(logits: Tensor) -> Tensor:
-    """(B, V) logits → (B,) ids of the greatest, the lowest id of equals."""
-    if logits.device.type == "cpu":  # NumPy's is ten times as fast
-        return torch.from_numpy(_rows(logits).argmax(axis=-1))
-    return logits.argmax(dim=-1)
+def probabilities(logits: Row, params: SamplingParams) -> NDArray[np.float64]:
+    """(V,) logits → (V,) probabilities of a draw, after the filters."""
+    ids, weights = filters.survivors(logits, params)
+    result = np.zeros(len(logits))
+    result[ids] = weights
+    return result / result.sum()
 
 
-def within_vocabulary(logits: Tensor, n_vocab: int | None) -> Tensor:
-    """(B, V) → (B, n_vocab): without the rows that only pad an embedding; a view."""
-    return logits if n_vocab is None else logits[:, :n_vocab]
+def log_probabilities(
+    logits: Row, id: int, top: int = 0
+) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """(V,) logits → the natural log-probability of `id`, and of the `top` best tokens, best first.
+
+    They are the model's own: temperature and filters do not count.
+    """
+    normalizer = filters.log_normalizer(logits)
+    best = filters.best_first(logits, top).tolist()
+    return float(logits[id]) - normalizer, tuple((i, float(logits[i]) - normalizer) for i in best)
 
 
-def check_finite(logits: Tensor) -> NonFinite:
+def check_finite(logits: Row) -> NonFinite:
     """Counts of NaN and of infinite values; one pass, a second only if there are any."""
     # A sum is not finite if any term is not. It may overflow without one, which costs a look.
-    if isfinite(logits.sum(dtype=torch.float32)):
-        return NonFinite(0, 0)
-    return NonFinite(int(logits.isnan().sum()), int(logits.isinf().sum()))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isfinite(logits.sum()):
+            return NonFinite(0, 0)
+    return NonFinite(int(np.isnan(logits).sum()), int(np.isinf(logits).sum()))
 
 
-def refuse_non_finite(logits: Tensor, position: int) -> None:
+def refuse_non_finite(logits: Row, position: int) -> None:
     """Stop before a NaN is chosen: an argmax would take it for the best token.
 
     Raises:
@@ -114,53 +119,3 @@ def refuse_non_finite(logits: Tensor, position: int) -> None:
             f"non-finite logits at token {position} ({counts.nan} NaN, {counts.inf} inf)",
             "The weights are broken or overflow this dtype; try --dtype float32",
         )
-
-
-def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
-    """(B, V) logits → (B, V) float32: divided by the temperature, -inf where a filter removes."""
-    kept = torch.full(logits.shape, -inf)
-    for row, out in zip(_rows(logits), kept, strict=True):
-        ids = torch.from_numpy(filters.survivors(row, params)[0])
-        scale = 1.0 if params.greedy else params.temperature
-        out[ids] = torch.from_numpy(row)[ids] / scale
-    return kept
-
-
-def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
-    """(B, V) logits → (B, V) float64 probabilities that a draw has after the filters."""
-    result = torch.zeros(logits.shape, dtype=torch.float64)
-    for row, out in zip(_rows(logits), result, strict=True):
-        ids, weights = filters.survivors(row, params)
-        exact = weights.astype(np.float64)
-        out[torch.from_numpy(ids)] = torch.from_numpy(exact / exact.sum())
-    return result
-
-
-def choose(probabilities: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """(B, V) probabilities and B numbers in [0, 1) → (B,) ids, by inverse transform in id order."""
-    rows = probabilities.cpu().numpy()
-    return torch.tensor([filters.draw(row, u) for row, u in zip(rows, uniforms, strict=True)])
-
-
-def log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
-    """(B, V) logits and (B,) ids → (B,) float64 natural log-probabilities, filters apart."""
-    pairs = zip(_rows(logits), ids.tolist(), strict=True)
-    return torch.tensor(
-        [float(row[i]) - filters.log_normalizer(row) for row, i in pairs], dtype=torch.float64
-    )
-
-
-def alternatives(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(B, V) logits → (B, n) ids and log-probabilities of the best, best first; n ≤ count, V."""
-    best = [_best_first(row, count) for row in _rows(logits)]
-    ids, logprobs = zip(*best, strict=True)
-    return torch.tensor(np.array(ids)), torch.tensor(np.array(logprobs))
-
-
-def _best_first(row: filters.Row, count: int) -> tuple[filters.Indices, NDArray[np.float64]]:
-    ids = filters.best_first(row, count)
-    return ids, row[ids].astype(np.float64) - filters.log_normalizer(row)
-
-
-def _rows(logits: Tensor) -> NDArray[np.float32]:
-    return logits.detach().float().cpu().numpy()

@@ -17,7 +17,7 @@ from gptcli.batch.replay import Difference, echoed, pairs_of, replay
 from gptcli.batch.request import RecordReader
 from gptcli.batch.runner import Reading
 from gptcli.core.errors import InputError
-from gptcli.sampling import sampler as sampling
+from gptcli.sampling import sampler
 
 
 def replayed(
@@ -84,15 +84,15 @@ def test_the_first_differing_token_and_its_margin(
     assert (found.recorded.text, found.now.text) == (other, text[3])
 
     ids = [*bytes_tokenizer().encode("two"), *text[:3].encode()]
-    logits = tiny_model()(torch.tensor([ids]), last=True)[:, -1].float().clone()
-    logits[:, 97:123] += 9
+    logits = tiny_model()(torch.tensor([ids]), last=True)[0, -1].float().clone().numpy()
+    logits[97:123] += 9
     if temperature == 0:
         assert found.unit == "logit"
-        expected = float(logits[0, ord(text[3])] - logits[0, ord(other)])
+        expected = float(logits[ord(text[3])] - logits[ord(other)])
     else:
         assert found.unit == "probability"
-        upper = torch.cumsum(sampling.probabilities(logits, params)[0], 0)
-        u = sampling.uniform(7, "2", 0, 3)
+        upper = sampler.probabilities(logits, params).cumsum()
+        u = sampler.uniform(7, "2", 0, 3)
         low, high = float(upper[ord(other) - 1]), float(upper[ord(other)])
         expected = low - u if u < low else u - high
     assert found.margin == pytest.approx(expected, abs=1e-4)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from gptcli.sampling.draws import uniform
+from gptcli.sampling.sampler import uniform
 
 AXES: dict[str, Callable[[int], float]] = {
     "seed": lambda i: uniform(i, "", 0, 0),

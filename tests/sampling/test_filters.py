@@ -1,5 +1,6 @@
 """The filters of one row: four tokens worked by hand, and what holds for any row."""
 
+import hashlib
 from math import inf
 
 import numpy as np
@@ -172,3 +173,25 @@ def test_the_log_normalizer_does_not_overflow() -> None:
     assert filters.log_normalizer(weights(1e38, 1e38)) == pytest.approx(float(np.float32(1e38)))
     assert filters.log_normalizer(weights(-1e4, -1e4)) == pytest.approx(-1e4 + np.log(2))
     assert filters.log_normalizer(weights(0, -inf)) == 0
+
+
+@given(ROWS, st.integers(1, 40))
+def test_best_finds_what_a_stable_sort_finds(row, count) -> None:
+    for copies in (1, 200):  # many ties, and enough values for a bound
+        values = np.array(row * copies, np.float32)
+        expected = (-values).argsort(kind="stable")[:count]
+        assert filters.best_first(values, count).tolist() == expected.tolist()
+
+
+def test_weights_are_exponentials_within_two_units_of_the_last_place() -> None:
+    row = np.linspace(-87, 0, 100_001, dtype=np.float32)
+    _, found = filters.survivors(row, SamplingParams(**OFF))
+    exact = np.exp(row.astype(np.float64))
+    assert (np.abs(found / exact - 1) < 2 * np.finfo(np.float32).eps).all()
+
+
+def test_weights_are_the_same_bits_on_every_machine() -> None:
+    row = np.linspace(-90, 0, 100_001, dtype=np.float32)
+    _, found = filters.survivors(row, SamplingParams(**OFF))
+    digest = hashlib.sha256(found.astype("<f4").tobytes()).hexdigest()
+    assert digest == "ac7fd8e554ac8ff0298fd32cd25ce5aa2309886f9bb54749f79e7fab8cf473b9"

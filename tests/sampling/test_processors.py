@@ -15,8 +15,9 @@ from transformers import (
 )
 
 from gptcli.core.errors import RunError, UsageError
+from gptcli.sampling import processors
 from gptcli.sampling.params import SamplingParams
-from gptcli.sampling.processors import History, penalize, repeated_ngrams
+from gptcli.sampling.processors import History, repeated_ngrams
 
 V = 30
 TOKENS = st.lists(st.integers(0, 4), max_size=25)
@@ -35,6 +36,15 @@ def logits() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def past() -> torch.Tensor:
     return torch.randint(0, V, (6, 14), generator=torch.Generator().manual_seed(2)) % 9
+
+
+def penalize(logits: torch.Tensor, params, histories, eos_ids=()) -> torch.Tensor:
+    """Each row by itself, as a tensor beside transformers' own."""
+    rows = [
+        torch.from_numpy(processors.penalize(row.numpy(), params, history, eos_ids))
+        for row, history in zip(logits, histories, strict=True)
+    ]
+    return torch.stack(rows)
 
 
 def histories(past: torch.Tensor, prompt_length: int = 4) -> list[History]:
@@ -126,7 +136,8 @@ def test_logits_are_never_changed_in_place(logits, past) -> None:
 
 
 def test_nothing_to_do_copies_nothing(logits) -> None:
-    assert penalize(logits, SamplingParams(), []) is logits
+    row = logits[0].numpy()
+    assert processors.penalize(row, SamplingParams()) is row
 
 
 def test_what_a_penalty_pushes_past_float32_stays_finite() -> None:

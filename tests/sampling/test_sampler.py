@@ -2,6 +2,7 @@
 
 from math import e, inf, log, nan
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -14,21 +15,11 @@ from transformers import (
 )
 
 from gptcli.core.errors import RunError
-from gptcli.sampling.sampler import (
-    History,
-    SamplingParams,
-    alternatives,
-    check_finite,
-    choose,
-    filter_logits,
-    greedy,
-    log_probabilities,
-    probabilities,
-    refuse_non_finite,
-    sample,
-    uniform,
-    within_vocabulary,
-)
+from gptcli.generation.sequence import Sequence
+from gptcli.sampling import filters, sampler
+from gptcli.sampling.params import SamplingParams
+from gptcli.sampling.processors import History
+from gptcli.sampling.sampler import check_finite, refuse_non_finite, uniform
 
 V = 211  # odd: rows of a batch begin at every alignment
 PLAIN = {"temperature": 1.0, "top_p": None}
@@ -58,6 +49,30 @@ def logits() -> torch.Tensor:
     rows[5, 17] = 50
     rows[6, 1::3] = -inf
     return rows
+
+
+def filter_logits(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """(B, V) logits, divided by the temperature, -inf where a filter removes."""
+    kept = torch.full(logits.shape, -inf)
+    for row, out in zip(logits, kept, strict=True):
+        ids = torch.from_numpy(filters.survivors(row.numpy(), params)[0])
+        out[ids] = row[ids] / params.temperature
+    return kept
+
+
+def probabilities(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """(B, V) logits → (B, V), each row by itself."""
+    rows = [torch.from_numpy(sampler.probabilities(row.numpy(), params)) for row in logits]
+    return torch.stack(rows)
+
+
+def sample(logits: torch.Tensor, params: SamplingParams, draws: list[float]) -> list[int]:
+    """(B, V) logits → B ids, each row by itself."""
+    return [sampler.sample(row.numpy(), params, u) for row, u in zip(logits, draws, strict=True)]
+
+
+def log_probability(row: torch.Tensor, id: int) -> float:
+    return sampler.log_probabilities(row.numpy(), id)[0]
 
 
 def theirs(logits: torch.Tensor, **options: float) -> torch.Tensor:
@@ -127,34 +142,30 @@ def test_probabilities_sum_to_one_and_are_never_nan(logits, options) -> None:
 
 
 @pytest.mark.parametrize("options", [*MIXES, {"temperature": 0}])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_is_the_same_to_the_bit_in_any_batch(logits, options, dtype) -> None:
-    params, rows = SamplingParams(**options), logits.to(dtype)
+def test_a_row_is_the_same_to_the_bit_wherever_it_lies(logits, options) -> None:
+    """Alone, or a view into a batch at any alignment: V is odd."""
+    params = SamplingParams(**options)
     draws = [uniform(5, str(i), 0, 0) for i in range(8)]
-    alone = [sample(rows[i : i + 1], params, draws[i : i + 1]).item() for i in range(8)]
-    exact = torch.cat([probabilities(rows[i : i + 1], params) for i in range(8)])
+    alone = sample([row.clone() for row in logits], params, draws)
+    exact = torch.stack([probabilities(row[None].clone(), params)[0] for row in logits])
+    logprobs = [log_probability(row.clone(), i) for i, row in enumerate(logits)]
     for order in ([0, 1], [7, 6, 5, 4, 3, 2, 1, 0], [3] * 5, [2, 7, 1, 4, 0, 6, 5] * 4):
-        batch = rows[order].contiguous()
-        chosen = sample(batch, params, [draws[i] for i in order])
-        assert chosen.tolist() == [alone[i] for i in order]
+        batch = logits[order].contiguous()
+        assert sample(batch, params, [draws[i] for i in order]) == [alone[i] for i in order]
         assert torch.equal(probabilities(batch, params), exact[order])
-        one_by_one = [log_probabilities(rows[i : i + 1], torch.tensor([i])) for i in order]
-        assert torch.equal(log_probabilities(batch, torch.tensor(order)), torch.cat(one_by_one))
+        found = [log_probability(row, i) for row, i in zip(batch, order, strict=True)]
+        assert found == [logprobs[i] for i in order]
 
 
 @pytest.mark.parametrize("options", MIXES)
-def test_sample_is_choose_after_probabilities(logits, options) -> None:
+def test_sample_is_a_draw_from_the_probabilities(logits, options) -> None:
     params = SamplingParams(**options)
+    exact, left = probabilities(logits, params).numpy(), filter_logits(logits, params) > -inf
     for position in range(50):
         draws = [uniform(1, str(i), 0, position) for i in range(8)]
         chosen = sample(logits, params, draws)
-        assert torch.equal(chosen, choose(probabilities(logits, params), draws))
-        assert (filter_logits(logits, params).gather(1, chosen[:, None]) > -inf).all()
-
-
-def test_every_row_needs_its_own_draw(logits) -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        sample(logits, SamplingParams(), [0.5] * 7)
+        assert chosen == [filters.draw(row, u) for row, u in zip(exact, draws, strict=True)]
+        assert left[range(8), chosen].all()
 
 
 def exact(row: list[float], temperature: float, top_p: float) -> torch.Tensor:
@@ -177,7 +188,8 @@ def test_200_000_draws_have_the_exact_distribution(temperature, top_p) -> None:
     n, params = 200_000, SamplingParams(temperature=temperature, top_p=top_p)
     draws = [uniform(20, "", 0, position) for position in range(n)]
     # What sample does, without filtering the same row 200,000 times; see the test above.
-    chosen = choose(probabilities(torch.tensor([row]), params).expand(n, -1), draws)
+    found = probabilities(torch.tensor([row]), params)[0].numpy()
+    chosen = torch.tensor([filters.draw(found, u) for u in draws])
     expected = exact(row, temperature, top_p) * n
     counts = torch.bincount(chosen, minlength=len(row))
     assert not counts[expected == 0].any()
@@ -190,52 +202,55 @@ def test_200_000_draws_have_the_exact_distribution(temperature, top_p) -> None:
 @pytest.mark.parametrize("temperature", [0, 9e-6])
 def test_greedy_takes_the_lowest_id_of_equals_and_no_draw(logits, temperature) -> None:
     params = SamplingParams(temperature=temperature)
-    assert sample(torch.tensor([[1.0, 3, 3, 2], [-inf, -5, -9, -5]]), params, []).tolist() == [1, 1]
-    assert sample(torch.full((2, V), -7.0), params, []).tolist() == [0, 0]
-    assert torch.equal(sample(logits, params, []), logits.argmax(dim=-1))
-    assert torch.equal(probabilities(logits, params).argmax(dim=-1), greedy(logits))
+    for row, expected in [([1, 3, 3, 2], 1), ([-inf, -5, -9, -5], 1), ([-7] * V, 0)]:
+        assert sampler.sample(np.array(row, np.float32), params) == expected
+    assert sample(logits, params, [0.5] * 8) == logits.argmax(dim=-1).tolist()
+    assert torch.equal(probabilities(logits, params).argmax(dim=-1), logits.argmax(dim=-1))
 
 
 def test_a_cold_temperature_tends_to_greedy_and_a_hot_one_to_uniform(logits) -> None:
     cold = probabilities(logits[1:4], SamplingParams(temperature=1e-4, top_p=None))
-    assert (cold.gather(1, greedy(logits[1:4])[:, None]) > 0.999).all()
+    assert (cold.gather(1, logits[1:4].argmax(dim=-1, keepdim=True)) > 0.999).all()
     hot = probabilities(logits[:4], SamplingParams(temperature=1e300, top_p=None))
     assert torch.allclose(hot, torch.full_like(hot, 1 / V))
 
 
 def test_penalties_come_before_the_filters() -> None:
-    row = torch.tensor([[2.0, 1.9, 0.0]])
-    history = [History([0], 0)]
+    row, history = np.array([2.0, 1.9, 0.0], np.float32), History([0], 0)
     params = SamplingParams(top_k=1, presence_penalty=1.0)
-    assert sample(row, SamplingParams(top_k=1), [0.5], history).tolist() == [0]
-    assert sample(row, params, [0.5], history).tolist() == [1]
+    assert sampler.sample(row, SamplingParams(top_k=1), 0.5, history) == 0
+    assert sampler.sample(row, params, 0.5, history) == 1
     banned = SamplingParams(temperature=0, min_new_tokens=2)
-    assert sample(row, banned, [], history, eos_ids={0}).tolist() == [1]
+    assert sampler.sample(row, banned, 0.5, history, eos_ids={0}) == 1
 
 
 def test_tokens_past_the_vocabulary_are_cut_before_anything_else() -> None:
-    padded = torch.tensor([[1.0, 2.0, 50.0, nan]])
-    known = within_vocabulary(padded, 2)
-    assert sample(known, SamplingParams(temperature=0), []).tolist() == [1]
-    assert log_probabilities(known, torch.tensor([0])).item() == pytest.approx(-log(1 + e))
-    assert within_vocabulary(padded, None) is padded
+    text = Sequence(
+        prompt=[0], params=SamplingParams(temperature=0), context=9, seed=0, n_vocab=2, logprobs=1
+    )
+    token = text.choose(np.array([[1.0, 2.0, 50.0, nan]], np.float32))
+    assert token.id == 1
+    assert token.logprob == pytest.approx(-log(1 + 1 / e))
+    assert token.top == ((1, token.logprob),)
 
 
 def test_log_probabilities_are_those_of_the_whole_vocabulary(logits) -> None:
     rows, ids = logits[:7], torch.tensor([3, 210, 0, 5, 9, 17, 0])
     expected = rows.double().log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
-    assert torch.allclose(log_probabilities(rows, ids), expected)
-    assert log_probabilities(logits[6:7], torch.tensor([1])).item() == -inf
+    found = [log_probability(row, int(id)) for row, id in zip(rows, ids, strict=True)]
+    assert torch.allclose(torch.tensor(found, dtype=torch.float64), expected)
+    assert log_probability(logits[6], 1) == -inf
 
 
 def test_alternatives_are_the_best_in_order_and_of_ties_the_first(logits) -> None:
-    ids, values = alternatives(logits[:4], 5)
-    expected = logits[:4].double().log_softmax(dim=-1).topk(5)
-    assert torch.equal(ids, expected.indices)
-    assert torch.allclose(values, expected.values)
-    tied = alternatives(torch.tensor([[0.0, 2.0, 1.0, 2.0]]), 9)[0]
-    assert tied.tolist() == [[1, 3, 2, 0]]
-    assert alternatives(logits, 0)[0].shape == (8, 0)
+    for row in logits[:4]:
+        ids, values = zip(*sampler.log_probabilities(row.numpy(), 0, top=5)[1], strict=True)
+        expected = row.double().log_softmax(dim=-1).topk(5)
+        assert list(ids) == expected.indices.tolist()
+        assert torch.allclose(torch.tensor(values, dtype=torch.float64), expected.values)
+    tied = sampler.log_probabilities(np.array([0, 2, 1, 2], np.float32), 0, top=9)[1]
+    assert [id for id, _ in tied] == [1, 3, 2, 0]
+    assert sampler.log_probabilities(logits[0].numpy(), 0, top=0)[1] == ()
 
 
 @pytest.mark.parametrize(
@@ -249,19 +264,19 @@ def test_alternatives_are_the_best_in_order_and_of_ties_the_first(logits) -> Non
     ],
 )
 def test_values_that_are_not_finite_are_counted(values, counts) -> None:
-    found = check_finite(torch.tensor([values]))
+    found = check_finite(np.array(values, np.float32))
     assert found == counts
     assert bool(found) == (sum(counts) > 0)
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
-    refuse_non_finite(torch.tensor([[65504.0, 65504.0]]).half(), 1)
+    refuse_non_finite(np.array([3e38, 3e38], np.float32), 1)
     with pytest.raises(RunError, match=r"non-finite logits at token 3 \(1 NaN, 0 inf\)"):
-        refuse_non_finite(torch.tensor([[nan, 1.0]]), 3)
+        refuse_non_finite(np.array([nan, 1.0], np.float32), 3)
 
 
-def test_logits_of_any_kind_are_left_as_they_were(logits) -> None:
-    before = logits.clone().requires_grad_()
-    sample(before, SamplingParams(top_k=3), [0.5] * 8)
-    filter_logits(before, SamplingParams(top_k=3))
-    assert torch.equal(before, logits)
+def test_logits_are_left_as_they_were(logits) -> None:
+    row = logits[1].numpy()
+    row.flags.writeable = False
+    sampler.sample(row, SamplingParams(top_k=3, repetition_penalty=2), 0.5, History([1], 0))
+    sampler.probabilities(row, SamplingParams(temperature=0.3))
