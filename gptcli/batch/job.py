@@ -1,7 +1,6 @@
-"""JobSpec: all that decides what a batch writes, and nothing that only makes it faster.
+"""JobSpec: the options that decide what a batch writes, and none that only change its speed.
 
-Kept in the header of the output, so a job can be resumed or replayed from there. Knows no files,
-no model and no torch.
+They are kept in the header of the output, so that a job can be resumed or replayed from there.
 """
 
 import math
@@ -14,6 +13,9 @@ from gptcli.sampling.params import SamplingParams
 
 Form = Literal["json", "text", "table"]
 MOST_SAMPLES = 1000
+# Of the output. 1 named every record's draws by its line; 2 by its id where it has one, and gives
+# OpenAI's requests OpenAI's defaults.
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,20 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAIDefaults:
+    """What an OpenAI request gets where it says nothing: the protocol's values for completions."""
+
+    max_new_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float | None = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What a job is asked for. Two jobs with equal specs, models and inputs write equal bytes.
 
     Attributes:
-        seed: draws depend on it, the line number and the sample's number, and on nothing else.
+        seed: a draw depends on it, the record's name, the sample's number and the position.
         params: for records that do not say otherwise.
         stop: strings that end a text, left out of it unless `keep_stop`.
         overflow: what happens at the end of the context; "error" fails the record.
@@ -64,7 +75,9 @@ class JobSpec:
         check_ids: an id that came before fails the record.
         ids: put the new tokens' ids in the output.
         echo: put each request in the output.
+        openai: for OpenAI requests that do not say otherwise, before `params`; None: no exception.
         shard: the part of the input that is worked on.
+        format: of the output; decides how a record is named (see `draw_name`).
     """
 
     seed: int
@@ -80,23 +93,32 @@ class JobSpec:
     check_ids: bool = True
     ids: bool = False
     echo: bool = False
+    openai: OpenAIDefaults | None = OpenAIDefaults()
     shard: Shard | None = None
+    format: int = FORMAT
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_samples <= MOST_SAMPLES:
             words = f"must be an integer from 1 to {MOST_SAMPLES}"
             raise UsageError("--num-samples", f"{words}, got {self.num_samples}")
 
+    def draw_name(self, line: int, id: str | int | None) -> str:
+        """What a record's random draws are named by: its id, or its line if it has none."""
+        return str(line) if id is None or self.format == 1 else f"id:{id}"
+
     def options(self) -> dict[str, Any]:
-        """Every option under its own name, as JSON can hold it; the shard is apart."""
+        """Every option under its own name, as JSON can hold it; shard and format are apart."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
-        del own["params"], own["shard"]
+        del own["params"], own["shard"], own["format"]
+        own["openai"] = self.openai and asdict(self.openai)
         sampling = asdict(self.params)
         sampling["logit_bias"] = [[id, _named(bias)] for id, bias in self.params.logit_bias]
         return {**sampling, **own, "stop": list(self.stop)}
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], shard: Shard | None = None) -> "JobSpec":
+    def of(
+        cls, options: Mapping[str, Any], shard: Shard | None = None, format: int = FORMAT
+    ) -> "JobSpec":
         """The spec that `options()` came from.
 
         Raises:
@@ -109,7 +131,9 @@ class JobSpec:
         biases = tuple((id, float(bias)) for id, bias in sampling.pop("logit_bias", ()))
         params = SamplingParams(**sampling, logit_bias=biases)
         stop = tuple(values.pop("stop", ()))
-        return cls(**values, params=params, stop=stop, shard=shard)
+        openai = values.pop("openai", None)
+        values["openai"] = None if openai is None else OpenAIDefaults(**openai)
+        return cls(**values, params=params, stop=stop, shard=shard, format=format)
 
 
 def _named(bias: float) -> float | str:

@@ -4,9 +4,11 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from gptcli.batch.badrecord import BadRecordError, refuse_type, refuse_unknown
+from gptcli.batch.job import OpenAIDefaults
 from gptcli.batch.overrides import OWN_FIELDS, own_logprobs
 from gptcli.core.escape import shown
 
@@ -26,7 +28,9 @@ def is_request(record: Mapping[str, Any]) -> bool:
     return "custom_id" in record or "body" in record
 
 
-def as_ours(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def as_ours(
+    request: Mapping[str, Any], defaults: OpenAIDefaults | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A request → our fields, and what its answer will need.
 
     Raises:
@@ -45,7 +49,8 @@ def as_ours(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     given = {name: value for name, value in body.items() if value is not None}
     ours = {_RENAMED.get(name, name): given[name] for name in given if name in (*_OURS, *_RENAMED)}
     if "prompt" in ours:
-        ours["prompt"] = _prompt(ours["prompt"])
+        ours["prompt"] = _single(ours["prompt"])
+    ours = {**asdict(defaults), **ours} if defaults else ours
     model = body.get("model")
     return ours, {
         "model": model if isinstance(model, str) else "gptcli",
@@ -104,14 +109,11 @@ def _require_endpoint(request: Mapping[str, Any]) -> None:
         raise BadRecordError("unsupported", f'method: expected POST, got "{shown(method, 60)}"')
 
 
-def _prompt(value: object) -> object:
-    """Text, or a list of ids as a tuple; a list of one prompt is that prompt."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
-        value = value[0]
-    if isinstance(value, list):
-        if not all(type(id) is int and 0 <= id < 2**31 for id in value):
-            raise BadRecordError(
-                "unsupported", "prompt: expected one text or one list of token ids"
-            )
-        return tuple(value)
-    return value
+def _single(prompt: object) -> object:
+    """A list of one prompt is that prompt; one of several is not supported."""
+    if not isinstance(prompt, list) or not prompt or not isinstance(prompt[0], str | list):
+        return prompt
+    if len(prompt) > 1:
+        found = f"{len(prompt)} prompts, expected one text or one list of token ids"
+        raise BadRecordError("unsupported", f"prompt: a request a prompt ({found})")
+    return prompt[0]

@@ -41,6 +41,7 @@ class Record:
         id: what the caller knows it by, None if nothing was said.
         prompt: text, or ids.
         seed: its own; with one, the text is what `generate` writes with that seed.
+        draw_name: what its draws are named by beside the seed; "" with a seed of its own.
         logprobs: how many alternatives each token comes with; None: no log-probabilities at all.
         openai: what an answer in OpenAI's shape needs, if that is wanted.
         request: the whole of it as it was read.
@@ -51,6 +52,7 @@ class Record:
     id: str | int | None
     prompt: str | tuple[int, ...]
     params: SamplingParams
+    draw_name: str = ""
     stop: tuple[str, ...] = ()
     num_samples: int = 1
     seed: int | None = None
@@ -125,7 +127,7 @@ def parse(line: Line, spec: JobSpec) -> Record | Failure:
         shape = openai.is_request(request)
         id = _id(request.get("custom_id" if shape else "id"))
         if shape:
-            given, answer = openai.as_ours(request)
+            given, answer = openai.as_ours(request, spec.openai)
             return _record(line, spec, id, given, request=request, openai=answer)
         refuse_unknown(request, _FIELDS)
         return _record(line, spec, id, request)
@@ -173,6 +175,7 @@ def _record(
     given: Mapping[str, Any],
     **of_openai: Any,
 ) -> Record:
+    seed = own_seed(given)
     return Record(
         line=line.number,
         sha256=line.sha256,
@@ -181,7 +184,8 @@ def _record(
         params=own_params(given, spec.params),
         stop=own_stop(given, spec.stop),
         num_samples=own_num_samples(given, spec.num_samples),
-        seed=own_seed(given),
+        seed=seed,
+        draw_name=spec.draw_name(line.number, id) if seed is None else "",
         logprobs=own_logprobs(given),
         **{"request": given, **of_openai},
     )
@@ -193,8 +197,10 @@ def _prompt(given: Mapping[str, Any], spec: JobSpec) -> str | tuple[int, ...]:
     prompt = given["prompt"]
     if isinstance(prompt, str):
         require_unicode("prompt", prompt)
-    elif not isinstance(prompt, tuple):  # ids, which only OpenAI's form has
-        refuse_type("prompt", "text", prompt)
+    elif not (
+        isinstance(prompt, list) and all(type(id) is int and 0 <= id < 2**31 for id in prompt)
+    ):
+        refuse_type("prompt", "text or a list of token ids", prompt)
     if not prompt and not spec.allow_empty:
         raise BadRecordError("empty_prompt", "the prompt is empty (see --allow-empty)")
-    return prompt
+    return prompt if isinstance(prompt, str) else tuple(prompt)

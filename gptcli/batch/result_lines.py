@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptcli.batch import openai
-from gptcli.batch.job import JobSpec, Shard
+from gptcli.batch.job import FORMAT, JobSpec, Shard
 from gptcli.batch.logprobs import Score, as_openai, as_ours, characters, joined
 from gptcli.batch.request import Failure, Record
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.version import __version__
 
-FORMAT = 1
 HEADER_BEGINS = b'{"gptcli": "batch", '
 # The model's identity, in the order in which a difference is told.
 _IDENTITY = ("config", "weights", "tokenizer", "dtype", "machine", "shard", "version", "format")
@@ -67,7 +66,7 @@ def header(spec: JobSpec, identity: Mapping[str, Any]) -> bytes:
     """The first line: what wrote the output, for what model and options."""
     value = {
         "gptcli": "batch",
-        "format": FORMAT,
+        "format": spec.format,
         "version": __version__,
         **identity,
         "shard": None if spec.shard is None else str(spec.shard),
@@ -98,9 +97,13 @@ def spec_of(header: Mapping[str, Any], name: str) -> JobSpec:
     Raises:
         InputError: another version of gptcli wrote them, or someone changed them.
     """
+    format = header.get("format")
+    if type(format) is not int or not 1 <= format <= FORMAT:
+        found = f"its header has an unknown format ({shown(format, 60)}, expected 1 to {FORMAT})"
+        raise InputError(name, found, "A newer version of gptcli may have written it")
     try:
         shard = Shard.parse(header["shard"]) if header.get("shard") else None
-        return JobSpec.of(header["options"], shard)
+        return JobSpec.of(header["options"], shard, format)
     except (UsageError, TypeError, ValueError, KeyError, AttributeError):
         raise InputError(name, "the options in its header cannot be used") from None
 
@@ -114,8 +117,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, now = old.get("options", {}), new.get("options", {})
     for key in dict.fromkeys((*before, *now)):
         if before.get(key) != now.get(key):
-            option = key.replace("_", "-")
-            found.append(f"--{option} {_brief(before.get(key))}, now {_brief(now.get(key))}")
+            openai = "other defaults of OpenAI requests:"
+            option = openai if key == "openai" else f"--{key.replace('_', '-')}"
+            found.append(f"{option} {_brief(before.get(key))}, now {_brief(now.get(key))}")
     return found
 
 

@@ -157,14 +157,13 @@ class Answerer:
 
     def texts(self, record: Record, ids: Sequence[int]) -> Iterator[Text]:
         """The samples of a record, not yet begun."""
-        own = record.seed is not None
         for number in range(record.num_samples):
             yield Text(
                 prompt=ids,
                 params=record.params,
                 context=self._model.config.context_length,
                 seed=self.spec.seed if record.seed is None else record.seed,
-                record="" if own else str(record.line),
+                record=record.draw_name,
                 sample=number,
                 eos_ids=self.tokenizer.eos_ids,
                 n_vocab=self.tokenizer.n_vocab,

@@ -62,8 +62,8 @@ def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
     if plan.mode == "new" and plan.output is not None:
         outputs.refuse_existing(plan.output)
     recorded = _recorded(plan)
-    if recorded is not None and options.seed is None:
-        spec = replace(spec, seed=spec_of(recorded, str(plan.output)).seed)
+    if recorded is not None:
+        spec = _as_recorded(spec, recorded, plan, keep_seed=options.seed is None)
     full = plan.hash_weights or str((recorded or {}).get("weights")).startswith("full:")
     target = options.target()
     if target.config is None:
@@ -240,6 +240,16 @@ def _recorded(plan: BatchPlan) -> dict[str, Any] | None:
         return None
     path = outputs.staged(plan.output) if plan.mode == "overwrite-resume" else plan.output
     return recorded_header(path)
+
+
+def _as_recorded(
+    spec: JobSpec, recorded: dict[str, Any], plan: BatchPlan, *, keep_seed: bool
+) -> JobSpec:
+    """The spec with what no option says: the output's format, and the seed if none was given."""
+    old = spec_of(recorded, str(plan.output))
+    openai = spec.openai if old.openai is not None else None  # format 1 knew no such defaults
+    seed = old.seed if keep_seed else spec.seed
+    return replace(spec, seed=seed, format=old.format, openai=openai)
 
 
 def _identity(

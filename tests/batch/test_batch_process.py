@@ -179,6 +179,59 @@ def test_the_seed_of_a_job_that_was_given_none_is_in_its_header(folder: Path) ->
     assert (folder / "fresh").read_bytes() == first
 
 
+def as_format_1(data: bytes) -> bytes:
+    """An output as it was when every record was named by its line: no word of OpenAI requests."""
+    first, _, rest = data.partition(b"\n")
+    header = json.loads(first)
+    assert header["format"] == 2
+    header["format"] = 1
+    del header["options"]["openai"]
+    return json.dumps(header).encode() + b"\n" + rest
+
+
+def test_an_output_of_format_1_is_resumed_and_replayed_as_it_began(tmp_path: Path) -> None:
+    tiny_directory(tmp_path / "model")
+    records = [{"id": f"r{n}", "prompt": "x"} for n in range(6)]
+    (tmp_path / "in").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "plain").write_text("x\n" * 6)  # without ids, named by their lines in both formats
+    common = ["-m", tmp_path / "model", *SAMPLING, "-q"]
+    assert run("batch", tmp_path / "plain", "--text", "-o", tmp_path / "lines", *common).code == 0
+    assert run("batch", tmp_path / "in", "-o", tmp_path / "ids", *common).code == 0
+    header = as_format_1((tmp_path / "ids").read_bytes()).split(b"\n")[0] + b"\n"
+    (tmp_path / "old").write_bytes(header)
+    assert run("batch", tmp_path / "in", "-o", tmp_path / "old", *common, "--resume").code == 0
+    assert (tmp_path / "old").read_bytes().startswith(header)
+
+    def texts(name: str) -> list[str]:
+        lines = (tmp_path / name).read_text().splitlines()[1:]
+        return [json.loads(line)["completion"] for line in lines]
+
+    assert texts("old") == texts("lines") != texts("ids")
+    for name in ("old", "ids"):
+        again = run("replay", tmp_path / name, "-i", tmp_path / "in", "-m", tmp_path / "model")
+        assert (again.code, again.out) == (0, b"6 records run again, 0 differ\n")
+    (tmp_path / "new").write_bytes(header.replace(b'"format": 1', b'"format": 3'))
+    resumed = run("batch", tmp_path / "in", "-o", tmp_path / "new", "--resume", *common[:2])
+    again = run("replay", tmp_path / "new", "-i", tmp_path / "in", *common[:2])
+    for done in (resumed, again):
+        assert (done.code, b"unknown format (3, expected 1 to 2)" in done.err) == (3, True)
+
+
+def test_what_is_said_goes_before_openais_defaults(tmp_path: Path) -> None:
+    tiny_directory(tmp_path / "model")
+    (tmp_path / "in").write_text('{"custom_id": "a", "body": {"prompt": "x"}}\n')
+    job = ["batch", tmp_path / "in", "-o", "-", "-m", tmp_path / "model", "--seed", "1", "-q"]
+
+    def defaults(*more: object) -> dict[str, float]:
+        return json.loads(run(*job, *more).out.splitlines()[0])["options"]["openai"]
+
+    assert defaults() == {"max_new_tokens": 16, "temperature": 1.0, "top_p": 1.0}
+    said = defaults("-n", "3", "--greedy", "--top-p", "0.5")
+    assert said == {"max_new_tokens": 3, "temperature": 0.0, "top_p": 0.5}
+    answer = json.loads(run(*job, "-n", "3").out.splitlines()[1])
+    assert answer["response"]["body"]["usage"]["completion_tokens"] <= 3
+
+
 def test_the_summary_counts_what_was_read_once_for_several(tmp_path: Path) -> None:
     model = write_tiny(tmp_path / "model", trained=False)
     (model / "config.json").write_text(json.dumps(tiny_config(context_length=96)))

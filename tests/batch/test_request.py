@@ -170,8 +170,12 @@ BAD = [
     ("{}", "missing_prompt", 'no field "prompt"'),
     ('{"promt": "a"}', "unknown_field", 'did you mean "prompt"?'),
     ('{"prompt": "a", "top-p": 1}', "unknown_field", 'did you mean "top_p"?'),
-    ('{"prompt": 5}', "wrong_type", "prompt: expected text, got the number 5"),
-    ('{"prompt": ["a"]}', "wrong_type", "prompt: expected text, got a list"),
+    (
+        '{"prompt": 5}',
+        "wrong_type",
+        "prompt: expected text or a list of token ids, got the number 5",
+    ),
+    ('{"prompt": ["a"]}', "wrong_type", "prompt: expected text or a list of token ids, got a"),
     ('{"prompt": ""}', "empty_prompt", "--allow-empty"),
     (r'{"prompt": "a\ud800"}', "not_unicode", "U+D800 at character 2"),
     (r'{"prompt": "a", "id": "\udfff"}', "not_unicode", "id: not valid Unicode"),
@@ -199,7 +203,7 @@ BAD = [
     ('{"custom_id": "a", "body": {"prompt": "x", "logprobs": 6}}', "wrong_value", "from 0 to 5"),
     ('{"prompt": "x", "logprobs": true}', "wrong_value", "logprobs: expected an integer from 0 to"),
     ('{"custom_id": "a", "body": {"prompt": ["x", "y"]}}', "unsupported", "one text or one list"),
-    ('{"custom_id": "a", "body": {"prompt": [1.5]}}', "unsupported", "one text or one list"),
+    ('{"custom_id": "a", "body": {"prompt": [1.5]}}', "wrong_type", "text or a list of token ids"),
 ]
 
 
@@ -257,6 +261,36 @@ def test_an_openai_request_says_the_same_in_other_words() -> None:
     assert (found.params.max_new_tokens, found.params.temperature, found.seed) == (3, 0, 5)
     assert found.openai == {"model": "m", "echo": True}
     assert record({"custom_id": "q", "body": {"prompt": [1, 2]}}).prompt == (1, 2)
+
+
+def test_an_openai_request_gets_openais_defaults_before_the_jobs() -> None:
+    """The protocol's own: https://platform.openai.com/docs/api-reference/completions."""
+    params = replace(SPEC.params, temperature=0.3, top_p=0.5, max_new_tokens=9, top_k=7)
+    body = {"custom_id": "q", "body": {"prompt": "a"}}
+    found = record(body, params=params).params
+    assert (found.max_new_tokens, found.temperature, found.top_p, found.top_k) == (16, 1, 1, 7)
+    body["body"] = {"prompt": "a", "max_tokens": 3, "temperature": 0, "top_p": None}
+    found = record(body, params=params).params
+    assert (found.max_new_tokens, found.temperature, found.top_p) == (3, 0, 1)
+    assert record(body, params=params, openai=None).params.top_p == 0.5  # a job of format 1
+
+
+def test_a_prompt_may_be_ids() -> None:
+    assert record({"prompt": [3, 1, 4]}).prompt == (3, 1, 4)
+    assert refused('{"prompt": []}')[0] == "empty_prompt"
+    assert refused('{"prompt": [true]}')[0] == refused('{"prompt": [-1]}')[0] == "wrong_type"
+
+
+def test_draws_are_named_by_the_id_or_else_by_the_line() -> None:
+    def name(value: object, **changes: Any) -> str:
+        return record(value, **changes).draw_name
+
+    assert name({"prompt": "a"}) == "5"
+    assert name({"prompt": "a", "id": "x"}) == "id:x"
+    assert name({"prompt": "a", "id": "5"}) == name({"prompt": "a", "id": 5}) == "id:5"
+    assert name({"custom_id": "x", "body": {"prompt": "a"}}) == "id:x"
+    assert name({"prompt": "a", "id": "x", "seed": 1}) == ""
+    assert name({"prompt": "a", "id": "x"}, format=1) == "5"
 
 
 def test_a_line_of_text_is_a_prompt_as_it_stands() -> None:

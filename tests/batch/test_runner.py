@@ -124,6 +124,40 @@ def test_a_text_is_what_generate_writes_with_the_records_seed(tmp_path: Path) ->
         assert (record["finish_reason"], record["new_tokens"]) == ("length", 6)
 
 
+def test_order_and_company_change_no_text_of_a_record_with_an_id(tmp_path: Path) -> None:
+    def texts(name: str, records: list[dict], **changes: object) -> dict[object, object]:
+        lines = [json.dumps(record) for record in records]
+        (tmp_path / name).write_text("\n".join(["", *lines]), encoding="utf-8")
+        write(tmp_path / name, tmp_path / f"{name}.out", replace(SPEC, **changes))  # type: ignore[arg-type]
+        results = read(tmp_path / f"{name}.out")
+        return {
+            result.get("custom_id", result["id"]): result.get("completion") or result["response"]
+            for result in results
+        }
+
+    records = [{"id": id, "prompt": "x", "num_samples": 1 + id % 2} for id in range(1, 9)]
+    records[4] = {"custom_id": "4", "body": {"prompt": "x"}}
+    singles = [record for record in records if record.get("num_samples") == 1]
+    expected = texts("whole", singles)
+    assert len(set(map(str, expected.values()))) == len(expected)
+    assert texts("reversed", singles[::-1]) == expected
+    assert texts("fewer", singles[1:]) == {id: expected[id] for id in list(expected)[1:]}
+    by_line = texts("first", singles, format=1)
+    assert texts("again", singles[::-1], format=1) != by_line
+    assert by_line.keys() == expected.keys()
+    assert by_line != expected
+
+
+def test_records_that_share_an_id_share_their_draws(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text('{"id": 1, "prompt": "x"}\n' * 2 + '{"prompt": "x"}\n' * 2)
+    write(tmp_path / "in", tmp_path / "out")
+    assert [record["status"] for record in read(tmp_path / "out")] == ["ok", "error", "ok", "ok"]
+    write(tmp_path / "in", tmp_path / "unchecked", replace(SPEC, check_ids=False))
+    texts = [record["completion"] for record in read(tmp_path / "unchecked")]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 3
+
+
 def test_stop_strings_end_a_text_and_are_named(tmp_path: Path) -> None:
     (tmp_path / "in").write_text('{"prompt": "hello"}')
     write(tmp_path / "in", tmp_path / "free", replace(SPEC, ids=True))
@@ -393,6 +427,8 @@ def test_a_spec_survives_its_header() -> None:
         shard=Shard(2, 3),
     )
     assert JobSpec.of(json.loads(json.dumps(spec.options())), spec.shard) == spec
+    first = replace(spec, format=1, openai=None)
+    assert JobSpec.of(json.loads(json.dumps(first.options())), spec.shard, 1) == first
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b", "²/3"])

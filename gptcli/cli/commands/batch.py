@@ -1,13 +1,14 @@
 """`gptcli batch`: a file of prompts in, a file of completions out, resumable."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from gptcli.batch import output as outputs
 from gptcli.batch.io.tables import is_table
-from gptcli.batch.job import Form, JobSpec, Shard
+from gptcli.batch.job import Form, JobSpec, OpenAIDefaults, Shard
 from gptcli.cli import options as o
 from gptcli.cli.batch_run import BatchPlan, run_batch, seed_of
 from gptcli.cli.clustering import cluster_plan
@@ -34,6 +35,7 @@ _ECHO = "Put each request in the output; replay then needs no input."
 
 
 def batch(
+    context: typer.Context,
     input: Annotated[str, typer.Argument(metavar="INPUT", help=_IN)],
     output: Annotated[Path, o.option(JOB, _OUT, "--output", "-o", metavar="FILE")],
     resume: Annotated[bool, o.option(JOB, _RESUME, "--resume")] = False,
@@ -159,6 +161,7 @@ def batch(
         check_ids=id_check,
         ids=ids,
         echo=echo,
+        openai=_openai_defaults(context, params),
         shard=None if shard is None else Shard.parse(shard),
     )
     plan = BatchPlan(
@@ -174,6 +177,22 @@ def batch(
         ),
     )
     run_batch(options, spec, plan)
+
+
+def _openai_defaults(context: typer.Context, params: SamplingParams) -> OpenAIDefaults:
+    """OpenAI's, but for what the command line or the environment says."""
+    usual = asdict(OpenAIDefaults())
+    is_said = {name: _is_said(context, name) for name in usual}
+    is_said["temperature"] |= _is_said(context, "greedy")
+    values: dict[str, Any] = {
+        name: getattr(params, name) if is_said[name] else usual[name] for name in usual
+    }
+    return OpenAIDefaults(**values)
+
+
+def _is_said(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _form(input: str, *, text: bool) -> Form:
