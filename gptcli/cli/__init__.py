@@ -61,16 +61,9 @@ def run(arguments: Sequence[str]) -> int:
 def _dispatch(arguments: Sequence[str]) -> int:
     _tidy_environment()
     with garbage.none_made():
-        from gptcli.cli.app import command
-        from gptcli.cli.usage_errors import TyperException, as_usage_error
+        from gptcli.cli.app import run_command
 
-    try:
-        result = command().main(list(arguments), "gptcli", standalone_mode=False)
-    except TyperException as problem:
-        if not problem.message:  # the help was asked for by giving no command
-            return problem.exit_code
-        raise as_usage_error(problem) from None
-    return result if isinstance(result, int) else 0
+    return run_command(arguments)
 
 
 def _unexpected(problem: BaseException) -> int:

@@ -4,6 +4,7 @@ A command's module is imported when the command is run or its help is shown, and
 torch only inside its function.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,7 +14,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gptcli.cli import shared
-from gptcli.cli.usage_errors import no_such_command
+from gptcli.cli.command import CommandFunction
+from gptcli.cli.usage_errors import TyperException, as_usage_error, no_such_command
+from gptcli.core.errors import UsageError
 
 # Each is a function of that name in a module of that name here, whose docstring begins with this
 # line: the list of commands is shown without importing what they are made of. A command added is
@@ -35,6 +38,27 @@ COMMANDS = {
 }
 
 
+# The groups of options in the help of a command, in this order.
+GENERAL = "General"
+PANELS = (
+    "Input",
+    "Job",
+    "Model",
+    "Length and stopping",
+    "Sampling",
+    "Data",
+    "Length",
+    "Optimizer",
+    "Validation and checkpoints",
+    "What is measured",
+    "Run the model on a text",
+    "Output",
+    "Machine",
+    "Cluster",
+    GENERAL,
+)
+
+
 class _Helped:
     """What has a --help."""
 
@@ -44,11 +68,19 @@ class _Helped:
         if option is not None:
             option.default = False
             option.metavar = " "
+            option.allow_from_autoenv = False
         return option
 
 
 class Command(_Helped, TyperCommand):
     """One command."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """As of the group, listed last."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = GENERAL
+        return option
 
 
 class Commands(_Helped, TyperGroup):
@@ -82,7 +114,6 @@ class Commands(_Helped, TyperGroup):
 app = typer.Typer(
     name="gptcli",
     cls=Commands,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -103,7 +134,7 @@ def gptcli(
 
 
 def command() -> Any:
-    """The whole command line, for `main(args, standalone_mode=False)`."""
+    """The whole command line."""
     group: Any = typer.main.get_command(app)
     for option in group.params:
         # Typer checks values with pydantic, 60 ms that the help can do without.
@@ -111,7 +142,27 @@ def command() -> Any:
             option.process_value = shared.set_color
         elif option.name in {"install_completion", "show_completion"}:
             option.default = False  # None would be checked
+        option.allow_from_autoenv = option.name in {"color", "debug"}
     return _without_bool(group)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line → exit code.
+
+    Raises:
+        GptcliError: whatever a user can mend.
+    """
+    group = command()
+    if not arguments:
+        group.main(["--help"], "gptcli", standalone_mode=False)
+        raise UsageError("COMMAND", "is missing", 'Try: gptcli generate "Once upon a time"')
+    try:
+        result = group.main(
+            list(arguments), "gptcli", standalone_mode=False, auto_envvar_prefix="GPTCLI"
+        )
+    except TyperException as problem:
+        raise as_usage_error(problem) from None
+    return result if isinstance(result, int) else 0
 
 
 def _without_bool(built: Any) -> Any:
@@ -132,13 +183,30 @@ def _module(name: str) -> str:
     return f"gptcli.cli.commands.{name.replace('-', '_')}"
 
 
+def _listed_last(option: Any) -> Any:
+    option = copy(option)
+    option.rich_help_panel = GENERAL
+    return option
+
+
+def _in_order(parameter: Any) -> tuple[bool, int]:
+    panel = parameter.rich_help_panel
+    is_option = parameter.param_type_name == "option"
+    return is_option, PANELS.index(panel) if panel in PANELS else len(PANELS)
+
+
 def _build(name: str, group: TyperGroup) -> Any:
-    function = getattr(import_module(_module(name)), name.replace("-", "_"))
+    function: Any = getattr(import_module(_module(name)), name.replace("-", "_"))
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     settings = {"help_option_names": ["--help", "-h"]}
     about = _paragraphs(function.__doc__)
     single.command(name, cls=Command, help=about, context_settings=settings)(function)
-    built = typer.main.get_command(single)
+    built: Any = typer.main.get_command(single)
+    if isinstance(function, CommandFunction):
+        function.adjust(built)
     # --debug and --color mean the same before and after the command's name
-    built.params += [option for option in group.params if option.name in {"debug", "color"}]
+    for option in group.params:
+        if option.name in {"debug", "color"}:
+            built.params.append(_listed_last(option))
+    built.params.sort(key=_in_order)
     return _without_bool(built)

@@ -1,18 +1,17 @@
 """From the options that name a model to the model: what generate, batch and inspect share."""
 
-import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from gptcli.checkpoint.quantized import refuse_other_numbers, stored_width
 from gptcli.cli.computing import pytorch
-from gptcli.cli.options import Dtypes, Widths, at_least, check_seed
 from gptcli.cli.render import console, progress
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
+from gptcli.core.options import Option
+from gptcli.generation.model_spec import MACHINE, Dtype, ModelSpec
 
 if TYPE_CHECKING:
     from gptcli.checkpoint.resolve import Target
@@ -23,33 +22,14 @@ if TYPE_CHECKING:
 
 _Model = TypeVar("_Model")
 
-_DEVICE = re.compile(r"cpu|mps|cuda(:\d{1,3})?")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOptions:
-    """--model, --config, --weights and how to compute; checked without torch."""
+class ModelOptions(ModelSpec):
+    """The model that a command is to load, and how it loads it."""
 
-    model: str | None
-    config: Path | None
-    weights: Path | None
-    offline: bool
-    seed: int | None
-    device: str
-    dtype: Dtypes
-    threads: int | None
-    check_finite: bool
-    quantize: Widths | None = None
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        at_least("--threads", self.threads, 1)
-        if not _DEVICE.fullmatch(self.device):
-            given = shown(self.device, 60)
-            raise UsageError("--device", f'must be cpu, cuda, cuda:N or mps, got "{given}"')
-        if self.quantize and self.dtype not in {"float32", "auto"}:
-            problem = f"{self.quantize} weights bring their own arithmetic, got {self.dtype}"
-            raise UsageError("--dtype", problem, "Leave out --dtype or --quantize")
+    dtype: Annotated[
+        Dtype, Option("Compute dtype; auto: that of the weights, if it is fast.", MACHINE)
+    ] = "float32"
 
     @property
     def numbers(self) -> str:
@@ -129,7 +109,7 @@ class ModelOptions:
 
         if self.dtype == "float16" and not has_float16(self.device):
             hint = "Use bfloat16 or float32"
-            raise UsageError("--dtype", "float16 is not computed on this processor", hint)
+            raise UsageError("dtype", "float16 is not computed on this processor", hint)
         return torch
 
     def load(self, target: "Target", seed: int) -> "GPTModel":
@@ -167,4 +147,4 @@ def _require(device: str, torch: Any) -> None:
     kind = device.partition(":")[0]
     if kind in there and not there[kind]():
         problem = f"{device} is not available to this PyTorch"
-        raise UsageError("--device", problem, "Use --device cpu")
+        raise UsageError("device", problem, "Use `device=cpu`")

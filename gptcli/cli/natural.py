@@ -5,10 +5,10 @@ from pathlib import Path
 
 from gptcli.checkpoint.header import read_headers
 from gptcli.cli.computing import pytorch
-from gptcli.cli.options import Dtypes
+from gptcli.generation.model_spec import Dtype
 
 
-def natural_dtype(weights: Path | None, device: str) -> Dtypes:
+def natural_dtype(weights: Path | None, device: str) -> Dtype:
     """The weights' own dtype where the device is fast with it, else float32.
 
     Halves of one kind become those of the other where the device has only that.
@@ -16,7 +16,7 @@ def natural_dtype(weights: Path | None, device: str) -> Dtypes:
     Raises:
         InputError: the weights are damaged.
     """
-    halves: dict[str, list[Dtypes]] = {
+    halves: dict[str, list[Dtype]] = {
         "BF16": ["bfloat16", "float16"],
         "F16": ["float16", "bfloat16"],
     }

@@ -2,17 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from gptcli.cli.options import Overflows, at_least
+from gptcli.cli.common import OUTPUT, Json
 from gptcli.core.errors import UsageError
+from gptcli.core.options import Option, check
+from gptcli.generation.model_spec import MACHINE
+from gptcli.generation.text_options import (
+    KeepStop,
+    NumSamples,
+    Overflow,
+    Stop,
+    check_stops,
+)
+from gptcli.sampling.params import SAMPLING, STOPPING
 
 Shows = Literal["probs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How many, until when, and shown how.
+    """How many texts, until when, and shown how.
 
     Attributes:
         show: "probs" colours the text by probability, or lists it where there is no colour.
@@ -20,33 +30,65 @@ class Plan:
         logprobs: whether the JSON has log-probabilities.
     """
 
-    num_samples: int
-    beams: int | None
-    stop: tuple[str, ...]
-    keep_stop: bool
-    time_limit: float | None
-    overflow: Overflows
-    echo: bool
-    json: bool
-    logprobs: bool
-    show: Shows | None
-    top: int | None
-    stats: bool
-    raw: bool
-    dry_run: bool
-    lookup: bool = False
-    draft: str | None = None
+    stop: Stop = ()
+    keep_stop: KeepStop = False
+    time_limit: Annotated[
+        float | None, Option("Stop writing after this long.", STOPPING, metavar="SECONDS", ge=0)
+    ] = None
+    overflow: Overflow = "stop"
+    beams: Annotated[
+        int | None,
+        Option(
+            "Search with N beams for the likeliest text; nothing is drawn.",
+            SAMPLING,
+            metavar="N",
+            ge=1,
+        ),
+    ] = None
+    num_samples: NumSamples = 1
+    echo: Annotated[bool, Option("Print the prompt before the text.", OUTPUT)] = True
+    json: Json = False
+    logprobs: Annotated[bool, Option("Log-probabilities in the JSON.", OUTPUT)] = False
+    show: Annotated[
+        Shows | None,
+        Option("Colour each token by its probability; without colour, a table.", OUTPUT),
+    ] = None
+    top: Annotated[
+        int | None,
+        Option(
+            "List N likely tokens for each place, as a table or in --logprobs.",
+            OUTPUT,
+            metavar="N",
+            ge=1,
+        ),
+    ] = None
+    stats: Annotated[bool, Option("Seed, counts and speed on stderr.", OUTPUT)] = False
+    raw: Annotated[bool, Option("Send control characters to the terminal as they are.", OUTPUT)] = (
+        False
+    )
+    dry_run: Annotated[bool, Option("Count tokens, room and memory; read no weights.", OUTPUT)] = (
+        False
+    )
+    lookup: Annotated[
+        bool, Option("Guess tokens from the text so far; same text, sooner.", MACHINE)
+    ] = False
+    draft: Annotated[
+        str | None,
+        Option(
+            "Guess tokens with a smaller model of the same tokenizer; same text, sooner.",
+            MACHINE,
+            metavar="TARGET",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        at_least("--num-samples", self.num_samples, 1)
-        at_least("--beams", self.beams, 1)
-        at_least("--top", self.top, 1)
-        at_least("--time-limit", self.time_limit, 0)
-        self._refuse("--show", self.show, {"--json": self.json, "--raw": self.raw})
-        self._refuse("--raw", self.raw, {"--json": self.json, "--top": self.top})
+        check(self)
+        check_stops(self.stop)
+        self._refuse("show", self.show, {"json": self.json, "raw": self.raw})
+        self._refuse("raw", self.raw, {"json": self.json, "top": self.top})
         if self.logprobs and not self.json:
-            raise UsageError("--logprobs", "needs --json", "To see them: --show probs")
-        self._refuse("--lookup", self.lookup, {"--draft": self.draft})
+            raise UsageError("logprobs", "needs `json`", "To see them: `show=probs`")
+        self._refuse("lookup", self.lookup, {"draft": self.draft})
         self._check_beams()
 
     @property
@@ -68,21 +110,21 @@ class Plan:
         if self.beams is None:
             return
         others = {
-            "--show": self.show,
-            "--top": self.top,
-            "--logprobs": self.logprobs,
-            "--time-limit": self.time_limit,
-            "--lookup": self.lookup,
-            "--draft": self.draft,
-            f"--overflow {self.overflow}": self.overflow != "stop",
+            "show": self.show,
+            "top": self.top,
+            "logprobs": self.logprobs,
+            "time_limit": self.time_limit,
+            "lookup": self.lookup,
+            "draft": self.draft,
+            f"overflow={self.overflow}": self.overflow != "stop",
         }
-        self._refuse("--beams", self.beams, others)
+        self._refuse("beams", self.beams, others)
         if self.num_samples > self.beams:
-            problem = f"must be at most --beams ({self.beams}), got {self.num_samples}"
-            raise UsageError("--num-samples", problem)
+            problem = f"must be at most `beams` ({self.beams}), got {self.num_samples}"
+            raise UsageError("num_samples", problem)
 
     @staticmethod
     def _refuse(option: str, value: object, others: Mapping[str, object]) -> None:
         for name, given in others.items():
             if value and given:
-                raise UsageError(option, f"cannot be used together with {name}")
+                raise UsageError(option, f"cannot be used together with `{name}`")

@@ -70,7 +70,7 @@ def _value_problem(problem: TyperException, parameter: Any) -> str:
     choices = parameter.type_descriptor.choices
     if choices:
         return f'must be {" or ".join(map(str, choices))}, got "{given}"'
-    return _sentence(problem.message or problem.format_message())
+    return _sentence(problem.message) if problem.message else "is missing"
 
 
 def _name(parameter: Any) -> str:

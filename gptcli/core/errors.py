@@ -1,12 +1,20 @@
 """Errors a user can fix, each with its exit code.
 
 Anything else that is raised is a bug. A message follows
-`<file or option>: <what is wrong> (<found>, expected <...>). <what to do>`;
+`<file or field>: <what is wrong> (<found>, expected <...>). <what to do>`;
 whoever raises one escapes what comes from a file (`gptcli.core.escape.shown`).
+
+The library names fields: `UsageError("top_p", ...)`, and in the text `` `top_p` `` or
+`` `dtype=float32` ``. The command line spells them: `--top-p`, `--dtype float32`.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+import re
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import ClassVar, TypeVar
+
+_Error = TypeVar("_Error", bound="GptcliError")
+_FIELD = re.compile(r"`(\w+)(?:=(\S+?))?`")
 
 MAX_PROBLEMS = 15
 
@@ -18,7 +26,10 @@ class GptcliError(Exception):
 
     def __init__(self, where: object, problem: str, hint: str = "") -> None:
         self.where, self.problem, self.hint = str(where), problem, hint
-        super().__init__(f"{where}: {problem}" + (f". {hint}" if hint else ""))
+        super().__init__(where, problem, hint)
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}" + (f". {self.hint}" if self.hint else "")
 
 
 class RunError(GptcliError):
@@ -28,7 +39,7 @@ class RunError(GptcliError):
 
 
 class UsageError(GptcliError):
-    """An option's value cannot be used. `where` is the option, `--temperature`."""
+    """A value cannot be used. `where` is the field or argument, `temperature`."""
 
     exit_code = 2
 
@@ -37,6 +48,25 @@ class InputError(GptcliError):
     """A file the user gave is not what it should be. `where` is the file."""
 
     exit_code = 3
+
+
+def spelled(error: _Error, names: Mapping[str, str]) -> _Error:
+    """A copy of an error whose fields are spelled as `names` says: `{"top_p": "--top-p"}`."""
+
+    def spell(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in names:
+            return match.group()
+        joined = " " if names[name].startswith("-") else "="  # or it is an environment variable
+        return names[name] if value is None else f"{names[name]}{joined}{value}"
+
+    changed = copy(error)
+    if isinstance(error, UsageError):
+        changed.where = names.get(error.where, error.where)
+    changed.where = _FIELD.sub(spell, changed.where)
+    changed.problem = _FIELD.sub(spell, error.problem)
+    changed.hint = _FIELD.sub(spell, error.hint)
+    return changed
 
 
 def one_message(problems: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ def listed(items: Iterable[object], limit: int = 5) -> str:
 
 
 def described(value: object) -> str:
-    """A value of a config file, for `expected ..., found ...`: what it is and, if short, itself."""
+    """A value for `expected ..., found ...`: its type in words and, if short, the value."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -46,7 +46,11 @@ def described(value: object) -> str:
         return f'the text "{shown(value)}"'
     if isinstance(value, int | float):
         return f"the number {shown(value)}"
-    return "a mapping" if isinstance(value, Mapping) else "a list"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return (
+        "a list" if isinstance(value, list | tuple) else f"a value of type {type(value).__name__}"
+    )
 
 
 def _name(match: re.Match[str]) -> str:

@@ -6,16 +6,18 @@ Errors name the field (`dtype`); whoever has options spells them (`--dtype`).
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
+from gptcli.core.options import SEEDS, Option, check
+from gptcli.sampling.params import SAMPLING
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Width = Literal["int8", "int4"]
 EngineName = Literal["auto", "native", "torch"]
 
-MAX_SEED = 2**64 - 1
+MODEL, MACHINE = "Model", "Machine"
 _DEVICE = re.compile(r"cpu|mps|cuda(:\d{1,3})?")
 
 
@@ -43,28 +45,68 @@ class ModelSpec:
         UsageError: a value out of range, or two that do not go together.
     """
 
-    model: str | None = None
-    config: Path | None = None
-    weights: Path | None = None
-    offline: bool = False
-    check_finite: bool = True
-    device: str = "cpu"
-    dtype: Dtype = "auto"
-    quantize: Width | None = None
-    threads: int | None = None
-    seed: int | None = None
+    model: Annotated[
+        str | None,
+        Option(
+            "A preset, a model directory, a config or a .safetensors file; the built-in model"
+            " where nothing is named.",
+            MODEL,
+            short="-m",
+            metavar="TARGET",
+        ),
+    ] = None
+    config: Annotated[
+        Path | None,
+        Option(
+            "Config, YAML or JSON; alone: an untrained model.",
+            MODEL,
+            short="-c",
+            metavar="FILE",
+            suffixes=(".yaml", ".yml", ".json"),
+        ),
+    ] = None
+    weights: Annotated[
+        Path | None,
+        Option(
+            "Weights, .safetensors or the index of shards.",
+            MODEL,
+            short="-w",
+            metavar="FILE",
+            suffixes=(".safetensors", ".index.json"),
+        ),
+    ] = None
+    offline: Annotated[bool, Option("Download nothing.", MODEL)] = False
+    check_finite: Annotated[bool, Option("Look for NaN and infinity in the weights.", MODEL)] = True
+    device: Annotated[str, Option("cpu, cuda, cuda:1, mps.", MACHINE, metavar="NAME")] = "cpu"
+    dtype: Annotated[
+        Dtype, Option("Dtype of the weights; auto: that of the file, if it is fast.", MACHINE)
+    ] = "auto"
+    quantize: Annotated[
+        Width | None, Option("Round the weights to 8 or 4 bits: faster, nearly the same.", MACHINE)
+    ] = None
+    threads: Annotated[
+        int | None,
+        Option("CPU threads; without it, all that help.", MACHINE, metavar="N", ge=1),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Option(
+            "Same seed, same text; a fresh one without it (see --stats).",
+            SAMPLING,
+            metavar="N",
+            ge=0,
+            lt=SEEDS,
+        ),
+    ] = None
     engine: EngineName = "auto"
 
     def __post_init__(self) -> None:
-        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
-            raise UsageError("seed", f"must be an integer >= 0 and < 2^64, got {self.seed}")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError("threads", f"must be an integer >= 1, got {self.threads}")
+        check(self)
         if not _DEVICE.fullmatch(self.device):
             given = shown(self.device, 60)
             raise UsageError("device", f'must be cpu, cuda, cuda:N or mps, got "{given}"')
         if self.quantize and self.dtype not in {"float32", "auto"}:
             problem = f"{self.quantize} weights bring their own arithmetic, got {self.dtype}"
-            raise UsageError("dtype", problem, "Leave out dtype or quantize")
+            raise UsageError("dtype", problem, "Leave out `dtype` or `quantize`")
         if self.device != "cpu" and self.engine == "native":
             raise UsageError("engine", f"native computes on a CPU only, got {self.device}")

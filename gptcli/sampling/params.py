@@ -1,94 +1,133 @@
-"""SamplingParams: how tokens are chosen, with every default and allowed range."""
+"""SamplingParams: how a token is drawn from the logits, with its limits and defaults."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated
 
 from gptcli.core.errors import UsageError
-from gptcli.core.escape import shown
+from gptcli.core.escape import described, shown
+from gptcli.core.options import Option, check
 
 # Below this a division by the temperature would leave nothing but the best token anyway.
 GREEDY_BELOW = 1e-5
+MOST_BIAS = 1000  # like the limits of penalties: no product may leave float32
+SAMPLING, STOPPING = "Sampling", "Length and stopping"
 
 
-class _Range(NamedTuple):
-    """What a field may hold: `words` finish the sentence "must be …"."""
+def parse_bias(text: str) -> tuple[int, float]:
+    """`"50256=-inf"` → token id and bias.
 
-    words: str
-    holds: Callable[[float], bool]
-    whole: bool = False
-    optional: bool = False
-
-
-_COUNT = _Range("an integer >= 0", lambda x: x >= 0, whole=True)
-# Bounds that nobody meets, so that no product of a penalty leaves float32.
-_AMOUNT = _Range("a number >= -100 and <= 100", lambda x: abs(x) <= 100)
-MOST_BIAS = 1000
-_MASS = _Range("a number > 0 and <= 1", lambda x: 0 < x <= 1, optional=True)
-_RANGES = {
-    "max_new_tokens": _COUNT,
-    "temperature": _Range("a finite number >= 0", lambda x: 0 <= x < math.inf),
-    "top_k": _Range("an integer >= 1", lambda x: x >= 1, whole=True, optional=True),
-    "top_p": _MASS,
-    "min_p": _Range("a number >= 0 and <= 1", lambda x: 0 <= x <= 1, optional=True),
-    "typical_p": _MASS,
-    "repetition_penalty": _Range("a number >= 0.01 and <= 100", lambda x: 0.01 <= x <= 100),
-    "presence_penalty": _AMOUNT,
-    "frequency_penalty": _AMOUNT,
-    "no_repeat_ngram": _COUNT,
-    "min_new_tokens": _COUNT,
-}
+    Raises:
+        UsageError: not ID=NUMBER.
+    """
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise UsageError("logit_bias", f'must be ID=NUMBER, got "{shown(text, 60)}"') from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """From logits to a token: penalties and bans first, then the filters in the order below.
+    """How a token is drawn: bias, penalties and bans first, then the filters in this order.
 
     Attributes:
-        max_new_tokens: stop after this many.
-        temperature: divides the logits; below 1e-5 the best token is taken (greedy).
-        top_k: keep exactly this many of the best tokens; None keeps all.
-        top_p: keep the fewest best tokens whose probabilities sum to this; None keeps all.
-        min_p: keep tokens at least this fraction as probable as the best; None keeps all.
-        typical_p: keep the fewest tokens closest to the expected surprise whose
-            probabilities sum to this; the only filter that may drop the best token.
-        repetition_penalty: divides positive and multiplies negative logits of tokens already
-            in prompt or completion; 1 is off.
-        presence_penalty: taken from the logit of every token already in the completion.
-        frequency_penalty: the same, once for each time it is there.
-        no_repeat_ngram: no run of this many tokens occurs twice; 0 is off.
-        logit_bias: (id, bias) pairs added to the logits; a bias of -inf bans the token.
-        min_new_tokens: the end-of-text token is banned until there are this many.
-        ignore_eos: the end-of-text token does not end the completion.
+        temperature: below 1e-5 the best token is taken (greedy).
+        top_k: exactly this many tokens are kept; None keeps all.
+        typical_p: keeps the tokens closest to the expected surprise (Meister et al., 2022); the
+            only filter that may drop the best token.
+        repetition_penalty: divides positive and multiplies negative logits of tokens in prompt or
+            completion (Keskar et al., 2019).
+        frequency_penalty: times the number of occurrences in the completion.
+        logit_bias: (id, bias) pairs; a bias of -inf bans the token.
 
     Raises:
-        UsageError: a value out of range; `where` is the option, `--top-p`.
+        UsageError: a value of the wrong type or out of range; `where` is the field.
     """
 
-    max_new_tokens: int = 400
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = 0.95
-    min_p: float | None = None
-    typical_p: float | None = None
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    no_repeat_ngram: int = 0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    min_new_tokens: int = 0
-    ignore_eos: bool = False
+    max_new_tokens: Annotated[
+        int, Option("Stop after N tokens.", STOPPING, short="-n", metavar="N", ge=0)
+    ] = 400
+    temperature: Annotated[
+        float,
+        Option("Divides the logits; 0 is greedy.", SAMPLING, short="-t", metavar="X", ge=0),
+    ] = 0.8
+    top_k: Annotated[
+        int | None, Option("Keep the K best tokens.", SAMPLING, short="-k", metavar="K", ge=1)
+    ] = None
+    top_p: Annotated[
+        float | None,
+        Option(
+            "Keep the fewest tokens of this total probability; 1 is off.",
+            SAMPLING,
+            short="-p",
+            metavar="P",
+            gt=0,
+            le=1,
+        ),
+    ] = 0.95
+    min_p: Annotated[
+        float | None,
+        Option(
+            "Keep tokens at least this probable, relative to the best.",
+            SAMPLING,
+            metavar="P",
+            ge=0,
+            le=1,
+        ),
+    ] = None
+    typical_p: Annotated[
+        float | None,
+        Option(
+            "Keep the most typical tokens of this total probability.",
+            SAMPLING,
+            metavar="P",
+            gt=0,
+            le=1,
+        ),
+    ] = None
+    repetition_penalty: Annotated[
+        float,
+        Option(
+            "Weaken tokens already in prompt or text; 1 is off.",
+            SAMPLING,
+            metavar="X",
+            ge=0.01,
+            le=100,
+        ),
+    ] = 1.0
+    presence_penalty: Annotated[
+        float,
+        Option("Subtract from tokens already written.", SAMPLING, metavar="X", ge=-100, le=100),
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float,
+        Option("Subtract each time a token was written.", SAMPLING, metavar="X", ge=-100, le=100),
+    ] = 0.0
+    no_repeat_ngram: Annotated[
+        int, Option("Never repeat a run of N tokens; 0 is off.", SAMPLING, metavar="N", ge=0)
+    ] = 0
+    logit_bias: Annotated[
+        tuple[tuple[int, float], ...],
+        Option(
+            "Add to a token's logit; ID=-inf bans it. Repeatable.",
+            SAMPLING,
+            metavar="ID=X",
+            parse=parse_bias,
+        ),
+    ] = ()
+    min_new_tokens: Annotated[
+        int, Option("No end of text before N tokens.", STOPPING, metavar="N", ge=0)
+    ] = 0
+    ignore_eos: Annotated[bool, Option("Write on past the end of text.", STOPPING)] = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if (allowed := _RANGES.get(field.name)) is not None:
-                _check(field.name, getattr(self, field.name), allowed)
+        check(self)
         for pair in self.logit_bias:
             _check_bias(pair)
         if self.min_new_tokens > self.max_new_tokens:
-            words = f"at most --max-new-tokens ({self.max_new_tokens})"
-            raise _out_of_range("min_new_tokens", words, self.min_new_tokens)
+            words = f"at most `max_new_tokens` ({self.max_new_tokens})"
+            raise UsageError("min_new_tokens", f"must be {words}, got {self.min_new_tokens}")
 
     @property
     def greedy(self) -> bool:
@@ -108,24 +147,18 @@ class SamplingParams:
         )
 
 
-def _check(name: str, value: object, allowed: _Range) -> None:
-    if value is None and allowed.optional:
-        return
-    right_type = isinstance(value, int) if allowed.whole else isinstance(value, int | float)
-    if not right_type or isinstance(value, bool) or not allowed.holds(value):  # type: ignore[arg-type]
-        raise _out_of_range(name, allowed.words, value)
-
-
-def _check_bias(pair: tuple[int, float]) -> None:
+def _check_bias(pair: object) -> None:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise _bad_bias("(id, bias) pairs", pair)
     token, bias = pair
     if isinstance(token, bool) or not isinstance(token, int) or token < 0:
-        raise _out_of_range("logit_bias", "for a token id >= 0", token)
+        raise _bad_bias("for a token id >= 0", token)
     if isinstance(bias, bool) or not isinstance(bias, int | float):
-        raise _out_of_range("logit_bias", "a number", bias)
+        raise _bad_bias("a number", bias)
     if bias != -math.inf and not abs(bias) <= MOST_BIAS:
-        words = f"a number >= -{MOST_BIAS} and <= {MOST_BIAS}, or -inf"
-        raise _out_of_range("logit_bias", words, bias)
+        raise _bad_bias(f"a number >= -{MOST_BIAS} and <= {MOST_BIAS}, or -inf", bias)
 
 
-def _out_of_range(name: str, words: str, value: object) -> UsageError:
-    return UsageError("--" + name.replace("_", "-"), f"must be {words}, got {shown(value)}")
+def _bad_bias(words: str, found: object) -> UsageError:
+    value = shown(found) if type(found) in {int, float} else described(found)
+    return UsageError("logit_bias", f"must be {words}, got {value}")

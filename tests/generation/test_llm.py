@@ -85,7 +85,7 @@ def test_other_widths_write_too(tmp_path: Path, options: dict[str, object]) -> N
 
 
 def test_bad_options_are_errors_of_ours(loaded: Loaded) -> None:
-    with pytest.raises(gptcli.GptcliError, match="--top-p"):
+    with pytest.raises(gptcli.GptcliError, match="top_p"):
         text(loaded, top_p=3.0)
     with pytest.raises(gptcli.GptcliError, match="no such file or directory"):
         gptcli.load("nowhere")

@@ -1,0 +1,245 @@
+"""Typer commands whose parameters are option dataclasses.
+
+    @CommandFunction
+    def generate(prompt: Annotated[str | None, Argument(...)], params: SamplingParams) -> None: ...
+
+Each option field of a dataclass parameter becomes an option of the command, and the command gets
+the object. Values are converted here, because Typer's conversion imports pydantic, a third of the
+time that a quick command takes.
+"""
+
+import inspect
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from gptcli.core.errors import GptcliError, UsageError, spelled
+from gptcli.core.escape import shown
+from gptcli.core.options import Argument, OptionField
+
+_WORDS = {"1": True, "true": True, "yes": True, "on": True}
+_WORDS |= {"0": False, "false": False, "no": False, "off": False}
+
+
+class Only:
+    """Beside a dataclass in `Annotated`: of its option fields, only these are options here."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = frozenset(names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+
+class Without(Only):
+    """Beside a dataclass in `Annotated`: all its option fields but these are options here."""
+
+    def __contains__(self, name: str) -> bool:
+        return name not in self.names
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A dataclass parameter: its options and, in turn, its dataclass fields."""
+
+    cls: Callable[..., Any]
+    parts: "dict[str, OptionField | _Group]"
+
+    def options(self) -> Iterator[OptionField]:
+        """All of them, in the order of the help."""
+        for part in self.parts.values():
+            if isinstance(part, _Group):
+                yield from part.options()
+            else:
+                yield part
+
+    def build(self, values: Mapping[str, Any], **extra: Any) -> Any:
+        """The object: `values` by the names of the command's parameters."""
+        built = {
+            name: part.build(values) if isinstance(part, _Group) else values[_key(part)]
+            for name, part in self.parts.items()
+        }
+        return self.cls(**built, **extra)
+
+
+class CommandFunction:
+    """The decorator: a function as Typer is to see it, with one parameter an option."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._group = _Group(function, {})
+        self._context: str | None = None
+        for parameter in inspect.signature(function, eval_str=True).parameters.values():
+            if parameter.annotation is typer.Context:
+                self._context = parameter.name
+                continue
+            default = MISSING if parameter.default is parameter.empty else parameter.default
+            part = _part(parameter.name, parameter.annotation, default)
+            assert part is not None, f"{parameter.name} of {function.__name__} is no option"
+            self._group.parts[parameter.name] = part
+        self.fields = {_key(field): field for field in self._group.options()}
+        assert len(self.fields) == len(list(self._group.options())), "an option declared twice"
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        kind = inspect.Parameter.KEYWORD_ONLY
+        context = inspect.Parameter("_context", kind, annotation=typer.Context)
+        parameters = [_typer_parameter(name, field) for name, field in self.fields.items()]
+        self.__signature__ = inspect.Signature([context, *parameters])
+        self.__annotations__: dict[str, Any] = {}
+
+    def __call__(self, _context: typer.Context, **given: Any) -> Any:
+        """Run the function with what Typer parsed.
+
+        Raises:
+            GptcliError: fields are spelled as options.
+        """
+        values = {
+            name: tuple(given[name] or ()) if field.is_list else given[name]
+            for name, field in self.fields.items()
+        }
+        extra = {self._context: _context} if self._context is not None else {}
+        try:
+            return self._group.build(values, **extra)
+        except GptcliError as problem:
+            raise spelled(problem, self.spelling(_context)) from None
+
+    def spelling(self, context: typer.Context) -> dict[str, str]:
+        """How a user of this command line knows each field."""
+        return {f.name: _spelled_here(name, f, context) for name, f in self.fields.items()}
+
+    def adjust(self, command: Any) -> None:
+        """Have a command that Typer made of this convert values by our fields."""
+        for parameter in command.params:
+            if (field := self.fields.get(parameter.name)) is not None:
+                _convert_with(parameter, field)
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, on the command line or in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in {"COMMANDLINE", "ENVIRONMENT"}
+
+
+def option_name(field: OptionField) -> str:
+    """`--top-k` of the field `top_k`; an argument's metavar."""
+    if isinstance(field.option, Argument):
+        return str(field.option.metavar or field.name.upper()).partition(" ")[0].rstrip(".")
+    return "--" + (field.option.name or field.name).replace("_", "-")
+
+
+def _part(name: str, annotation: Any, default: Any) -> "OptionField | _Group | None":
+    plain, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if not (isinstance(plain, type) and is_dataclass(plain)):
+        return OptionField.of(name, annotation, default)
+    chosen = next((mark for mark in marks if isinstance(mark, Only)), Without())
+    hints = get_type_hints(plain, include_extras=True)
+    parts = {}
+    for field in fields(plain):
+        value = field.default if field.default_factory is MISSING else field.default_factory()
+        part = _part(field.name, hints[field.name], value)
+        if part is not None and field.name in chosen:
+            parts[field.name] = part
+    return _Group(plain, parts)
+
+
+def _key(field: OptionField) -> str:
+    """The name of the command's parameter, and the end of its environment variable's."""
+    return (field.option.name or field.name).replace("-", "_")
+
+
+def _typer_parameter(name: str, field: OptionField) -> inspect.Parameter:
+    option, help = field.option, field.option.help
+    common: dict[str, Any] = {
+        "help": help,
+        "metavar": option.metavar,
+        "rich_help_panel": option.panel,
+        "show_default": option.default or True,
+    }
+    if isinstance(option, Argument):
+        common["show_default"] = False
+        info = typer.Argument(**common)
+    else:
+        long = option_name(field)
+        if field.kind is bool and field.default is True:
+            long += "/--no-" + long.removeprefix("--")
+        short = (option.short,) if isinstance(option.short, str) else option.short
+        info = typer.Option(long, *filter(None, short), **common)
+    default = field.default
+    if default is MISSING:
+        default = inspect.Parameter.empty
+    elif field.is_list:
+        default = None
+    kind = inspect.Parameter.KEYWORD_ONLY
+    annotation: Any = Annotated[_typer_type(field), info]
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _typer_type(field: OptionField) -> Any:
+    """The type that help and completion are made from; values are converted here."""
+    kind: Any = str if field.kind is object else field.kind
+    if field.choices:
+        kind = Literal.__getitem__(field.choices)
+    if field.is_list:
+        kind = types.GenericAlias(list, (kind,))
+    return kind | None if field.is_list or field.default is None else kind
+
+
+def _spelled_here(name: str, field: OptionField, context: typer.Context) -> str:
+    source = context.get_parameter_source(name)
+    if source is not None and source.name == "ENVIRONMENT":
+        return variable(context, name)
+    return option_name(field)
+
+
+def variable(context: typer.Context, name: str) -> str:
+    """The environment variable of an option of the running command."""
+    return f"{context.auto_envvar_prefix}_{name.upper()}"
+
+
+def _convert_with(parameter: Any, field: OptionField) -> None:
+    def process_value(context: typer.Context, value: Any) -> Any:
+        if value is None or value == ():
+            if parameter.required and not context.resilient_parsing:
+                hint = f'See "{context.command_path} --help"'
+                raise UsageError(option_name(field), "is missing", hint)
+            return value
+        items = value if field.is_list and not isinstance(value, str) else [value]
+        try:
+            converted = tuple(_converted(field, item) for item in items)
+            result = converted if field.is_list else converted[0]
+            field.check(result)
+        except UsageError as problem:
+            names = {field.name: _spelled_here(parameter.name, field, context)}
+            raise spelled(problem, names) from None
+        return result
+
+    parameter.process_value = process_value
+    parameter.split_envvar_value = str.splitlines  # a value may hold blanks
+
+
+def _converted(field: OptionField, given: Any) -> Any:
+    """What was typed, as a value of the field's type.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(given, str):  # a flag, or a default
+        return given
+    if field.option.parse is not None:
+        return field.option.parse(given)
+    try:
+        return _KINDS[field.kind](given)
+    except (KeyError, ValueError):
+        problem = f'must be {field.words}, got "{shown(given, 60)}"'
+        raise UsageError(field.name, problem) from None
+
+
+_KINDS: dict[type, Callable[[str], Any]] = {
+    bool: lambda text: _WORDS[text.strip().lower()],
+    int: int,
+    float: float,
+    str: str,
+    Path: Path,
+}

@@ -1,0 +1,32 @@
+"""Options of a text beside sampling, declared once for every dataclass that has them as fields."""
+
+from typing import Annotated, Literal
+
+from gptcli.core.errors import UsageError
+from gptcli.core.options import Option
+from gptcli.sampling.params import SAMPLING, STOPPING
+
+INPUT = "Input"
+Overflows = Literal["stop", "slide", "error"]
+
+Stop = Annotated[
+    tuple[str, ...], Option("Stop before this text. Repeatable.", STOPPING, metavar="TEXT")
+]
+KeepStop = Annotated[bool, Option("Print the stop text too.", STOPPING)]
+Overflow = Annotated[
+    Overflows, Option("When the context is full: stop, slide the window, or fail.", STOPPING)
+]
+NumSamples = Annotated[
+    int, Option("Write N texts of the same prompt.", SAMPLING, metavar="N", ge=1)
+]
+AllowEmpty = Annotated[bool, Option("Let an empty prompt begin at the end-of-text token.", INPUT)]
+
+
+def check_stops(stops: tuple[str, ...]) -> None:
+    """Refuse an empty stop string, which would stop every text before it begins.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if "" in stops:
+        raise UsageError("stop", "must not be empty")
