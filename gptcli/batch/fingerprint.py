@@ -48,7 +48,8 @@ def identity(
 
 def config_digest(config: GPTConfig) -> str:
     """Of the keys that shape the network; the name of a tokenizer's file is not one."""
-    shape = {k: v for k, v in config.to_dict().items() if k not in {"tokenizer", "drop_rate"}}
+    network = config.with_drop_rate(0.0).to_dict()
+    shape = {k: v for k, v in network.items() if k not in {"tokenizer", "drop_rate"}}
     return _digest(json.dumps(shape, sort_keys=True).encode())
 
 

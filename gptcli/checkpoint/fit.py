@@ -52,19 +52,21 @@ def check(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[
 
 def _against_implied(implied: dict[str, Any], config: GPTConfig) -> tuple[list[str], GPTConfig]:
     """Where the config says other than the file, and a config with what the file says."""
-    changes = {
-        key: implied[key] for key in SIZES if implied.get(key) not in {None, getattr(config, key)}
-    }
+    usual = 4 * implied.get("emb_dim", config.emb_dim)
+    implied = {"n_inner": usual, **implied}
+    said = {key: getattr(config, key) for key in SIZES}
+    said["n_inner"] = config.n_inner or usual
+    changes = {key: implied[key] for key in said if implied.get(key) not in {None, said[key]}}
     problems = [
-        f"{key}: the file has {value:,}, the config says {getattr(config, key):,}"
+        f"{key}: the file has {value:,}, the config says {said[key]:,}"
         for key, value in changes.items()
     ]
     biases = implied["qkv_bias"]
     if biases != config.qkv_bias:
         has = "has" if biases else "has no"
-        said = str(config.qkv_bias).lower()
         problems.append(
-            f"the file {has} query/key/value biases but the config says qkv_bias: {said}"
+            f"the file {has} query/key/value biases but the config says qkv_bias: "
+            f"{str(config.qkv_bias).lower()}"
         )
     try:
         return problems, replace(config, n_heads=1, qkv_bias=biases, **changes)
@@ -93,8 +95,10 @@ def _quantized(
     infos: dict[str, TensorInfo], expected: dict[str, Shape], width: Width, config: GPTConfig
 ) -> list[str]:
     """The same of quantised weights, all of whose tensors the config and the width tell."""
-    if width == "int4" and config.emb_dim % GROUP:
-        return [f"int4 needs an emb_dim that is a multiple of {GROUP} (found {config.emb_dim})"]
+    widths = {"emb_dim": config.emb_dim, "n_inner": config.hidden_dim}
+    if width == "int4" and (odd := [key for key, value in widths.items() if value % GROUP]):
+        found = f"{odd[0]} that is a multiple of {GROUP} (found {widths[odd[0]]})"
+        return [f"int4 needs an {found}"]
     stored = all_stored(expected, width)
     absent = [name for name in stored if name not in infos]
     names = _counted(absent, [name for name in infos if name not in stored])

@@ -246,6 +246,11 @@ def implied_config(headers: Sequence[Header], layout: Layout) -> dict[str, Any]:
     for name, keys in tables:
         if name in layout.sources and len(shape := infos[layout.sources[name].name].shape) == 2:
             implied |= dict(zip(keys, shape, strict=False))
+    up = layout.sources.get("trf_blocks.0.ff.layers.0.weight")
+    if up and len(shape := infos[up.name].shape) == 2:
+        inner = shape[1 if up.transposed else 0]
+        if inner != 4 * implied.get("emb_dim", 0):
+            implied["n_inner"] = inner
     if 0 < layout.n_blocks <= len(infos):  # one stray tensor of block 500 implies no 500 blocks
         implied["n_layers"] = layout.n_blocks
     implied["qkv_bias"] = any(name.endswith("att.W_query.bias") for name in layout.sources)

@@ -66,9 +66,34 @@ def resolve(
 
     Raises:
         UsageError: `model` is no preset, and no file or directory.
-        InputError: a file or directory is not what it should be, or this build lacks the model.
+        InputError: a file or directory is not what it should be, its model cannot be computed, or
+            this build lacks it.
         RunError: a download failed, or was needed while offline.
     """
+    found = _resolved(
+        model,
+        config,
+        weights,
+        offline=offline,
+        need_weights=need_weights,
+        progress=progress,
+        option=option,
+    )
+    if need_weights and found.config:
+        found.config.require_computable(found.config_path or found.name)
+    return found
+
+
+def _resolved(
+    model: str | None,
+    config: Path | None,
+    weights: Path | None,
+    *,
+    offline: bool,
+    need_weights: bool,
+    progress: Callable[..., object] | None,
+    option: str,
+) -> Target:
     weights = _weights_file(weights) if weights else None
     if model is None and (config or weights):
         return _of_files(str(weights or config), config, weights)

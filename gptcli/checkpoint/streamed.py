@@ -113,7 +113,7 @@ class StreamedWeights(FloatWeights):
             return None
         if not hasattr(self._spaces, "floats"):
             E = self.config.emb_dim
-            self._spaces.floats = self._empty([4 * E * E])
+            self._spaces.floats = self._empty([E * max(3 * E, self.config.hidden_dim)])
         found: Tensor = self._spaces.floats
         return found
 

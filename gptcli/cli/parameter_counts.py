@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,15 +12,16 @@ from gptcli.cli.model_files import read_model_files
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.interpret.weight_summary import Stored, stored
-from gptcli.model.config import GPTConfig
+from gptcli.model.config import KEYS, GPTConfig
 from gptcli.model.largest import largest, relative
 from gptcli.model.memory_estimate import Running, Training, running, training
 from gptcli.model.parameters import Counts, count
 
-_TYPES = {f.name: f.type for f in fields(GPTConfig) if f.name != "tokenizer"}
+Value = bool | int | float | str | None
+_KEYS = tuple(key for key in KEYS if key != "tokenizer")
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?)B?|B)?", re.ASCII)
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
-_WORDS = {"true": True, "false": False}
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class ModelCount:
     changed: Mapping[str, object] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
 
-    def with_values(self, values: Mapping[str, int | float | bool]) -> "ModelCount":
+    def with_values(self, values: Mapping[str, Value]) -> "ModelCount":
         """The target with other values in its config, and so no longer that of its files.
 
         Raises:
@@ -123,46 +125,38 @@ class Fit:
     presets: tuple[tuple[str, int], ...]
 
 
-def changes(text: str) -> dict[str, int | float | bool]:
+def changes(text: str) -> dict[str, Value]:
     """`emb_dim=1024,n_layers=24` as keys of a config and values.
 
     Raises:
-        UsageError: not a key, or not a value of its kind.
+        UsageError: not a key of a config.
     """
-    found: dict[str, int | float | bool] = {}
+    found: dict[str, Value] = {}
     for part in text.split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or key not in _TYPES:
+        if not equals or key not in _KEYS:
             raise _unknown(part, key)
-        found[key] = _value(key, value)
+        found[key] = _value(value)
     return found
 
 
 def _unknown(part: str, key: str) -> UsageError:
-    near = get_close_matches(key[:200], _TYPES, n=1)
-    hint = f'Did you mean "{near[0]}"?' if near else f"Keys are {', '.join(_TYPES)}"
+    near = get_close_matches(key[:200], _KEYS, n=1)
+    hint = f'Did you mean "{near[0]}"?' if near else f"Keys are {', '.join(_KEYS)}"
     return UsageError("--what-if", f'expected key=value of a config, got "{shown(part)}"', hint)
 
 
-def _value(key: str, text: str) -> int | float | bool:
-    kind = _TYPES[key]
-    if kind in {bool, "bool"} and text.lower() in _WORDS:
+def _value(text: str) -> Value:
+    """What the text is in a config file; GPTConfig says whether the key can have it."""
+    if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    try:
-        if kind in {int, "int"} and len(text) < 20:
-            return int(text.replace("_", ""))
-        if kind in {float, "float"}:
-            return float(text)
-    except ValueError:
-        pass
-    name = kind if isinstance(kind, str) else kind.__name__
-    raise UsageError("--what-if", f'{key}: expected {_KINDS[name]}, got "{shown(text)}"')
+    for kind in (int, float):
+        with suppress(ValueError):  # Python's integers have a limit of digits, too
+            return kind(text)
+    return text
 
 
-_KINDS = {"int": "an integer", "bool": "true or false", "float": "a number"}
-
-
-def changed(config: GPTConfig, values: Mapping[str, int | float | bool]) -> GPTConfig:
+def changed(config: GPTConfig, values: Mapping[str, Value]) -> GPTConfig:
     """The config with other values. Heads stay as wide as they were if only the width changes.
 
     Raises:
@@ -170,8 +164,9 @@ def changed(config: GPTConfig, values: Mapping[str, int | float | bool]) -> GPTC
     """
     widened = dict(values)
     emb_dim = values.get("emb_dim", config.emb_dim)
-    if "n_heads" not in values and emb_dim % config.head_dim == 0:
-        widened["n_heads"] = max(1, int(emb_dim) // config.head_dim)
+    is_wide = isinstance(emb_dim, int) and emb_dim % config.head_dim == 0
+    if is_wide and "n_heads" not in values:
+        widened["n_heads"] = max(1, int(emb_dim) // config.head_dim)  # type: ignore[arg-type]
     try:
         return replace(config, **widened)  # type: ignore[arg-type]
     except InputError as error:

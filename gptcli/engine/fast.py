@@ -23,19 +23,22 @@ from gptcli.engine.linear import Linear, computed_in
 from gptcli.engine.pace import Pace
 from gptcli.engine.quantize import Width
 from gptcli.model.config import GPTConfig
-from gptcli.model.gpt import GPTModel, KVCache, LayerNorm
+from gptcli.model.gpt import ACTIVATION_MODULES, GPTModel, KVCache
 
 
 class _Norm(NamedTuple):
     scale: Tensor
-    shift: Tensor
+    shift: Tensor | None
+    eps: float
 
     @classmethod
     def of(cls, weights: Weights, name: str) -> "_Norm":
-        return cls(_vector(weights, f"{name}.scale"), _vector(weights, f"{name}.shift"))
+        config = weights.config
+        shift = _vector(weights, f"{name}.shift") if config.bias else None
+        return cls(_vector(weights, f"{name}.scale"), shift, config.layer_norm_epsilon)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.scale.shape, self.scale, self.shift, LayerNorm.eps)
+        return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
 
 
 class _Block(NamedTuple):
@@ -67,6 +70,7 @@ class FastGPT:
         """
         weights = Floats(model, width) if isinstance(model, GPTModel) else model
         self.config: GPTConfig = weights.config
+        self._activate = ACTIVATION_MODULES[self.config.activation]()
         self._tok_emb = weights.embedding()
         self._out_head = weights.linear(HEAD)  # the largest first: what it was made of is gone soon
         self._pos_emb = _vector(weights, "pos_emb.weight")
@@ -131,9 +135,21 @@ class FastGPT:
         shape = (-1, 3, self.config.n_heads, self.config.head_dim)
         for layer, block in enumerate(self._blocks):
             heads = block.qkv(block.norm1(x)).view(shape)
+            self._scale_queries(layer, heads)
             x = block.out_proj.add(attend(layer, heads).flatten(1), x)
-            x = block.down.add(block.up(block.norm2(x), "gelu"), x)
+            x = block.down.add(self._up(block, block.norm2(x)), x)
         return x
+
+    def _scale_queries(self, layer: int, heads: Tensor) -> None:
+        """Where the config scales attention otherwise than by the 1 / sqrt(D) to come."""
+        factor = self.config.attention_scale(layer) * self.config.head_dim**0.5
+        if self.config.scale_attn_by_inverse_layer_idx or not self.config.scale_attn_weights:
+            heads[:, 0] *= factor
+
+    def _up(self, block: _Block, x: Tensor) -> Tensor:
+        if self.config.activation == "gelu_new":
+            return block.up(x, "gelu")
+        return self._activate(block.up(x))
 
     def logits(self, x: Tensor) -> Tensor:
         """(N, E) → (N, V)."""

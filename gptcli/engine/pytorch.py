@@ -61,7 +61,7 @@ class TorchEngine:
         for layer, block in enumerate(cast(list[TransformerBlock], model.trf_blocks)):
             parts = [part.split(lengths, 2) for part in block.att.project(block.norm1(x)[None])]
             attended = [
-                block.att.attend(queries, *span.cache.append(layer, keys, values))
+                block.att.attend(queries, *span.cache.append(layer, keys, values), layer)
                 for queries, keys, values, span in zip(*parts, spans, strict=True)
             ]
             x = x + block.att.out_proj(torch.cat(attended, 1)[0])

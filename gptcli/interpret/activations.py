@@ -7,7 +7,6 @@ sums of the model's own activations.
 Shapes: T tokens, E emb_dim, H heads, D head_dim, V vocabulary, L blocks.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,7 +63,8 @@ class Block:
     Attributes:
         norm1, norm2: before attention and before the feed-forward network.
         attention_adds, feed_forward_adds: (T,) norms of what they add to the residual stream.
-        suppressed: (T,) share of GELU inputs below 0, of which GELU lets at most -0.17 through.
+        suppressed: (T,) share of the activation's inputs below 0, of which GELU lets at most
+            -0.17 through.
         heads: where the heads look.
         attention: (H, T, T) weights, query by key, if they were asked for.
     """
@@ -148,13 +148,13 @@ def moments(x: Tensor) -> Moments:
     return Moments(mean.cpu(), variance.cpu(), x.norm(dim=-1).cpu())
 
 
-def attention_weights(att: MultiHeadAttention, x: Tensor) -> Tensor:
-    """(T, E) normalised input → (H, T, T), softmax(Q K^T / sqrt(D) + causal mask)."""
+def attention_weights(att: MultiHeadAttention, x: Tensor, layer: int) -> Tensor:
+    """(T, E) normalised input → (H, T, T), softmax(scale Q K^T + causal mask) of block `layer`."""
     queries, keys = (
         layer(x).unflatten(1, (att.n_heads, att.head_dim)).transpose(0, 1)
         for layer in (att.W_query, att.W_key)
     )
-    scores = (queries @ keys.transpose(1, 2)).float() / math.sqrt(att.head_dim)  # (H, T, T)
+    scores = (queries @ keys.transpose(1, 2)).float() * att.scale(layer)  # (H, T, T)
     hidden = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
     return scores.masked_fill(hidden, -torch.inf).softmax(-1)
 
@@ -275,7 +275,7 @@ def _hooks(
 
     def attention(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         assert isinstance(module, MultiHeadAttention)
-        weights = attention_weights(module, inputs[0][0])
+        weights = attention_weights(module, inputs[0][0], layer)
         recorded.parts["heads"] = heads(weights)
         recorded.parts["attention"] = weights.cpu() if layer in recorded.maps else None
         recorded.parts["attention_adds"] = moments(output[0]).norm

@@ -21,7 +21,7 @@ def weight_bytes(config: GPTConfig, width: str) -> int:
     of these, what is no matrix stays float32, and int4 has an int8 head.
     """
     counts = count(config)
-    outputs = 9 * config.emb_dim * config.n_layers  # of all matrices, each with 12 L E^2 / 9 L E
+    outputs = (5 * config.emb_dim + config.hidden_dim) * config.n_layers  # of all matrices
     others = (counts.blocks - counts.matrices + counts.final_norm) * BYTES.get(width, 4)
     if width in BYTES:
         return (counts.matrices + counts.output_head) * BYTES[width] + others

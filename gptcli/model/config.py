@@ -1,38 +1,64 @@
 """GPTConfig: the shape of a model, and reading it from YAML or JSON.
 
-Knows no weights, no presets and no torch. A file has either the book's keys, spelt exactly so,
-or is the `config.json` of a Hugging Face GPT-2.
+A file has the book's keys, spelt exactly so, or is the config of a Hugging Face GPT-2 or of a
+nanoGPT (`gptcli.model.hf_config`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 from gptcli.core.errors import MAX_PROBLEMS, InputError, one_message
 from gptcli.core.escape import described, shown
 from gptcli.core.files import decode_utf8, read_bounded, strict_json
 from gptcli.core.strict_yaml import parse_yaml
-from gptcli.model.hf_config import book_keys, is_huggingface, unsupported
+from gptcli.model.hf_config import (
+    from_huggingface,
+    from_nanogpt,
+    is_huggingface,
+    is_nanogpt,
+    to_huggingface,
+    unsupported,
+)
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 MAX_BYTES = 1 << 20
 
-_SIZES = {  # the largest value of each; totals are counted in Python's unbounded integers
-    "vocab_size": 1 << 24,
-    "context_length": 1 << 24,
-    "emb_dim": 1 << 20,
-    "n_heads": 1 << 20,
-    "n_layers": 100_000,
+_BOOLEANS = (
+    "qkv_bias",
+    "tie_weights",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "bias",
+)
+_RATES = ("drop_rate_emb", "drop_rate_attn", "drop_rate_shortcut")
+
+ACTIVATIONS = ("gelu_new", "gelu", "relu", "silu", "quick_gelu")
+"""What the network can compute, by transformers' names."""
+_ALIASES = {  # other names of transformers for the same function, within rounding
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_python": "gelu",
+    "swish": "silu",
 }
-_BOOLEANS = ("qkv_bias", "tie_weights")
-_OPTIONAL = ("tokenizer", "tie_weights")
+
+
+class DropRates(NamedTuple):
+    """Dropout while training: of embeddings, of attention weights, before each addition."""
+
+    emb: float
+    attn: float
+    shortcut: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPTConfig:
-    """The seven keys of the book's configuration and two of ours.
+    """The seven keys of the book's configuration, and optional ones with GPT-2's defaults.
 
     Attributes:
         vocab_size: tokens of the vocabulary, rows of the token embedding.
@@ -44,6 +70,15 @@ class GPTConfig:
         qkv_bias: whether query, key and value have a bias.
         tokenizer: a tiktoken name, or a file beside the config; None: the files that are there.
         tie_weights: whether the output head is the token embedding.
+        drop_rate_emb, drop_rate_attn, drop_rate_shortcut: instead of drop_rate, where one of the
+            three is another (the book's exercise 4.3).
+        activation: of the feed-forward network, by transformers' names. Any name can be counted;
+            `ACTIVATIONS` can be computed.
+        n_inner: width of the feed-forward network's hidden layer; None is 4 emb_dim.
+        layer_norm_epsilon: what a LayerNorm adds to the variance.
+        scale_attn_weights: whether scores are divided by sqrt(head_dim).
+        scale_attn_by_inverse_layer_idx: whether block i, from 0, divides them by i + 1 too.
+        bias: whether the other linear layers and the norms have biases; nanoGPT can be without.
 
     Raises:
         InputError: values that no model can have, all of them in one message.
@@ -58,24 +93,75 @@ class GPTConfig:
     qkv_bias: bool = False
     tokenizer: str | None = None
     tie_weights: bool = False
+    drop_rate_emb: float | None = None
+    drop_rate_attn: float | None = None
+    drop_rate_shortcut: float | None = None
+    activation: str = "gelu_new"
+    n_inner: int | None = None
+    layer_norm_epsilon: float = 1e-5
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    bias: bool = True
 
     def __post_init__(self) -> None:
         if problems := _value_problems({f.name: getattr(self, f.name) for f in fields(self)}):
             raise InputError("GPTConfig", one_message(problems))
+        # One spelling for each model, so that equal ones have equal configs.
+        activation = _ALIASES.get(self.activation, self.activation)
+        object.__setattr__(self, "activation", activation)
+        if self.n_inner == 4 * self.emb_dim:
+            object.__setattr__(self, "n_inner", None)
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.emb_dim // self.n_heads
 
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the feed-forward network's hidden layer."""
+        return 4 * self.emb_dim if self.n_inner is None else self.n_inner
+
+    @property
+    def drop_rates(self) -> DropRates:
+        """Each of the three: its own, else drop_rate."""
+        own = (self.drop_rate_emb, self.drop_rate_attn, self.drop_rate_shortcut)
+        return DropRates(*(self.drop_rate if rate is None else rate for rate in own))
+
+    def with_drop_rate(self, rate: float) -> "GPTConfig":
+        """The same with one dropout everywhere."""
+        none: dict[str, Any] = dict.fromkeys(_RATES)
+        return replace(self, drop_rate=rate, **none)
+
+    def attention_scale(self, layer: int) -> float:
+        """What block `layer`, counted from 0, multiplies its attention scores by."""
+        scale = 1 / sqrt(self.head_dim) if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
+
+    def require_computable(self, where: object = "GPTConfig") -> None:
+        """Raise `InputError` naming `where` if this can be counted and not computed."""
+        if self.activation not in ACTIVATIONS:
+            expected = f"expected {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}"
+            problem = f'the activation "{shown(self.activation)}" cannot be computed ({expected})'
+            raise InputError(shown(where), problem, "count-params and inspect still work")
+
+    def to_huggingface(self) -> dict[str, Any]:
+        """A `config.json` that transformers reads as this model.
+
+        It has no word for `bias`, so without biases the weights need zeros in their places.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return to_huggingface(values, self.drop_rates)
+
     def to_dict(self) -> dict[str, Any]:
         """The book's keys in the book's order; an optional one only where it is not the default."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        usual = {f.name: f.default for f in fields(self) if f.name in _OPTIONAL}
+        usual = {f.name: f.default for f in fields(self) if f.name in OPTIONAL_KEYS}
         return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
 
 KEYS = tuple(f.name for f in fields(GPTConfig))
+OPTIONAL_KEYS = KEYS[KEYS.index("tokenizer") :]
 
 
 def read_config(path: Path) -> GPTConfig:
@@ -102,37 +188,47 @@ def parse_config(mapping: object, source: object) -> GPTConfig:
     if not isinstance(mapping, Mapping):
         raise InputError(shown(source), f"expected one mapping of keys, found {described(mapping)}")
     problems: list[str] = []
-    names: dict[str, str] = {}  # what the file calls a key of ours
-    values = mapping
-    if is_huggingface(mapping):
+    names: Mapping[str, str] = {}  # what the file calls a key of ours
+    values = dict(mapping)
+    if is_nanogpt(mapping):
+        values, names = from_nanogpt(mapping)
+    elif is_huggingface(mapping):
         problems = unsupported(mapping)
         if problems and "model_type" in problems[0]:  # another architecture: its keys say nothing
             raise InputError(shown(source), one_message(problems))
-        values, names = book_keys(mapping)
+        values, names = from_huggingface(mapping)
+    if values.get("drop_rate_shortcut") is not None and not {*_RATES} - values.keys():
+        values.setdefault("drop_rate", values["drop_rate_shortcut"])  # all three: the rest is moot
     problems += _key_problems(values, names) + _value_problems(values, names)
     if problems:
         raise InputError(shown(source), one_message(problems))
-    return GPTConfig(**{**values, "drop_rate": float(values["drop_rate"])})
+    return GPTConfig(**{key: _as_kept(key, value) for key, value in values.items()})
+
+
+def _as_kept(key: str, value: Any) -> Any:
+    """Rates as floats, whatever number the file has."""
+    return float(value) if "drop_rate" in key and value is not None else value
 
 
 def _key_problems(values: Mapping[str, object], names: Mapping[str, str]) -> list[str]:
     """Unknown keys, each with the nearest real one, then missing keys that no unknown one meant."""
     problems: list[str] = []
     meant: set[str] = set()
+    real = {names.get(key, key): key for key in KEYS}
     for key in values:
         if key not in KEYS:
-            near = _nearest(str(key)) if len(problems) < MAX_PROBLEMS else []
-            meant.update(near)
+            near = _nearest(str(key), real) if len(problems) < MAX_PROBLEMS else []
+            meant.update(real[name] for name in near)
             hint = f' (did you mean "{near[0]}"?)' if near else ""
             problems.append(f'unknown key "{shown(key)}"{hint}')
     for key in KEYS:
-        if key not in values and key not in meant and key not in _OPTIONAL:
+        if key not in values and key not in meant and key not in OPTIONAL_KEYS:
             problems.append(f'missing key "{names.get(key, key)}"')
     return problems
 
 
-def _nearest(key: str) -> list[str]:
-    return get_close_matches(key[:200].lower(), KEYS, n=1)
+def _nearest(key: str, real: Collection[str]) -> list[str]:
+    return get_close_matches(key[:200].lower(), real, n=1)
 
 
 def _value_problems(
@@ -155,21 +251,19 @@ def _value_problems(
 
 def _expected(key: str, value: object) -> str:
     """What `key` needs where `value` is not that, otherwise nothing."""
-    if key in _SIZES:
+    if value is None and key in _MAY_BE_NONE:
+        return ""
+    if key in _INTEGERS:
+        largest = _INTEGERS[key]
         if type(value) is not int:  # True is an int to isinstance
             return "an integer"
-        fits = 1 <= value <= _SIZES[key]
-        return "" if fits else f"an integer from 1 to {_SIZES[key]:,}"
-    if key in _BOOLEANS:
-        return "" if isinstance(value, bool) else "true or false"
-    if key == "drop_rate":
-        return "" if _is_rate(value) else "a number in [0, 1)"
-    named = value is None or _is_file_name(value)
-    return "" if named else "a tiktoken name or a file name without folders"
+        return "" if 1 <= value <= largest else f"an integer from 1 to {largest:,}"
+    expected, holds = _RULES[key]
+    return "" if holds(value) else expected
 
 
-def _is_rate(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < 1  # type: ignore[operator]
+def _is_number(value: object) -> TypeGuard[float]:
+    return type(value) in (int, float)
 
 
 def _is_file_name(value: object) -> bool:
@@ -177,3 +271,22 @@ def _is_file_name(value: object) -> bool:
     if not isinstance(value, str) or not 0 < len(value) <= 255 or value in {".", ".."}:
         return False
     return not any(letter in "/\\\0" for letter in value)
+
+
+_MAY_BE_NONE = {*_RATES, "n_inner", "tokenizer"}
+_INTEGERS = {  # the largest value of each; totals are counted in Python's unbounded integers
+    "vocab_size": 1 << 24,
+    "context_length": 1 << 24,
+    "emb_dim": 1 << 20,
+    "n_heads": 1 << 20,
+    "n_layers": 100_000,
+    "n_inner": 1 << 22,
+}
+_RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "drop_rate": ("a number in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1),
+    "layer_norm_epsilon": ("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1),
+    "activation": ("a function's name", lambda v: isinstance(v, str) and 0 < len(v) <= 64),
+    "tokenizer": ("a tiktoken name or a file name without folders", _is_file_name),
+}
+_RULES |= dict.fromkeys(_RATES, _RULES["drop_rate"])
+_RULES |= {key: ("true or false", lambda v: isinstance(v, bool)) for key in _BOOLEANS}

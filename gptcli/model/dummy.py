@@ -40,7 +40,7 @@ class DummyGPTModel(nn.Module):
         self.config = config
         self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
         self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
-        self.drop_emb = nn.Dropout(config.drop_rate)
+        self.drop_emb = nn.Dropout(config.drop_rates.emb)
         self.trf_blocks = nn.Sequential(
             *(DummyTransformerBlock(config) for _ in range(config.n_layers))
         )

@@ -1,10 +1,13 @@
 """The book's GPT: the network of chapter 4 and its key/value cache.
 
 Names, construction order and initialisation are those of "Build a Large Language Model (From
-Scratch)", so an untrained model reproduces what the book prints. Knows no sampling and no files.
+Scratch)", so an untrained model reproduces what the book prints. The optional keys of a config
+change what is computed, never the order of random draws.
 
 Shapes: B batch, T new tokens, S cached + new tokens, E emb_dim, H heads, D head_dim, V vocabulary.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +19,11 @@ from gptcli.model.config import GPTConfig
 class LayerNorm(nn.Module):
     """(…, E) → (…, E): zero mean, unit biased variance, then scale and shift."""
 
-    eps = 1e-5
-
-    def __init__(self, emb_dim: int) -> None:
+    def __init__(self, emb_dim: int, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
+        self.eps = eps
         self.scale = nn.Parameter(torch.ones(emb_dim))
-        self.shift = nn.Parameter(torch.zeros(emb_dim))
+        self.shift = nn.Parameter(torch.zeros(emb_dim)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The fused form of scale * (x - mean) / sqrt(var + eps) + shift."""
@@ -36,15 +38,32 @@ class GELU(nn.Module):
         return F.gelu(x, approximate="tanh")
 
 
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x), OpenAI's cheaper stand-in for GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise, any shape."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
+    "gelu_new": GELU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "quick_gelu": QuickGELU,
+}
+
+
 class FeedForward(nn.Module):
-    """(B, T, E) → (B, T, E) through a hidden layer four times as wide."""
+    """(B, T, E) → (B, T, E) through a hidden layer, four times as wide unless n_inner says so."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(config.emb_dim, 4 * config.emb_dim),
-            GELU(),
-            nn.Linear(4 * config.emb_dim, config.emb_dim),
+            nn.Linear(config.emb_dim, config.hidden_dim, bias=config.bias),
+            ACTIVATION_MODULES[config.activation](),
+            nn.Linear(config.hidden_dim, config.emb_dim, bias=config.bias),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,15 +127,19 @@ class MultiHeadAttention(nn.Module):
         self.W_query = nn.Linear(config.emb_dim, config.emb_dim, bias=config.qkv_bias)
         self.W_key = nn.Linear(config.emb_dim, config.emb_dim, bias=config.qkv_bias)
         self.W_value = nn.Linear(config.emb_dim, config.emb_dim, bias=config.qkv_bias)
-        self.out_proj = nn.Linear(config.emb_dim, config.emb_dim)
-        self.drop_rate = config.drop_rate
+        self.out_proj = nn.Linear(config.emb_dim, config.emb_dim, bias=config.bias)
+        self.drop_rate = config.drop_rates.attn
+        self.scale = config.attention_scale
 
     def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """softmax(Q K^T / sqrt(D) + causal mask) V, heads side by side, projected."""
+        """softmax(scale Q K^T + causal mask) V, heads side by side, projected.
+
+        The scale is 1 / sqrt(D) unless the config says otherwise.
+        """
         queries, keys, values = self.project(x)
         if cache is not None:
             keys, values = cache.append(layer, keys, values)
-        return self.out_proj(self.attend(queries, keys, values))
+        return self.out_proj(self.attend(queries, keys, values, layer))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, E) → queries, keys and values, each (B, H, T, D)."""
@@ -126,8 +149,8 @@ class MultiHeadAttention(nn.Module):
             self._heads(self.W_value(x)),
         )
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(B, H, T, D) queries of the last T of S positions → (B, T, E)."""
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, layer: int) -> Tensor:
+        """(B, H, T, D) queries of the last T of S positions → (B, T, E), in block `layer`."""
         T, S = queries.shape[2], keys.shape[2]
         context = F.scaled_dot_product_attention(
             queries,
@@ -136,6 +159,7 @@ class MultiHeadAttention(nn.Module):
             attn_mask=None if T in {1, S} else late_mask(T, S, queries.device),
             is_causal=1 < T == S,
             dropout_p=self.drop_rate if self.training else 0.0,
+            scale=self.scale(layer),
         )
         return context.transpose(1, 2).flatten(2)  # (B, H, T, D) → (B, T, E)
 
@@ -155,9 +179,9 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.att = MultiHeadAttention(config)
         self.ff = FeedForward(config)
-        self.norm1 = LayerNorm(config.emb_dim)
-        self.norm2 = LayerNorm(config.emb_dim)
-        self.drop_shortcut = nn.Dropout(config.drop_rate)
+        self.norm1 = _norm(config)
+        self.norm2 = _norm(config)
+        self.drop_shortcut = nn.Dropout(config.drop_rates.shortcut)
 
     def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """(B, T, E) → (B, T, E)."""
@@ -165,17 +189,26 @@ class TransformerBlock(nn.Module):
         return x + self.drop_shortcut(self.ff(self.norm2(x)))
 
 
+def _norm(config: GPTConfig) -> LayerNorm:
+    return LayerNorm(config.emb_dim, config.layer_norm_epsilon, config.bias)
+
+
 class GPTModel(nn.Module):
-    """The full model: ids in, logits out."""
+    """The full model: ids in, logits out.
+
+    Raises:
+        InputError: a config that can be counted and not computed.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        config.require_computable()
         self.config = config
         self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
         self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
-        self.drop_emb = nn.Dropout(config.drop_rate)
+        self.drop_emb = nn.Dropout(config.drop_rates.emb)
         self.trf_blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
-        self.final_norm = LayerNorm(config.emb_dim)
+        self.final_norm = _norm(config)
         self.out_head = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
         if config.tie_weights:
             self.out_head.weight = self.tok_emb.weight

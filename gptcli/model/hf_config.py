@@ -1,36 +1,66 @@
-"""The `config.json` of a Hugging Face GPT-2, in the book's terms. Knows no files.
+"""The `config.json` of a Hugging Face GPT-2 and of nanoGPT, read as the book's keys; and written.
 
-Such a file holds many keys that do not touch the model, which are ignored; a key that would
-make another model than the book's is a problem, never ignored.
+A Hugging Face file holds many keys that do not shape the network, which are ignored. A key that
+does is translated, or is a problem if our network cannot do what it says.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from gptcli.core.escape import described
 
-_NAMES = {
+# The book's key: what a Hugging Face file calls it. GPT2Config knows some by two names.
+_HUGGINGFACE = {
     "vocab_size": "vocab_size",
     "context_length": "n_positions",
     "emb_dim": "n_embd",
     "n_heads": "n_head",
     "n_layers": "n_layer",
     "drop_rate": "resid_pdrop",
+    "drop_rate_emb": "embd_pdrop",
+    "drop_rate_attn": "attn_pdrop",
     "tie_weights": "tie_word_embeddings",
+    "activation": "activation_function",
+    "n_inner": "n_inner",
+    "layer_norm_epsilon": "layer_norm_epsilon",
+    "scale_attn_weights": "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx": "scale_attn_by_inverse_layer_idx",
 }
-_USUAL = {"resid_pdrop": 0.1, "tie_word_embeddings": True}  # what GPT-2 has when the file is silent
+_OTHER_NAMES = {
+    "n_positions": ("max_position_embeddings", "n_ctx"),  # files of 2019 may have n_ctx alone
+    "n_embd": ("hidden_size",),
+    "n_head": ("num_attention_heads",),
+    "n_layer": ("num_hidden_layers",),
+}
+# What GPT2Config has where the file is silent.
+_GPT2: dict[str, object] = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_head": 12,
+    "n_layer": 12,
+    "resid_pdrop": 0.1,
+    "embd_pdrop": 0.1,
+    "attn_pdrop": 0.1,
+    "tie_word_embeddings": True,
+}
+# Keys that make another network unless they have one of these values. reorder_and_upcast_attn is
+# not among them: it changes no more than rounding.
+_REFUSED: dict[str, tuple[str, tuple[object, ...]]] = {
+    "add_cross_attention": ("false", (False,)),
+    "quantization_config": ("nothing", (None,)),
+    "pruned_heads": ("none", ({}, None)),
+}
+_NANOGPT = {
+    "n_layers": "n_layer",
+    "n_heads": "n_head",
+    "emb_dim": "n_embd",
+    "context_length": "block_size",
+    "vocab_size": "vocab_size",
+    "drop_rate": "dropout",
+    "bias": "bias",
+}
 _BOOK_ONLY = frozenset({"context_length", "emb_dim", "n_heads", "n_layers"})
-
-# key: the values with which the model is the book's; a key that is not there has the first.
-# gelu_pytorch_tanh is gelu_new by another name; reorder_and_upcast_attn changes no more than
-# rounding, dropout other than resid_pdrop nothing after training, so neither is here.
-_SUPPORTED: dict[str, tuple[object, ...]] = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-    "quantization_config": (None,),
-}
 
 
 def is_huggingface(mapping: Mapping[str, object]) -> bool:
@@ -39,27 +69,72 @@ def is_huggingface(mapping: Mapping[str, object]) -> bool:
     return not marks.isdisjoint(mapping) and _BOOK_ONLY.isdisjoint(mapping)
 
 
+def is_nanogpt(mapping: Mapping[str, object]) -> bool:
+    """Whether the keys are those of nanoGPT's `model_args`, alone or beside its other settings."""
+    if isinstance(mapping.get("model_args"), Mapping):
+        return True
+    others = _BOOK_ONLY | {"model_type", "n_positions"}
+    return "block_size" in mapping and others.isdisjoint(mapping)
+
+
 def unsupported(mapping: Mapping[str, object]) -> list[str]:
-    """What the file asks of the model that the book's cannot do; another model_type comes alone."""
+    """What a Hugging Face file asks of the network that ours cannot do.
+
+    Another model_type comes alone, because its other keys say nothing to us.
+    """
     model = mapping.get("model_type", "gpt2")
     if model != "gpt2":
         return [f'model_type: expected the text "gpt2", found {described(model)}']
     problems = [
-        f"{key}: expected {described(good[0])}, found {described(mapping[key])}"
-        for key, good in _SUPPORTED.items()
-        if key in mapping and mapping[key] not in good
+        f"{key}: not supported (expected {expected}, found {described(mapping[key])})"
+        for key, (expected, harmless) in _REFUSED.items()
+        if key in mapping and mapping[key] not in harmless
     ]
-    inner, wide = mapping.get("n_inner"), mapping.get("n_embd")
-    if inner is not None and not (isinstance(wide, int) and inner == 4 * wide):
-        problems.append(f"n_inner: expected nothing or 4 n_embd, found {described(inner)}")
+    for name, (other, *_) in _OTHER_NAMES.items():  # n_ctx is history, no second name
+        if mapping.get(other, mapping.get(name)) != mapping.get(name, mapping.get(other)):
+            both = f"{described(mapping[name])} and {described(mapping[other])}"
+            problems.append(f"{name} and {other}: expected one value, found {both}")
     return problems
 
 
-def book_keys(mapping: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str]]:
+def from_huggingface(mapping: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str]]:
     """The values under the book's keys, and what the file calls each of them."""
-    names = dict(_NAMES)
-    if "n_positions" not in mapping and "n_ctx" in mapping:  # files of 2019 have both or n_ctx
-        names["context_length"] = "n_ctx"
-    known = {**_USUAL, **mapping}
+    names = dict(_HUGGINGFACE)
+    for key, name in _HUGGINGFACE.items():
+        if name not in mapping:
+            names[key] = next((n for n in _OTHER_NAMES.get(name, ()) if n in mapping), name)
+    known = {**_GPT2, **mapping}
     values = {key: known[name] for key, name in names.items() if name in known}
+    for key in ("drop_rate_emb", "drop_rate_attn"):
+        if values[key] == values["drop_rate"]:
+            del values[key]
     return {**values, "qkv_bias": True}, names
+
+
+def from_nanogpt(mapping: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str]]:
+    """The same of nanoGPT. Keys that are neither its nor ours stay, for the caller to refuse.
+
+    Its models use erf's GELU; only the oldest had GPT-2's, which no checkpoint tells. Such a
+    config needs `activation: gelu_new` beside the others.
+    """
+    found = mapping.get("model_args")
+    given = dict(found if isinstance(found, Mapping) else mapping)
+    given = {"dropout": 0.0, "bias": True, "activation": "gelu", "tie_weights": True} | given
+    values = {key: given.pop(name) for key, name in _NANOGPT.items() if name in given}
+    return {**given, **values, "qkv_bias": values["bias"]}, _NANOGPT
+
+
+def to_huggingface(config: Mapping[str, Any], rates: tuple[float, float, float]) -> dict[str, Any]:
+    """A `config.json` that transformers reads as this model.
+
+    Args:
+        config: every key of a `GPTConfig`.
+        rates: its dropout of embeddings, attention and shortcuts.
+    """
+    dropout = dict(zip(("drop_rate_emb", "drop_rate_attn", "drop_rate"), rates, strict=True))
+    values = {**config, **dropout}
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        **{name: values[key] for key, name in _HUGGINGFACE.items()},
+    }

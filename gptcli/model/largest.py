@@ -1,7 +1,7 @@
 """The largest model of a family that fits into a memory: same proportions, any size.
 
-A family keeps the vocabulary, the context, the width of a head and the ratio of width to depth.
-Knows no files, no terminal and no torch.
+A family keeps the vocabulary, the context, the width of a head, the ratio of width to depth and
+that of the feed-forward network's width to the model's.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,8 @@ def largest(like: GPTConfig, cost: Cost, budget: int) -> GPTConfig | None:
 def relative(like: GPTConfig, n_heads: int) -> GPTConfig:
     """The member of the family with this many heads."""
     emb_dim, n_layers = _sizes(like, n_heads)
-    return replace(like, n_heads=n_heads, emb_dim=emb_dim, n_layers=n_layers)
+    inner = like.n_inner and max(1, round(like.n_inner * emb_dim / like.emb_dim))
+    return replace(like, n_heads=n_heads, emb_dim=emb_dim, n_layers=n_layers, n_inner=inner)
 
 
 def _sizes(like: GPTConfig, n_heads: int) -> tuple[int, int]:
@@ -43,4 +44,5 @@ def _sizes(like: GPTConfig, n_heads: int) -> tuple[int, int]:
 
 def _exists(like: GPTConfig, n_heads: int) -> bool:
     emb_dim, n_layers = _sizes(like, n_heads)
-    return emb_dim <= WIDEST and n_layers <= MOST_LAYERS
+    inner = (like.n_inner or 0) * emb_dim // like.emb_dim
+    return emb_dim <= WIDEST and n_layers <= MOST_LAYERS and inner < 4 * WIDEST

@@ -4,8 +4,8 @@ Follows what our own code keeps (`gptcli.engine.fast`, `gptcli.engine.quantize`,
 `gptcli.train.trainer`) on a CPU; a test holds each figure against a measured run. Knows no
 tensors, no files and no torch.
 
-Letters in formulas: those of `gptcli.model.parameters`, H n_heads, B texts, S tokens of each, N =
-    B S.
+Letters in formulas: those of `gptcli.model.parameters`, H n_heads, B texts, S tokens of each,
+    N = B S.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Running:
         head_copy: a tied head of 8 bits once more, in the layout that the processor multiplies
             fastest; a float one has no copy, for the rows of its embedding are read from the file.
         cache: keys and values of all positions, float32 whatever the weights are.
-        activations: of the longest step, which reads prompts: 7 numbers a token and channel.
+        activations: of the longest step, which reads prompts: 3 E + F numbers a token.
         logits: of the B texts, with what sampling makes of them.
         loading: the most that is held before the first token, weights being read from a file:
             embedding and head in float beside their final form, or in the end all weights, and
@@ -82,7 +82,8 @@ def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
     total = count(config).total
     head = _linear(V, E, "int8" if dtype == "int4" else dtype)
     step = min(texts * tokens, tokens + PROMPT_TOKENS)
-    layer, tied = 4 * E * E, config.tie_weights
+    F, tied = config.hidden_dim, config.tie_weights
+    layer = E * max(3 * E, F)
     if dtype in BYTES:
         weights = total * BYTES[dtype]
         head_copy = 0  # the embedding of a tied head stays in the file
@@ -99,7 +100,7 @@ def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
         weights=weights,
         head_copy=head_copy,
         cache=texts * cache_bytes(config, tokens),
-        activations=7 * step * E * _FLOAT,
+        activations=step * (3 * E + F) * _FLOAT,
         logits=6 * texts * V * _FLOAT,
         loading=max(outer, weights + head_copy + beside),
     )
@@ -107,8 +108,8 @@ def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
 
 def _matrices(config: GPTConfig, dtype: str) -> int:
     """Bytes of the linear layers in all blocks: query, key and value are one of them."""
-    E = config.emb_dim
-    shapes = ((3 * E, E), (E, E), (4 * E, E), (E, 4 * E))
+    E, F = config.emb_dim, config.hidden_dim
+    shapes = ((3 * E, E), (E, E), (F, E), (E, F))
     return config.n_layers * sum(_linear(outputs, inputs, dtype) for outputs, inputs in shapes)
 
 
@@ -126,19 +127,17 @@ def _linear(outputs: int, inputs: int, dtype: str) -> int:
 def training(config: GPTConfig, rows: int, tokens: int) -> Training:
     """The memory to train on `rows` rows of `tokens` tokens at once.
 
-    A block keeps 16 numbers a token and channel: both norms' inputs and outputs (4), query, key
-    and value (3), what attention gives (1), the hidden layer before and after GELU (8); and for
-    each token mean and deviation of two norms and a sum of each head's. Dropout adds 2 and, inside
-    the attention, which is then no longer fused, 3 B H S^2. Outside of the blocks: the last norm's
-    input and output, dropout of the embeddings, the log-probabilities.
+    A block keeps 8 E + 2 F numbers a token: both norms' inputs and outputs (4 E), query, key and
+    value (3 E), what attention gives (E), the hidden layer before and after the activation (2 F);
+    and for each token mean and deviation of two norms and a sum of each head's. Dropout adds 2 E
+    and, inside the attention, which is then no longer fused, 3 B H S^2. Outside of the blocks: the
+    last norm's input and output, dropout of the embeddings, the log-probabilities.
     """
     N, E, L = rows * tokens, config.emb_dim, config.n_layers
-    has_dropout = config.drop_rate > 0
-    block = N * (16 * E + 4 + config.n_heads)
-    outside = N * (2 * E + 2 + config.vocab_size)
-    if has_dropout:
-        block += 2 * N * E + 3 * N * tokens * config.n_heads - N * config.n_heads
-        outside += N * E
+    rates, H = config.drop_rates, config.n_heads
+    block = N * (8 * E + 2 * config.hidden_dim + 4 + H)
+    block += 2 * N * E * (rates.shortcut > 0) + (3 * N * tokens - N) * H * (rates.attn > 0)
+    outside = N * (2 * E + 2 + config.vocab_size) + N * E * (rates.emb > 0)
     weights = _FLOAT * count(config).total
     return Training(
         weights=weights,

@@ -1,8 +1,9 @@
 """Parameter counts, memory and FLOPs of a config, by arithmetic alone.
 
-Knows no tensors, no files and no terminal: a GPT-3 is counted as fast as a toy.
+No model is built: a GPT-3 is counted as fast as a toy.
 
-Letters in formulas: V vocab_size, C context_length, E emb_dim, L n_layers.
+Letters in formulas: V vocab_size, C context_length, E emb_dim, F hidden_dim (4 E unless n_inner
+    says otherwise), L n_layers.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,13 @@ from math import prod
 
 from gptcli.model.config import GPTConfig
 
+_ACTIVATION_CLASSES = {  # of `gptcli.model.gpt`
+    "gelu_new": "GELU",
+    "gelu": "GELU (erf)",
+    "relu": "ReLU",
+    "silu": "SiLU",
+    "quick_gelu": "QuickGELU",
+}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -61,7 +69,7 @@ def architecture(config: GPTConfig) -> Part:
             Part("pos_emb", "Embedding", parts=(Part("weight", shape=(config.context_length, E)),)),
             Part("drop_emb", "Dropout"),
             _block(config),
-            _norm("final_norm", E),
+            _norm("final_norm", config),
             Part("out_head", "Linear", parts=(head,), detail=tied),
         ),
     )
@@ -78,32 +86,40 @@ def tensors(part: Part) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _block(config: GPTConfig) -> Part:
-    E, b = config.emb_dim, config.qkv_bias
+    E, F = config.emb_dim, config.hidden_dim
     attention = Part(
         "att",
         "MultiHeadAttention",
         parts=(
-            *(_linear(name, E, E, bias=b) for name in ("W_query", "W_key", "W_value")),
-            _linear("out_proj", E, E),
+            *(
+                _linear(name, E, E, bias=config.qkv_bias)
+                for name in ("W_query", "W_key", "W_value")
+            ),
+            _linear("out_proj", E, E, bias=config.bias),
         ),
     )
-    layers = (_linear("0", E, 4 * E), Part("1", "GELU"), _linear("2", 4 * E, E))
+    layers = (
+        _linear("0", E, F, bias=config.bias),
+        Part("1", _ACTIVATION_CLASSES.get(config.activation, config.activation)),
+        _linear("2", F, E, bias=config.bias),
+    )
     feed_forward = Part("ff", "FeedForward", parts=(Part("layers", "Sequential", parts=layers),))
     return Part(
         "trf_blocks",
         "TransformerBlock",
-        parts=(attention, feed_forward, _norm("norm1", E), _norm("norm2", E)),
+        parts=(attention, feed_forward, _norm("norm1", config), _norm("norm2", config)),
         copies=config.n_layers,
     )
 
 
-def _linear(name: str, inputs: int, outputs: int, *, bias: bool = True) -> Part:
+def _linear(name: str, inputs: int, outputs: int, *, bias: bool) -> Part:
     biases = (Part("bias", shape=(outputs,)),) if bias else ()
     return Part(name, "Linear", parts=(Part("weight", shape=(outputs, inputs)), *biases))
 
 
-def _norm(name: str, E: int) -> Part:
-    return Part(name, "LayerNorm", parts=(Part("scale", shape=(E,)), Part("shift", shape=(E,))))
+def _norm(name: str, config: GPTConfig) -> Part:
+    names = ("scale", "shift") if config.bias else ("scale",)
+    return Part(name, "LayerNorm", parts=tuple(Part(n, shape=(config.emb_dim,)) for n in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +135,7 @@ class Counts:
     final_norm: int
     output_head: int  # what a head of its own holds, V E, tied or not
     is_tied: bool
-    matrices: int  # weights of the linear layers in all blocks, 12 L E^2
+    matrices: int  # weights of the linear layers in all blocks, L (4 E^2 + 2 E F)
     masks: int  # elements of the causal masks a file of the book's class holds, L C^2
 
     @property
@@ -172,7 +188,7 @@ def count(config: GPTConfig) -> Counts:
     """Count the parameters of a config: no model is built, any size takes the same time."""
     model = architecture(config)
     block = model["trf_blocks"]
-    E, L = config.emb_dim, config.n_layers
+    L = config.n_layers
     return Counts(
         token_embedding=model["tok_emb"].count,
         position_embedding=model["pos_emb"].count,
@@ -181,11 +197,17 @@ def count(config: GPTConfig) -> Counts:
         norms=block["norm1"].count + block["norm2"].count,
         n_layers=L,
         final_norm=model["final_norm"].count,
-        output_head=config.vocab_size * E,
+        output_head=config.vocab_size * config.emb_dim,
         is_tied=config.tie_weights,
-        matrices=12 * L * E**2,
+        matrices=block_matrices(config),
         masks=L * config.context_length**2,
     )
+
+
+def block_matrices(config: GPTConfig) -> int:
+    """Weights of the linear layers in all blocks: L (4 E^2 + 2 E F), which is 12 L E^2."""
+    E = config.emb_dim
+    return config.n_layers * (4 * E**2 + 2 * E * config.hidden_dim)
 
 
 def cache_bytes(config: GPTConfig, tokens: int, dtype: str = "float32") -> int:
@@ -196,13 +218,14 @@ def cache_bytes(config: GPTConfig, tokens: int, dtype: str = "float32") -> int:
 def forward_flops(config: GPTConfig, seen: int) -> int:
     """FLOPs to push one token through the model when it attends to `seen` tokens, itself too.
 
-    2 (12 L E^2 + V E) + 4 L E seen: two (multiply, add) for every weight of a linear layer, the
-    output head included, then the scores and the weighted sum of attention. Embedding look-ups,
-    biases, norms, GELU and softmax are left out, as in Kaplan et al. 2020 (arXiv:2001.08361,
-    table 1), which this follows, and Chowdhery et al. 2022 (arXiv:2204.02311, appendix B).
+    2 (L (4 E^2 + 2 E F) + V E) + 4 L E seen: two (multiply, add) for every weight of a linear
+    layer, the output head included, then the scores and the weighted sum of attention. Embedding
+    look-ups, biases, norms, activation and softmax are left out, as in Kaplan et al. 2020
+    (arXiv:2001.08361, table 1), which this follows, and Chowdhery et al. 2022 (arXiv:2204.02311,
+    appendix B).
     """
     E, L = config.emb_dim, config.n_layers
-    return 2 * (12 * L * E**2 + config.vocab_size * E) + 4 * L * E * seen
+    return 2 * (block_matrices(config) + config.vocab_size * E) + 4 * L * E * seen
 
 
 def mean_forward_flops(config: GPTConfig) -> int:

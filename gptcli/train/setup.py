@@ -150,7 +150,7 @@ def _from_base(recipe: Recipe, target: Target) -> StartingPoint:
 def _loaded(recipe: Recipe, target: Target) -> GPTModel:
     """The target's weights in float32, its dropout and context as the recipe wants them."""
     if target.config is not None and recipe.drop_rate is not None:
-        target = replace(target, config=replace(target.config, drop_rate=recipe.drop_rate))
+        target = replace(target, config=target.config.with_drop_rate(recipe.drop_rate))
     model = load_model(target)
     wanted, held = recipe.context_length, model.config.context_length
     if wanted is None:

@@ -4,10 +4,12 @@ GPT-2's own initialisation (0.02) leaves a tiny network's logits near zero, wher
 missing bias passes every tolerance. These weights make each of them matter.
 """
 
+from typing import Any
+
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gptcli.model.config import GPTConfig
+from gptcli.model.config import GPTConfig, parse_config
 from gptcli.model.gpt import GPTModel
 
 SHAPES = [
@@ -15,9 +17,21 @@ SHAPES = [
     {"vocab_size": 97, "n_positions": 40, "n_embd": 24, "n_head": 3, "n_layer": 3},
     {"vocab_size": 50, "n_positions": 9, "n_embd": 20, "n_head": 5, "n_layer": 1},
 ]
+# What else a GPT2Config can say of the network.
+FAMILY: list[dict[str, Any]] = [
+    {"activation_function": "gelu"},
+    {"activation_function": "gelu_pytorch_tanh"},
+    {"activation_function": "relu", "n_inner": 40},
+    {"activation_function": "silu", "layer_norm_epsilon": 0.1},
+    {"activation_function": "quick_gelu", "n_inner": 160},
+    {"scale_attn_weights": False},
+    {"scale_attn_by_inverse_layer_idx": True, "layer_norm_epsilon": 1e-8},
+    {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
+    {"reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True},
+]
 
 
-def lively_gpt2(seed: int = 0, **shape: int) -> GPT2LMHeadModel:
+def lively_gpt2(seed: int = 0, **shape: Any) -> GPT2LMHeadModel:
     """A GPT-2 whose every weight and bias changes the output."""
     config = GPT2Config(**shape, bos_token_id=0, eos_token_id=0)
     torch.manual_seed(seed)
@@ -31,16 +45,7 @@ def lively_gpt2(seed: int = 0, **shape: int) -> GPT2LMHeadModel:
 
 def book_config(oracle: GPT2LMHeadModel) -> GPTConfig:
     """The book's names for a transformers configuration."""
-    c = oracle.config
-    return GPTConfig(
-        vocab_size=c.vocab_size,
-        context_length=c.n_positions,
-        emb_dim=c.n_embd,
-        n_heads=c.n_head,
-        n_layers=c.n_layer,
-        qkv_bias=True,
-        tie_weights=True,
-    )
+    return parse_config(oracle.config.to_dict(), "the oracle's config")
 
 
 def copy_weights(oracle: GPT2LMHeadModel) -> GPTModel:

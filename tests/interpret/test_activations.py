@@ -147,7 +147,7 @@ def test_recomputed_weights_explain_what_the_block_added():
     x = torch.randn(11, 24)
     att = model.trf_blocks[0].att
     values = att.W_value(x).unflatten(1, (3, 8)).transpose(0, 1)
-    context = (attention_weights(att, x) @ values).transpose(0, 1).flatten(1)
+    context = (attention_weights(att, x, 0) @ values).transpose(0, 1).flatten(1)
     assert_close(att.out_proj(context), att(x[None])[0], **CLOSE)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gptcli.core.errors import InputError
+from gptcli.core.errors import MAX_PROBLEMS, InputError
 from gptcli.model.config import KEYS, GPTConfig, parse_config, read_config
 
 BOOK = {
@@ -231,21 +231,59 @@ def test_a_config_made_in_python_obeys_the_same_rules() -> None:
 def test_a_hugging_face_config_is_recognised() -> None:
     assert parse_config(HUB, "c") == GPTConfig(
         vocab_size=100, context_length=32, emb_dim=24, n_heads=3, n_layers=2,
-        drop_rate=0.2, qkv_bias=True, tie_weights=True,
+        drop_rate=0.2, drop_rate_emb=0.1, drop_rate_attn=0.1, qkv_bias=True, tie_weights=True,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [{}, {"n_embd": 24, "n_head": 3, "n_layer": 2, "n_positions": 7}])
-def test_what_transformers_saves_is_what_we_read(tmp_path: Path, size: dict[str, int]) -> None:
+FAMILY = [
+    {},
+    {"n_embd": 24, "n_head": 3, "n_layer": 2, "n_positions": 7, "tie_word_embeddings": False},
+    {"embd_pdrop": 0.2, "attn_pdrop": 0.0, "resid_pdrop": 0.3},
+    {"activation_function": "relu", "n_inner": 77, "layer_norm_epsilon": 1e-3},
+    {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
+]
+
+
+@pytest.mark.parametrize("changes", FAMILY)
+def test_what_transformers_saves_is_read_and_what_we_write_it_reads(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.GPT2Config(**size, resid_pdrop=0.3, tie_word_embeddings=not size)
+    theirs = transformers.GPT2Config(**changes)
     theirs.save_pretrained(tmp_path)
     ours = read_config(tmp_path / "config.json")
-    assert ours.vocab_size == theirs.vocab_size
-    assert ours.context_length == theirs.n_positions
+    assert (ours.vocab_size, ours.context_length) == (theirs.vocab_size, theirs.n_positions)
     assert (ours.emb_dim, ours.n_heads) == (theirs.n_embd, theirs.n_head)
-    assert (ours.n_layers, ours.drop_rate) == (theirs.n_layer, theirs.resid_pdrop)
-    assert (ours.qkv_bias, ours.tie_weights) == (True, theirs.tie_word_embeddings)
+    assert ours.drop_rates == (theirs.embd_pdrop, theirs.attn_pdrop, theirs.resid_pdrop)
+    assert (ours.n_layers, ours.activation) == (theirs.n_layer, theirs.activation_function)
+    assert (ours.n_inner, ours.layer_norm_epsilon) == (theirs.n_inner, theirs.layer_norm_epsilon)
+    assert ours.scale_attn_weights == theirs.scale_attn_weights
+    assert ours.scale_attn_by_inverse_layer_idx == theirs.scale_attn_by_inverse_layer_idx
+    assert (ours.qkv_bias, ours.tie_weights, ours.bias) == (True, theirs.tie_word_embeddings, True)
+    again = transformers.GPT2Config.from_dict(ours.to_huggingface())
+    assert again.to_dict() == theirs.to_dict() | {"architectures": ["GPT2LMHeadModel"]}
+
+
+def test_a_silent_hugging_face_config_says_what_gpt2config_does_without_arguments() -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.GPT2Config().to_dict()
+    assert parse_config({"model_type": "gpt2"}, "c") == parse_config(theirs, "c")
+
+
+def test_the_other_names_that_gpt2config_has_for_its_keys_are_read() -> None:
+    others = {
+        "n_embd": "hidden_size",
+        "n_positions": "max_position_embeddings",
+        "n_head": "num_attention_heads",
+        "n_layer": "num_hidden_layers",
+    }
+    renamed = {others.get(key, key): value for key, value in HUB.items()}
+    assert parse_config(renamed, "c") == parse_config(HUB, "c")
+    both = {**HUB, "hidden_size": 48}
+    expected = "n_embd and hidden_size: expected one value, found the number 24 and the number 48"
+    assert problems(both) == expected
+    wrong = problems({**renamed, "hidden_size": "x"})
+    assert wrong == 'hidden_size: expected an integer, found the text "x"'
 
 
 def test_an_old_hugging_face_config_may_have_n_ctx_alone() -> None:
@@ -259,18 +297,19 @@ def test_an_old_hugging_face_config_may_have_n_ctx_alone() -> None:
     [
         ({"model_type": "llama"}, 'model_type: expected the text "gpt2", found the text "llama"'),
         ({"model_type": ["gpt2"]}, 'model_type: expected the text "gpt2", found a list'),
-        ({"activation_function": "relu"}, 'activation_function: expected the text "gelu_new"'),
+        ({"activation_function": 3}, "activation_function: expected a function's name"),
+        ({"layer_norm_epsilon": 0}, "layer_norm_epsilon: expected a number in (0, 1), found the"),
+        ({"n_inner": 0}, "n_inner: expected an integer from 1 to 4,194,304, found the number 0"),
+        ({"scale_attn_weights": 1}, "scale_attn_weights: expected true or false, found the numb"),
+        ({"embd_pdrop": 1.5}, "embd_pdrop: expected a number in [0, 1), found the number 1.5"),
         (
-            {"layer_norm_epsilon": 1e-6},
-            "layer_norm_epsilon: expected the number 1e-05, found the number 1e-06",
+            {"pruned_heads": {"0": [1]}},
+            "pruned_heads: not supported (expected none, found a ma",
         ),
-        ({"n_inner": 48}, "n_inner: expected nothing or 4 n_embd, found the number 48"),
-        ({"scale_attn_weights": False}, "scale_attn_weights: expected true, found false"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx: expected f"),
-        ({"add_cross_attention": True}, "add_cross_attention: expected false, found true"),
+        ({"add_cross_attention": True}, "add_cross_attention: not supported (expected false, fou"),
         (
             {"quantization_config": {"bits": 4}},
-            "quantization_config: expected nothing, found a mapping",
+            "quantization_config: not supported (expected nothing, found a mapping)",
         ),
         ({"n_embd": 25}, "n_embd 25 is not divisible by n_head 3"),
         ({"n_head": "3"}, 'n_head: expected an integer, found the text "3"'),
@@ -285,15 +324,68 @@ def test_a_hugging_face_config_beyond_the_books_model_is_refused(
 
 
 def test_harmless_spellings_of_a_hugging_face_config_are_read() -> None:
-    same = {"n_inner": 96, "activation_function": "gelu_pytorch_tanh", "attn_pdrop": 0.5}
+    same = {"n_inner": 96, "activation_function": "gelu_pytorch_tanh"}
+    same |= {"reorder_and_upcast_attn": True, "pruned_heads": {}, "initializer_range": 0.5}
     assert parse_config({**HUB, **same}, "c") == parse_config(HUB, "c")
 
 
-def test_a_hugging_face_config_names_its_own_keys_where_they_are_missing() -> None:
-    assert problems({"model_type": "gpt2"}).splitlines()[1:] == [
-        f'  missing key "{key}"'
-        for key in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
-    ]
+NANOGPT = {
+    "n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "bias": False, "vocab_size": 65,
+    "dropout": 0.2,
+}  # fmt: skip
+
+
+def test_nanogpts_model_args_are_a_config() -> None:
+    config = parse_config(NANOGPT, "c")
+    assert config == GPTConfig(
+        vocab_size=65, context_length=32, emb_dim=16, n_heads=2, n_layers=2, drop_rate=0.2,
+        qkv_bias=False, bias=False, tie_weights=True, activation="gelu",
+    )  # fmt: skip
+    checkpoint = {"model_args": NANOGPT, "iter_num": 5, "config": {"dataset": "x"}}
+    assert parse_config(checkpoint, "c") == config
+    bare = {key: value for key, value in NANOGPT.items() if key not in {"bias", "dropout"}}
+    silent = parse_config(bare, "c")
+    assert (silent.bias, silent.qkv_bias, silent.drop_rate) == (True, True, 0.0)
+
+
+def test_a_nanogpt_config_may_say_what_its_checkpoint_does_not() -> None:
+    more = {"activation": "gelu_new", "tokenizer": "meta.json"}
+    config = parse_config({**NANOGPT, **more}, "c")
+    assert (config.activation, config.tokenizer) == ("gelu_new", "meta.json")
+
+
+def test_a_nanogpt_config_is_told_its_own_names() -> None:
+    assert (
+        problems({**NANOGPT, "drop_out": 0}) == 'unknown key "drop_out" (did you mean "dropout"?)'
+    )
+    rest = {key: value for key, value in NANOGPT.items() if key != "n_embd"}
+    assert problems(rest) == 'missing key "n_embd"'
+    assert problems({**NANOGPT, "n_head": 3}) == "n_embd 16 is not divisible by n_head 3"
+
+
+def test_drop_rate_may_be_split_in_three() -> None:
+    split = {"drop_rate_emb": 0.1, "drop_rate_attn": 0.2, "drop_rate_shortcut": 0}
+    config = parse_config({**BOOK, **split}, "c")
+    assert config.drop_rates == (0.1, 0.2, 0.0)
+    alone = {key: value for key, value in BOOK.items() if key != "drop_rate"} | split
+    assert parse_config(alone, "c").drop_rates == (0.1, 0.2, 0.0)
+    del alone["drop_rate_attn"]
+    assert problems(alone) == 'missing key "drop_rate"'
+    assert parse_config({**BOOK, "drop_rate_attn": 0.3}, "c").drop_rates == (0.1, 0.3, 0.1)
+    assert config.with_drop_rate(0.5).drop_rates == (0.5, 0.5, 0.5)
+
+
+def test_one_model_has_one_config() -> None:
+    for name in ("gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh"):
+        assert parse_config({**BOOK, "activation": name, "n_inner": 3072}, "c").to_dict() == BOOK
+    assert parse_config({**BOOK, "activation": "swish"}, "c").activation == "silu"
+
+
+def test_an_activation_that_cannot_be_computed_is_a_config_all_the_same() -> None:
+    config = parse_config({**BOOK, "activation": "mish"}, "c")
+    with pytest.raises(InputError, match=r'^c: the activation "mish" cannot be computed') as caught:
+        config.require_computable("c")
+    assert "gelu_new, gelu, relu, silu or quick_gelu" in str(caught.value)
 
 
 def test_both_kinds_of_keys_in_one_file_are_refused() -> None:
@@ -312,6 +404,15 @@ GOOD = {
     "tokenizer": st.sampled_from(["gpt2", "words.tiktoken"]),
     "tie_weights": st.booleans(),
 }
+OPTIONAL = {
+    **dict.fromkeys(("drop_rate_emb", "drop_rate_attn", "drop_rate_shortcut"),
+                    st.none() | st.floats(0, 1, exclude_max=True)),
+    "activation": st.sampled_from(["gelu_new", "gelu", "relu", "silu", "quick_gelu", "mish"]),
+    "n_inner": st.none() | st.integers(1, 1 << 22).filter(lambda n: n % 4),
+    "layer_norm_epsilon": st.floats(0, 1, exclude_min=True, exclude_max=True),
+    **dict.fromkeys(("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "bias"),
+                    st.booleans()),
+}  # fmt: skip
 BAD = {  # nothing in here is right for any key
     **dict.fromkeys(
         ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"),
@@ -321,11 +422,18 @@ BAD = {  # nothing in here is right for any key
     "drop_rate": st.floats(min_value=1) | st.floats(max_value=-1e-9) | st.text() | st.booleans(),
     "qkv_bias": st.integers() | st.text() | st.none() | st.floats(),
     "tokenizer": st.integers() | st.booleans() | st.sampled_from(["", ".", "a/b", "x" * 256]),
-    "tie_weights": st.integers() | st.text() | st.none() | st.lists(st.booleans()),
+    **dict.fromkeys(
+        ("tie_weights", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "bias"),
+        st.integers() | st.text() | st.none() | st.lists(st.booleans()),
+    ),
+    "activation": st.none() | st.integers() | st.just("") | st.lists(st.just("gelu")),
+    "n_inner": st.integers(max_value=0) | st.booleans() | st.text() | st.floats(),
+    "layer_norm_epsilon": st.floats(max_value=0) | st.floats(min_value=1) | st.none() | st.text(),
 }  # fmt: skip
+BAD |= dict.fromkeys(("drop_rate_emb", "drop_rate_attn", "drop_rate_shortcut"), BAD["drop_rate"])
 
 
-@given(st.fixed_dictionaries(GOOD))
+@given(st.fixed_dictionaries(GOOD, optional=OPTIONAL))
 def test_every_good_config_is_read_and_written_back(mapping: dict[str, object]) -> None:
     config = parse_config(mapping, "c")
     assert all(getattr(config, key) == value for key, value in mapping.items())
@@ -334,7 +442,7 @@ def test_every_good_config_is_read_and_written_back(mapping: dict[str, object]) 
 
 @given(st.fixed_dictionaries(GOOD), st.data())
 def test_every_bad_value_is_named_and_no_good_one(good: dict[str, object], data) -> None:
-    bad = data.draw(st.sets(st.sampled_from(KEYS), min_size=1))
+    bad = data.draw(st.sets(st.sampled_from(KEYS), min_size=1, max_size=MAX_PROBLEMS))
     lines = problems({**good, **{key: data.draw(BAD[key], key) for key in bad}}).splitlines()
     named = [line.split(":")[0].strip() for line in lines[len(lines) > 1 :]]
     assert named == [key for key in KEYS if key in bad]

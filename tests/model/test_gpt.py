@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
+from gpt2_oracle import FAMILY, SHAPES, copy_weights, lively_gpt2
 
 from gptcli.model.config import GPTConfig
 from gptcli.model.dummy import DummyGPTModel
@@ -32,7 +32,7 @@ def test_an_untrained_124m_writes_the_books_tokens() -> None:
     assert sum(p.numel() for p in model.parameters()) == 163_009_536
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *({**SHAPES[1], **more} for more in FAMILY)])
 def test_logits_equal_transformers(shape: dict[str, int]) -> None:
     oracle = lively_gpt2(**shape)
     model = copy_weights(oracle)
@@ -126,6 +126,30 @@ def test_layer_norm_uses_the_biased_variance_and_the_gelu_its_tanh_form() -> Non
     inner = (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
     torch.testing.assert_close(GELU()(x), 0.5 * x * (1 + torch.tanh(inner)))
     assert not torch.allclose(GELU()(x), torch.nn.functional.gelu(x), atol=1e-5, rtol=0)
+
+
+def test_a_model_without_biases_is_one_whose_biases_are_zero() -> None:
+    bare = untrained(tiny(bias=False), 3)
+    full = untrained(tiny(), 3)
+    with torch.no_grad():
+        for name, weight in full.named_parameters():
+            found = bare.state_dict().get(name)
+            weight.copy_(torch.zeros_like(weight) if found is None else found)
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(bare(ids), full(ids))
+    assert not [n for n, _ in bare.named_parameters() if n.endswith((".bias", ".shift"))]
+
+
+def test_each_dropout_is_where_its_key_says() -> None:
+    model = untrained(tiny(drop_rate_emb=0.1, drop_rate_attn=0.2, drop_rate_shortcut=0.3), 0)
+    block = model.trf_blocks[0]
+    assert (model.drop_emb.p, block.att.drop_rate, block.drop_shortcut.p) == (0.1, 0.2, 0.3)
+
+
+def test_optional_keys_draw_the_weights_in_the_same_order() -> None:
+    usual = untrained(tiny(), 5).state_dict()
+    other = untrained(tiny(activation="relu", scale_attn_weights=False), 5).state_dict()
+    assert all(torch.equal(usual[name], other[name]) for name in usual)
 
 
 def test_dropout_works_in_training_only() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from gptcli.model.config import GPTConfig
+from gptcli.core.errors import InputError
+from gptcli.model.config import ACTIVATIONS, GPTConfig
 from gptcli.model.gpt import GPTModel, KVCache
 from gptcli.model.parameters import (
     BYTES,
@@ -45,6 +46,9 @@ def configs(draw):
         n_layers=draw(st.integers(1, 4)),
         qkv_bias=draw(st.booleans()),
         tie_weights=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        n_inner=draw(st.none() | st.integers(1, 50)),
+        activation=draw(st.sampled_from(ACTIVATIONS)),
     )
 
 
@@ -143,9 +147,11 @@ def flops_of(run):
     return counter.get_total_flops()
 
 
+@pytest.mark.parametrize("inner", [None, 35])
 @pytest.mark.parametrize("seen", [1, 2, 7])
-def test_flops_of_one_token_are_what_torch_counts(seen):
+def test_flops_of_one_token_are_what_torch_counts(seen, inner):
     config = replace(OPENAI, vocab_size=91, context_length=7, emb_dim=24, n_heads=3, n_layers=2)
+    config = replace(config, n_inner=inner)
     model = GPTModel(config).eval()
     cache = model.new_cache()
     if seen > 1:
@@ -159,6 +165,14 @@ def test_mean_flops_are_the_mean_over_the_context():
     each = [forward_flops(config, seen) for seen in range(1, 7)]
     assert mean_forward_flops(config) * 6 == sum(each)
     assert training_flops(config) == 3 * mean_forward_flops(config)
+
+
+def test_what_cannot_be_computed_is_counted():
+    mish = replace(GPT2, activation="mish")
+    assert count(mish).total == count(GPT2).total
+    assert architecture(mish)["trf_blocks"]["ff"]["layers"]["1"].kind == "mish"
+    with pytest.raises(InputError, match="mish"):
+        built(mish)
 
 
 def test_counting_needs_no_torch():

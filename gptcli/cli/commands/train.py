@@ -212,9 +212,18 @@ def _refuse_beside_base(*given: object) -> None:
             raise UsageError(name, "cannot be used together with --init-from")
 
 
-def _shape(config: Path | None, size: SizeName | None, *others: float | None) -> GPTConfig:
+def _shape(
+    config: Path | None,
+    size: SizeName | None,
+    vocab_size: int | None,
+    context_length: int | None,
+    drop_rate: float | None,
+) -> GPTConfig:
     """The config of a file or a size, with what single options change."""
     shape = SIZES[size or "small"] if config is None else read_config(config)
-    names = ("vocab_size", "context_length", "drop_rate")
-    changes = {name: value for name, value in zip(names, others, strict=True) if value is not None}
-    return replace(shape, **changes)  # type: ignore[arg-type]  # each name has its own type
+    shape = replace(
+        shape,
+        vocab_size=shape.vocab_size if vocab_size is None else vocab_size,
+        context_length=shape.context_length if context_length is None else context_length,
+    )
+    return shape if drop_rate is None else shape.with_drop_rate(drop_rate)

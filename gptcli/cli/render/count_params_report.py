@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -11,7 +12,7 @@ from gptcli.cli.parameter_counts import Fit, ModelCount
 from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row, folded
 from gptcli.core.escape import shown
 from gptcli.interpret.weight_summary import Stored
-from gptcli.model.config import GPTConfig
+from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.memory_estimate import PROGRAM, Running, Training
 from gptcli.model.parameters import (
     BYTES,
@@ -166,14 +167,14 @@ WHY = (
     "without positions: total less C E, as nanoGPT reports it.",
     "without embeddings: the blocks and the final norm, as transformers gives it for tied models "
     "with exclude_embeddings.",
-    "block matrices: 12 L E^2, without biases and norms. TransformerLens calls it n_params, and "
-    "scaling laws N.",
+    "block matrices: 12 L E^2, or L (4 E^2 + 2 E n_inner), without biases and norms. "
+    "TransformerLens calls it n_params, and scaling laws N.",
     "with mask buffers: total and the L C^2 elements of the book's causal masks. They are stored "
     "but never trained; accelerate's estimate counts them.",
     "bytes: total by 4 (float32) or 2 (bfloat16, float16). The KV cache takes 2 L E numbers a "
     "token, for one sequence.",
-    "FLOPs: forward, 2 (12 L E^2 + V E) and 4 L E for each token seen; a multiply and an add are "
-    "two (Kaplan et al. 2020, table 1). Training is three times the mean.",
+    "FLOPs: forward, 2 (block matrices + V E) and 4 L E for each token seen; a multiply and an "
+    "add are two (Kaplan et al. 2020, table 1). Training is three times the mean.",
     *WHY_MEMORY,
 )
 WHY_STORED = (
@@ -193,7 +194,7 @@ def show(models: Sequence[ModelCount], first: Sequence[str] = ()) -> None:
         report.title("The largest that fits")
         report.points(first)
         report.title("")
-    sections = dict(SECTIONS)
+    sections = {**SECTIONS, "Config": [*SECTIONS["Config"], *_optional_keys(models)]}
     if any(one.stored for one in models):
         quantized = any(one.stored and one.stored.scales for one in models)
         sections["In the files"] = [*STORED[:5], *([SCALES] if quantized else []), *STORED[5:]]
@@ -206,6 +207,23 @@ def show(models: Sequence[ModelCount], first: Sequence[str] = ()) -> None:
     if wrong:
         report.heading("The files and the config do not agree")
         report.points(wrong, WRONG)
+
+
+def _optional_keys(models: Sequence[ModelCount]) -> Iterator[tuple[str, Value]]:
+    """Those that one of the models does not leave as GPT-2 has them."""
+    for key in OPTIONAL_KEYS:
+        if key not in {"tokenizer", "tie_weights"} and any(
+            key in one.config.to_dict() for one in models
+        ):
+            yield key, partial(_setting, key)
+
+
+def _setting(key: str, one: ModelCount) -> str:
+    """A config's value as a file would have it."""
+    value = getattr(one.config, key)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else shown(value)
 
 
 def _groups(
