@@ -60,10 +60,10 @@ class TorchEngine:
         x = model.tok_emb(at[0]) + model.pos_emb(at[1])
         for layer, block in enumerate(cast(list[TransformerBlock], model.trf_blocks)):
             parts = [part.split(lengths, 2) for part in block.att.project(block.norm1(x)[None])]
-            attended = [
-                block.att.attend(queries, *span.cache.append(layer, keys, values), layer)
-                for queries, keys, values, span in zip(*parts, spans, strict=True)
-            ]
+            attended = []
+            for queries, new_keys, new_values, span in zip(*parts, spans, strict=True):
+                keys, values = span.cache.append(layer, new_keys, new_values)
+                attended.append(block.att.attend(queries, keys, values, layer))
             x = x + block.att.out_proj(torch.cat(attended, 1)[0])
             x = x + block.ff(block.norm2(x))
         return x
