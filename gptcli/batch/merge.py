@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptcli.batch.io.sources import Line
+from gptcli.batch.io.lines import Line
 from gptcli.batch.job import Shard
-from gptcli.batch.recorded import read_output
+from gptcli.batch.output import read_output
 from gptcli.batch.result_lines import Done, differences, spec_of
 from gptcli.batch.runner import Tally, failure_of
 from gptcli.core.errors import InputError, UsageError

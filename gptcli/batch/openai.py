@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gptcli.batch.badrecord import BadRecordError, refuse_type, refuse_unknown
+from gptcli.batch.fields import (
+    OWN_FIELDS,
+    BadRecordError,
+    own_logprobs,
+    refuse_type,
+    refuse_unknown,
+)
 from gptcli.batch.job import OpenAIDefaults
-from gptcli.batch.overrides import OWN_FIELDS, own_logprobs
 from gptcli.core.escape import shown
 
 _REQUEST = ("custom_id", "method", "url", "body")

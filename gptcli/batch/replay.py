@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gptcli.batch.io.sources import made_line
+from gptcli.batch.io.lines import made_line
 from gptcli.batch.job import JobSpec
 from gptcli.batch.request import Failure, Record, parse
 from gptcli.batch.result_lines import Answer, Done, Sample, render

@@ -10,18 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gptcli.batch import openai
-from gptcli.batch.badrecord import BadRecordError, refuse_type, refuse_unknown, require_unicode
-from gptcli.batch.idtable import IdTable
-from gptcli.batch.io.sources import MAX_LINE, Line
-from gptcli.batch.job import JobSpec
-from gptcli.batch.overrides import (
+from gptcli.batch.fields import (
     OWN_FIELDS,
+    BadRecordError,
     own_logprobs,
     own_num_samples,
     own_params,
     own_seed,
     own_stop,
+    refuse_type,
+    refuse_unknown,
+    require_unicode,
 )
+from gptcli.batch.id_table import IdTable
+from gptcli.batch.io.lines import MAX_LINE, Line
+from gptcli.batch.job import JobSpec
 from gptcli.core.errors import GptcliError
 from gptcli.core.escape import described
 from gptcli.core.files import strict_json

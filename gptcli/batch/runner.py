@@ -1,16 +1,18 @@
-"""The batch job: lines of an input answered in order, into a file that survives anything.
+"""Run a batch job: read records, have them answered, write the answers in order; resume and retry.
 
-Reading, answering and writing are three things joined here; another way to answer (many machines)
-joins the same two others. Knows no command line and no terminal.
+What answers is a parameter: one model in this process (`gptcli.batch.worker`) or workers of a
+cluster (`gptcli.batch.ray.pool`).
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
-from gptcli.batch.io.sources import Line
+from gptcli.batch.io.lines import Line
 from gptcli.batch.job import JobSpec
+from gptcli.batch.output import Opened, Output
 from gptcli.batch.request import Failure, Record, RecordReader
 from gptcli.batch.result_lines import Answer, Done, render
 from gptcli.core.errors import GptcliError, InputError, RunError
@@ -25,16 +27,6 @@ Poll = Callable[[], object]
 
 class InterruptedJobError(Exception):
     """Someone asked the job to end; what is written is good, and the job can be resumed."""
-
-
-class Output(Protocol):
-    """Where lines go: `gptcli.batch.io.journal.Journal`, or a stream."""
-
-    def append(self, line: bytes) -> None:
-        """Write one line, all of it or nothing."""
-
-    def tick(self) -> None:
-        """Let time pass."""
 
 
 @dataclass(slots=True)
@@ -156,6 +148,67 @@ class Reading:
                     yield record
         except GptcliError as problem:
             self.problem = problem
+
+
+def run_job(
+    opened: Opened,
+    lines: Iterable[Line | None],
+    spec: JobSpec,
+    load: Callable[[], Answers],
+    tally: Tally,
+    *,
+    poll: Poll = lambda: None,
+    on_failure: Callable[[int, str, str], object] = lambda _line, _code, _message: None,
+) -> None:
+    """Answer every line that has no answer yet; the output is whole and closed afterwards.
+
+    Args:
+        opened: where answers go; its finished records are compared with the input first.
+        lines: the input.
+        spec: as the output's header has it.
+        load: makes what answers; called only when all that is cheap to check is in order.
+        tally: kept up to date.
+        poll: called for each line; it may raise to end the job.
+        on_failure: told line, code and message of each record that fails.
+
+    Raises:
+        InputError: the output belongs to another input; it is untouched.
+        RunError: the input ends early (all complete lines are answered), or the model, the disk
+            or the memory fails. What is written can be resumed.
+    """
+    try:
+        reading = Reading(lines, RecordReader(spec), poll)
+        writer = OrderedWriter(opened.output, spec, tally)
+        writer.on_failure = on_failure
+        _compare(reading, opened, tally)
+        _work(reading, opened, load, writer)
+        reading.check()
+        opened.finish()
+    except BaseException:
+        opened.abandon()
+        raise
+
+
+def _work(
+    reading: Reading, opened: Opened, load: Callable[[], Answers], writer: OrderedWriter
+) -> None:
+    if opened.old is not None:
+        answers = load()
+        retry_failed(reading, opened.old, answers, writer, opened.name)
+        opened.promote()
+        answer_all(reading, answers, writer)
+        return
+    first = next((record for record in reading if record is not None), None)
+    if first is not None:  # otherwise there is nothing to load a model for
+        answer_all(chain([first], reading), load(), writer)
+
+
+def _compare(reading: Reading, opened: Opened, tally: Tally) -> None:
+    try:
+        skip_done(reading, opened.done, tally, opened.name)
+    except InputError:
+        reading.check()  # an input that ends early is not another one
+        raise
 
 
 def answer_all(

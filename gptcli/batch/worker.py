@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gptcli.batch.badrecord import BadRecordError
+from gptcli.batch.fields import BadRecordError
 from gptcli.batch.job import JobSpec
 from gptcli.batch.logprobs import Score
 from gptcli.batch.promptscores import prompt_scores

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gptcli.batch import output as outputs
-from gptcli.batch.io.remote import open_input
-from gptcli.batch.io.sources import Line, Source
+from gptcli.batch.io.inputs import InputStream, open_input
+from gptcli.batch.io.lines import Line
 from gptcli.batch.io.tables import input_lines
 from gptcli.batch.job import JobSpec
+from gptcli.batch.output import is_stream, recorded_header
 from gptcli.batch.ray.connection import ClusterPlan
-from gptcli.batch.recorded import is_stream, recorded_header
 from gptcli.batch.result_lines import header, spec_of
-from gptcli.batch.runjob import run_job
-from gptcli.batch.runner import InterruptedJobError, Tally, stopped
+from gptcli.batch.runner import InterruptedJobError, Tally, run_job, stopped
 from gptcli.checkpoint.resolve import Target
 from gptcli.cli.clustering import Team
 from gptcli.cli.model_options import ModelOptions, fresh_seed
@@ -79,11 +78,11 @@ def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
         what.update(team.machine(options.device))
         opened = _open(plan, header(spec, what))
         lines = input_lines(plan.input, source, spec.column)
-        job = _Job(options, spec, plan, target, target.config, tokenizer, team, what)
+        job = _BatchRun(options, spec, plan, target, target.config, tokenizer, team, what)
         job.run(opened, source, lines)
 
 
-class _Job:
+class _BatchRun:
     """The pieces, and how they are told of each other."""
 
     def __init__(
@@ -103,7 +102,9 @@ class _Job:
         self._tally = Tally()
         self._answerer: Answerer | ClusterAnswers | None = None
 
-    def run(self, opened: outputs.Opened, source: Source, lines: Iterator[Line | None]) -> None:
+    def run(
+        self, opened: outputs.Opened, source: InputStream, lines: Iterator[Line | None]
+    ) -> None:
         progress = BatchProgress(self._tally, source)
         poll = self._poll(opened, progress)
         source.poll, source.is_busy = poll, self._is_busy
@@ -274,7 +275,7 @@ def _open(plan: BatchPlan, first: bytes) -> outputs.Opened:
     return outputs.open_stream(sys.stdout.buffer, "standard output", first)
 
 
-def _refuse_overwriting(plan: BatchPlan, source: Source, target: Target) -> None:
+def _refuse_overwriting(plan: BatchPlan, source: InputStream, target: Target) -> None:
     if plan.output is None:
         return
     others = [source.identity, *outputs.identities((target.config_path, target.weights))]

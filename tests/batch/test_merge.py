@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from batch_jobs import SPEC, Canned, prompts, write
 
-from gptcli.batch.io.sources import open_source
+from gptcli.batch.io.inputs import open_file
 from gptcli.batch.job import Shard
 from gptcli.batch.merge import Parts
 from gptcli.batch.runner import Tally
@@ -30,7 +30,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def merged(source: Path, parts: Sequence[Path], tally: Tally | None = None) -> bytes:
     with ExitStack() as stack:
-        lines = stack.enter_context(open_source(source)).lines()
+        lines = stack.enter_context(open_file(source)).lines()
         joined = Parts(parts, stack)
         return joined.header + b"".join(joined.joined(lines, tally or Tally()))
 

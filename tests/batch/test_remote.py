@@ -10,10 +10,9 @@ from batch_jobs import SPEC, write
 from emission import run
 from tiny_directory import write_tiny
 
-from gptcli.batch.io.remote import is_url, open_in, open_url
-from gptcli.batch.io.sources import open_source
+from gptcli.batch.io.inputs import is_url, open_file, open_in, open_url
 from gptcli.batch.io.tables import rows
-from gptcli.batch.recorded import read_output
+from gptcli.batch.output import read_output
 from gptcli.batch.replay import pairs_of
 from gptcli.batch.request import RecordReader
 from gptcli.batch.runner import Reading
@@ -31,7 +30,7 @@ def fs() -> object:
 def test_a_remote_file_has_the_lines_of_a_local_one(fs, tmp_path: Path, pack) -> None:
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(pack(LINES))
-    with open_source(path) as source:
+    with open_file(path) as source:
         expected, size = list(source.lines()), source.size
     mock = pytest.importorskip("pyarrow._fs")._MockFileSystem()
     with mock.open_output_stream("in", compression=None) as stream:
@@ -51,7 +50,7 @@ def test_a_remote_table_has_the_rows_of_a_local_one(fs, tmp_path: Path, kind: st
     mock = pytest.importorskip("pyarrow._fs")._MockFileSystem()
     with mock.open_output_stream("in", compression=None) as stream:
         stream.write(path.read_bytes())
-    with open_source(path) as source:
+    with open_file(path) as source:
         expected = list(rows(path.name, source, "text"))
     assert [json.loads(line.data)["id"] for line in expected] == [f"r{n}" for n in range(count)]
     for context in (open_url(path.as_uri()), open_in(mock, "in", "m")):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from batch_jobs import SPEC, answerer, bytes_tokenizer, prompts, read, tiny_model, write
 
-from gptcli.batch.io.sources import open_source
+from gptcli.batch.io.inputs import open_file
 from gptcli.batch.job import JobSpec
-from gptcli.batch.recorded import read_output
+from gptcli.batch.output import read_output
 from gptcli.batch.replay import Difference, echoed, pairs_of, replay
 from gptcli.batch.request import RecordReader
 from gptcli.batch.runner import Reading
@@ -28,7 +28,7 @@ def replayed(
         if source is None:
             pairs: Iterator = echoed(done, spec, frozenset(wanted))
         else:
-            lines = stack.enter_context(open_source(source)).lines()
+            lines = stack.enter_context(open_file(source)).lines()
             reading = Reading(lines, RecordReader(spec), lambda: None)
             pairs = pairs_of(done, reading, frozenset(wanted), "out")
         return list(replay(pairs, answerer(spec, rows=3), tiny_model()))

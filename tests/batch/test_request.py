@@ -18,23 +18,24 @@ from batch_jobs import SPEC
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptcli.batch.idtable import IdTable
-from gptcli.batch.io import sources as lines_module
-from gptcli.batch.io.sources import MAX_LINE, Line, open_source
+from gptcli.batch.fields import SAMPLING_FIELDS
+from gptcli.batch.id_table import IdTable
+from gptcli.batch.io import lines
+from gptcli.batch.io.inputs import InputStream, open_file
+from gptcli.batch.io.lines import MAX_LINE, Line, made_line, split_lines
 from gptcli.batch.io.tables import is_table, rows
-from gptcli.batch.overrides import SAMPLING_FIELDS
 from gptcli.batch.request import Failure, Record, RecordReader, parse
 from gptcli.core.errors import InputError, RunError, UsageError
 
 
 def lines_of(path: Path) -> list[Line]:
-    with open_source(path) as source:
+    with open_file(path) as source:
         return [line for line in source.lines() if line is not None]
 
 
 def parsed(data: str | bytes, **changes: Any) -> Record | Failure:
     raw = data if isinstance(data, bytes) else data.encode()
-    return parse(lines_module.made_line(5, raw), replace(SPEC, **changes))
+    return parse(made_line(5, raw), replace(SPEC, **changes))
 
 
 def record(value: object, **changes: Any) -> Record:
@@ -54,7 +55,7 @@ def refused(data: str | bytes, **changes: Any) -> tuple[str, str]:
 @settings(max_examples=150, deadline=None)
 def test_lines_are_what_split_at_newlines_gives(data: bytes, chunk: int) -> None:
     chunks = [data[at : at + chunk] for at in range(0, len(data), chunk)]
-    found = list(lines_module._split(iter(chunks), "x"))
+    found = list(split_lines(iter(chunks), "x"))
     expected = data.split(b"\n")
     if expected[-1] == b"":
         expected.pop()
@@ -93,15 +94,13 @@ def test_a_line_that_is_too_long_is_counted_and_skipped(tmp_path: Path) -> None:
 def test_gzip_of_several_members_in_any_pieces(parts: list[bytes], chunk: int) -> None:
     data = b"".join(gzip.compress(part) for part in parts) + bytes(len(parts) % 3)
     chunks = iter([data[at : at + chunk] for at in range(0, len(data), chunk)])
-    found = (
-        b"".join(piece for piece in lines_module._inflate(b"", chunks) if piece) if parts else b""
-    )
+    found = b"".join(piece for piece in lines._inflate(b"", chunks) if piece) if parts else b""
     assert found == b"".join(parts)
 
 
 def test_a_gzip_bomb_is_inflated_a_piece_at_a_time() -> None:
     data = gzip.compress(bytes(64 << 20))
-    pieces = list(lines_module._inflate(data, iter(())))
+    pieces = list(lines._inflate(data, iter(())))
     assert sum(len(piece or b"") for piece in pieces) == 64 << 20
     assert max(len(piece or b"") for piece in pieces) <= 1 << 20
 
@@ -111,7 +110,7 @@ def test_a_damaged_gzip_file_gives_its_lines_and_then_an_error(tmp_path: Path) -
     data[150_000:150_010] = bytes(10)
     (tmp_path / "in").write_bytes(data)
     seen = 0
-    with open_source(tmp_path / "in") as source, pytest.raises(RunError, match="ends early"):  # noqa: PT012
+    with open_file(tmp_path / "in") as source, pytest.raises(RunError, match="ends early"):  # noqa: PT012
         for _ in source.lines():
             seen += 1
     assert seen > 1000
@@ -119,7 +118,7 @@ def test_a_damaged_gzip_file_gives_its_lines_and_then_an_error(tmp_path: Path) -
 
 def test_a_pipe_is_waited_for_only_while_there_is_nothing_else_to_do() -> None:
     reader, writer = os.pipe()
-    source = lines_module.Source.of(reader, "pipe")
+    source = InputStream.of(reader, "pipe")
     os.write(writer, b"one\n")
     found = source.lines()
     first = next(found)
@@ -138,7 +137,7 @@ def test_a_pipe_is_waited_for_only_while_there_is_nothing_else_to_do() -> None:
 
 def test_a_silent_pipe_can_be_left() -> None:
     reader, writer = os.pipe()
-    source = lines_module.Source.of(reader, "pipe")
+    source = InputStream.of(reader, "pipe")
 
     def leave() -> None:
         raise KeyboardInterrupt
@@ -152,7 +151,7 @@ def test_a_silent_pipe_can_be_left() -> None:
 
 @pytest.mark.parametrize("name", [".", "missing", "bad\0name"])
 def test_an_input_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError), open_source(tmp_path / name):
+    with pytest.raises(InputError), open_file(tmp_path / name):
         pass
 
 
@@ -301,7 +300,7 @@ def test_a_line_of_text_is_a_prompt_as_it_stands() -> None:
 
 def numbered(*values: object) -> Iterator[Line]:
     for number, value in enumerate(values, 1):
-        yield lines_module.made_line(number, json.dumps(value).encode() if value else b" ")
+        yield made_line(number, json.dumps(value).encode() if value else b" ")
 
 
 def test_an_id_given_twice_fails_the_second() -> None:
@@ -350,7 +349,7 @@ def test_the_id_table_grows_and_stays_small() -> None:
 
 
 def table(path: Path, column: str) -> Iterator[Line]:
-    with open_source(path) as source:
+    with open_file(path) as source:
         yield from rows(path.name, source, column)
 
 
@@ -401,7 +400,7 @@ def test_a_damaged_csv_gives_its_complete_rows_and_then_an_error(
 def test_a_gzip_bomb_of_a_csv_is_left_at_a_line_that_has_no_end(tmp_path: Path) -> None:
     path = tmp_path / "in.csv.gz"
     path.write_bytes(gzip.compress(b"prompt\na\n") + gzip.compress(b"b," * (4 << 20)) * 32)
-    with open_source(path) as source:
+    with open_file(path) as source:
         found = rows(path.name, source, "prompt")
         assert json.loads(next(found).data) == {"prompt": "a"}
         with pytest.raises(InputError, match=r"not CSV \(a line is longer than 33,554,432 char"):

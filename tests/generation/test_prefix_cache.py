@@ -8,7 +8,7 @@ from batch_jobs import answerer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptcli.batch.io.sources import made_line
+from gptcli.batch.io.lines import made_line
 from gptcli.batch.job import JobSpec
 from gptcli.batch.request import RecordReader
 from gptcli.engine.fast import FastGPT

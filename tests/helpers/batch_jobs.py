@@ -9,14 +9,13 @@ from typing import Any
 from safetensors.torch import save_file
 from tokenizer_files import byte_ranks, write_ranks
 
-from gptcli.batch.io.sources import open_source
+from gptcli.batch.io.inputs import open_file
 from gptcli.batch.io.tables import input_lines
 from gptcli.batch.job import JobSpec
 from gptcli.batch.output import Mode, open_output
 from gptcli.batch.request import RecordReader
 from gptcli.batch.result_lines import header
-from gptcli.batch.runjob import run_job
-from gptcli.batch.runner import Reading, Tally
+from gptcli.batch.runner import Reading, Tally, run_job
 from gptcli.batch.worker import Answerer
 from gptcli.engine.fast import FastGPT
 from gptcli.model.config import GPTConfig
@@ -72,7 +71,7 @@ def write(
 ) -> Tally:
     """One batch in this process."""
     tally = Tally()
-    with open_source(source) as opened:
+    with open_file(source) as opened:
         run_job(
             open_output(output, header(spec, IDENTITY), mode),
             input_lines(str(source), opened, spec.column),
@@ -125,7 +124,7 @@ class Canned:
 
     def __init__(self, source: Path, spec: JobSpec = SPEC) -> None:
         self._results: dict[int, Any] = {}
-        with open_source(source) as opened:
+        with open_file(source) as opened:
             reading = Reading(opened.lines(), RecordReader(spec), lambda: None)
             answerer(spec, rows=8).run(reading, self._keep)
 

@@ -13,8 +13,8 @@ from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import PurePath
 from typing import Any
 
-from gptcli.batch.io.remote import is_url
-from gptcli.batch.io.sources import MAX_LINE, EndsEarlyError, Line, Source, made_line
+from gptcli.batch.io.inputs import InputStream, is_url
+from gptcli.batch.io.lines import MAX_LINE, EndsEarlyError, Line, made_line
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
 
@@ -30,12 +30,12 @@ def is_table(name: str) -> bool:
     return _suffix(name) in SUFFIXES
 
 
-def input_lines(name: str, source: Source, column: str | None) -> Iterator[Line | None]:
+def input_lines(name: str, source: InputStream, column: str | None) -> Iterator[Line | None]:
     """The lines of an input in any form: a table if there is a column, else lines."""
     return source.lines() if column is None else rows(name, source, column)
 
 
-def rows(name: str, source: Source, column: str) -> Iterator[Line]:
+def rows(name: str, source: InputStream, column: str) -> Iterator[Line]:
     """Each row as a line; `name` says which kind of table it is.
 
     Raises:
@@ -78,7 +78,7 @@ class _Raw(RawIOBase):
         return size
 
 
-def _csv(source: Source, column: str) -> Iterator[tuple[Any, Any]]:
+def _csv(source: InputStream, column: str) -> Iterator[tuple[Any, Any]]:
     csv.field_size_limit(MAX_LINE)
     # What is not UTF-8 becomes lone surrogates, which fail their own record only.
     file = TextIOWrapper(
@@ -111,7 +111,7 @@ def _cell(row: list[str], index: int) -> str | None:
     return row[index] if index < len(row) else None
 
 
-def _parquet(source: Source, column: str) -> Iterator[tuple[Any, Any]]:
+def _parquet(source: InputStream, column: str) -> Iterator[tuple[Any, Any]]:
     try:
         parquet: Any = import_module("pyarrow.parquet")
         refusals = (OSError, import_module("pyarrow").ArrowException)
@@ -132,7 +132,7 @@ def _parquet(source: Source, column: str) -> Iterator[tuple[Any, Any]]:
         raise InputError(source.name, f"cannot be read ({shown(error)})") from None
 
 
-def _require(source: Source, column: str, names: list[str]) -> None:
+def _require(source: InputStream, column: str, names: list[str]) -> None:
     if column not in names:
         found = listed(names) or "none"
         raise InputError(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gptcli.batch import output as outputs
-from gptcli.batch.io.remote import open_input
+from gptcli.batch.io.inputs import open_input
 from gptcli.batch.io.tables import input_lines
 from gptcli.batch.merge import Parts
 from gptcli.batch.runner import Tally

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from gptcli.batch.io.remote import open_input
+from gptcli.batch.io.inputs import open_input
 from gptcli.batch.io.tables import input_lines
 from gptcli.batch.job import JobSpec
-from gptcli.batch.recorded import read_output
+from gptcli.batch.output import read_output
 from gptcli.batch.request import RecordReader
 from gptcli.batch.result_lines import Done, spec_of
 from gptcli.batch.runner import Reading

@@ -18,7 +18,7 @@ from gptcli.core.escape import shown
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from gptcli.batch.io.sources import Source
+    from gptcli.batch.io.inputs import InputStream
     from gptcli.batch.runner import Tally
     from gptcli.train.state import Progress as TrainingState
     from gptcli.train.trainer import Report
@@ -146,7 +146,7 @@ def reading(total: int) -> Iterator[Callable[[str, int], object]]:
 class BatchProgress(Line):
     """Counts, speed, failures and the time that is left of a batch."""
 
-    def __init__(self, tally: "Tally", source: "Source") -> None:
+    def __init__(self, tally: "Tally", source: "InputStream") -> None:
         super().__init__()
         self._tally, self._source = tally, source
         self._start_time = monotonic()

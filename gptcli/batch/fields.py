@@ -1,11 +1,15 @@
-"""What a record may say for itself: sampling, stop strings, number of samples, seed, scores."""
+"""The fields of a batch record: what each may hold, and the error of one that holds something else.
+
+A new field is a function here that checks and converts its value, a name in `OWN_FIELDS` and an
+attribute of `gptcli.batch.request.Record`.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
-from gptcli.batch.badrecord import BadRecordError, refuse_type, require_unicode
 from gptcli.batch.job import MOST_SAMPLES
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import described, shown
@@ -15,6 +19,39 @@ MAX_SEED = 2**64 - 1
 SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams))
 MOST_ALTERNATIVES = 20
 OWN_FIELDS = (*SAMPLING_FIELDS, "stop", "num_samples", "seed", "logprobs")
+
+
+class BadRecordError(Exception):
+    """One record cannot be answered; the others can."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code, self.message = code, message
+        super().__init__(message)
+
+
+def refuse_type(name: str, expected: str, value: object) -> NoReturn:
+    """`name: expected text, got a list`."""
+    raise BadRecordError("wrong_type", f"{name}: expected {expected}, got {described(value)}")
+
+
+def refuse_unknown(request: Mapping[str, Any], known: tuple[str, ...], where: str = "") -> None:
+    """Name the first field that means nothing, and the nearest that does."""
+    for name in request:
+        if name not in known:
+            near = get_close_matches(name[:100].lower(), known, n=1)
+            meant = f' (did you mean "{near[0]}"?)' if near else ""
+            raise BadRecordError(
+                "unknown_field", f'unknown field "{where}{shown(name, 60)}"{meant}'
+            )
+
+
+def require_unicode(name: str, text: str) -> None:
+    r"""Refuse what JSON's \ud800 leaves: half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"a lone surrogate, U+{ord(text[error.start]):04X} at character {error.start + 1:,}"
+        raise BadRecordError("not_unicode", f"{name}: not valid Unicode ({found})") from None
 
 
 def own_params(given: Mapping[str, Any], usual: SamplingParams) -> SamplingParams:
