@@ -188,6 +188,7 @@ AllowEmpty = Annotated[
 ]
 
 Json = Annotated[bool, option(OUTPUT, "JSON in place of text.", "--json")]
+Details = Annotated[bool, option(OUTPUT, "Print more than fits a screen.", "--details")]
 Quiet = Annotated[bool, option(OUTPUT, "No notices and no progress on stderr.", "--quiet", "-q")]
 
 

@@ -6,7 +6,7 @@ range is known only then), so memory does not grow with the file. Knows no model
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,39 @@ def summary(
         _known(math.sqrt(sums.squares / n)),
         _known(math.sqrt(total) if sums.count else math.nan),
         counts,
+    )
+
+
+def merged(name: str, some: Sequence[Stats]) -> Stats:
+    """The statistics of several tensors' values taken together; no histogram."""
+    n = [one.elements - one.nan - one.infinite for one in some]
+    finite = [(one, count) for one, count in zip(some, n, strict=True) if count]
+    whole = Stats(
+        name,
+        "+".join(dict.fromkeys(one.dtype for one in some)),
+        some[0].shape,
+        sum(one.elements for one in some),
+        sum(one.nan for one in some),
+        sum(one.infinite for one in some),
+        sum(one.zeros for one in some),
+    )
+    parts = [
+        (count, one.minimum, one.maximum, one.mean, one.deviation, one.norm)
+        for one, count in finite
+    ]
+    if not parts or any(value is None for part in parts for value in part):
+        return whole
+    columns = np.array(parts, dtype=np.float64).T
+    counts, lows, highs, means, deviations, norms = columns
+    mean = float(counts @ means / counts.sum())
+    variance = float(counts @ (deviations**2 + (means - mean) ** 2) / counts.sum())
+    return replace(
+        whole,
+        minimum=float(lows.min()),
+        maximum=float(highs.max()),
+        mean=mean,
+        deviation=_known(math.sqrt(variance)),
+        norm=_known(float(np.sqrt(norms @ norms))),
     )
 
 

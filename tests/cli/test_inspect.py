@@ -59,7 +59,7 @@ def test_the_tree_is_the_models(capsys, tmp_path):
 
 
 def test_the_tree_of_the_smallest_gpt2(capsys):
-    lines = report(capsys, "gpt2-124m").splitlines()
+    lines = report(capsys, "gpt2-124m", "--details").splitlines()
     by_name = {line.split()[1]: line for line in lines if line.startswith(("├", "└", "│"))}
     assert by_name["tok_emb"].split()[-2:] == ["38,597,376", "23.68%"]
     assert by_name["trf_blocks"].split()[-2:] == ["85,026,816", "52.16%"]
@@ -105,7 +105,8 @@ def test_the_implied_config_and_what_it_cannot_tell(capsys, tmp_path):
         "tie_weights": False,
     }
     assert found["config"]["n_heads"] is None
-    assert re.search(r"n_heads +not in the weights", report(capsys, path))
+    assert re.search(r"n_heads +not in the weights", report(capsys, path, "--details"))
+    assert "heads not in the weights" in report(capsys, path)
 
 
 def test_what_transformers_saves_is_recognised_whole(capsys, tmp_path):
@@ -134,7 +135,7 @@ def test_shards_are_listed_each_by_itself(capsys, tmp_path):
         "two.safetensors",
     ]
     assert {t["name"]: t["file"] for t in weights["tensors"]} == weight_map
-    out = report(capsys, index)
+    out = report(capsys, index, "--details")
     assert out.index("Tensors of one.safetensors") < out.index("Tensors of two.safetensors")
 
 
@@ -184,7 +185,7 @@ def test_missing_and_unexpected_tensors_are_named(capsys, tmp_path):
     tensors = weights_of(SMALL) | {"trf_blocks.0.att.extra": torch.zeros(2)}
     del tensors["final_norm.shift"]
     save_file(tensors, path)
-    out = report(capsys, path)
+    out = report(capsys, path, "--details")
     problem = out[out.index("Missing or wrong") :]
     assert "final_norm.shift" in problem
     assert "trf_blocks.0.att.extra" in problem
@@ -203,7 +204,8 @@ def test_weights_that_tell_no_size_still_list_their_tensors(capsys, tmp_path):
 def test_another_models_file_is_shown_and_said_to_be_no_gpt2(capsys, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"layers.0.mlp.gate_proj.weight": torch.zeros(3, 4)}, path)
-    out = report(capsys, path)
+    assert "layers.0.mlp.gate_proj.weight  3 x 4  F32\n" in report(capsys, path)
+    out = report(capsys, path, "--details")
     assert "layers.0.mlp.gate_proj.weight  3 x 4  F32  48" in out
     assert "not one of a GPT-2" in out
     assert "no weights of a GPT-2" in out
@@ -213,7 +215,7 @@ def test_names_and_metadata_are_shown_and_not_sent(capsys, tmp_path):
     path = tmp_path / "model.safetensors"
     name = "\x1b[31m[/red]:smile:\u202e"
     save_file({name: torch.zeros(1)}, path, metadata={"a\nb": "\x1b]0;title\x07", "c": "x" * 500})
-    out = report(capsys, path)
+    out = report(capsys, path, "--details")
     assert not set(out) & {"\x1b", "\x07", "\u202e"}
     assert r"\x1b[31m[/red]:smile:\u202e" in out
     assert r"a\nb  \x1b]0;title\x07" in out
@@ -242,7 +244,8 @@ def test_the_data_is_never_read(capsys, tmp_path):
 def test_ten_thousand_tensors_are_a_line_each(capsys, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({f"layer.{i}.weight": torch.zeros(1) for i in range(10_000)}, path)
-    out = report(capsys, path)
+    assert "  layer.0-9999.weight  1  F32\n" in report(capsys, path)
+    out = report(capsys, path, "--details")
     assert len(re.findall(r"^  layer\.\d+\.weight +1  F32  4 ", out, re.MULTILINE)) == 10_000
 
 

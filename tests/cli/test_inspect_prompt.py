@@ -193,7 +193,7 @@ def test_the_prompt_can_come_from_standard_input(tiny):
 
 
 def test_a_long_text_shows_its_end(tiny, capsys):
-    out = report(capsys, tiny, "--prompt", "abcdefgh" * 4)
+    out = report(capsys, tiny, "--prompt", "abcdefgh" * 4, "--details")
     assert "Tokens (32 of at most 32)" in out
 
 
@@ -253,7 +253,7 @@ def test_a_picture_is_the_terminals_view_in_one_file(tiny, tmp_path, capsys, arg
     assert "wrote" in captured.err
     text = path.read_text(encoding="utf-8")
     drawn = "".join(ElementTree.fromstring(text).itertext()).replace("\xa0", " ")
-    assert "trf_blocks" in drawn or "Logit lens" in drawn
+    assert "trf_blocks" in drawn or "logit lens" in drawn
     addresses = re.findall(r"https?://[^\"]*|url\([^#][^)]*\)|@import", text)
     assert addresses == ["http://www.w3.org/2000/svg"]
 

@@ -249,7 +249,7 @@ def test_inspect_says_what_differs_and_where(tmp_path, capsys):
 
 
 def test_equal_changes_of_many_blocks_are_one_line(capsys):
-    assert run(["inspect", "gpt2-124m", "gpt2-355m"]) == 0
+    assert run(["inspect", "gpt2-124m", "gpt2-355m", "--details"]) == 0
     out = capsys.readouterr().out
     assert "trf_blocks.12-23.norm1.scale " in out
     assert "trf_blocks.0-11.ff.layers.0.weight   3072 x 768 → 4096 x 1024" in out

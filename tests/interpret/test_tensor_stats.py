@@ -8,6 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from gptcli.checkpoint import tensordata
@@ -16,7 +18,7 @@ from gptcli.checkpoint.load import save
 from gptcli.checkpoint.tensordata import PIECE, can_read, pieces, reading
 from gptcli.cli import run
 from gptcli.cli.render.stats_report import bars
-from gptcli.interpret.tensor_stats import BINS, statistics, summary
+from gptcli.interpret.tensor_stats import BINS, merged, statistics, summary
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import untrained
 
@@ -151,7 +153,7 @@ def small_model(directory, damage=False):
 
 
 def test_inspect_prints_a_row_for_each_tensor_and_what_is_odd(tmp_path, capsys):
-    assert run(["inspect", str(small_model(tmp_path, damage=True)), "--stats"]) == 0
+    assert run(["inspect", str(small_model(tmp_path, damage=True)), "--stats", "--details"]) == 0
     out = capsys.readouterr().out
     rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
     assert rows["trf_blocks.1.norm2.scale"].split()[1:5] == ["1", "1", "1", "0"]
@@ -182,6 +184,31 @@ def test_neither_measuring_nor_comparing_loads_torch(tmp_path):
     for arguments in ([tmp_path, "--stats"], [tmp_path, tmp_path]):
         command = [sys.executable, "-c", code, *map(str, arguments)]
         subprocess.run(command, check=True, capture_output=True)
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30), min_size=1, max_size=5
+    )
+)
+def test_statistics_of_several_tensors_are_those_of_their_values_together(values):
+    arrays = [np.array(some, np.float32) for some in values]
+    each = [summary(lambda a=a: [a], "x", "F32", a.shape) for a in arrays]
+    found, whole = merged("all", each), np.concatenate(arrays).astype(np.float64)
+    assert (found.elements, found.zeros) == (whole.size, (whole == 0).sum())
+    assert (found.minimum, found.maximum) == (whole.min(), whole.max())
+    assert found.mean == pytest.approx(whole.mean(), rel=1e-9, abs=1e-6)
+    assert found.deviation == pytest.approx(whole.std(), rel=1e-6, abs=1e-6)
+    assert found.norm == pytest.approx(np.linalg.norm(whole), rel=1e-9)
+
+
+def test_tensors_that_repeat_by_block_are_one_line(tmp_path, capsys):
+    assert run(["inspect", str(small_model(tmp_path, damage=True)), "--stats"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("  ")}
+    assert rows["trf_blocks.0-1.norm2.scale"][1:5] == ["1", "1", "1", "0"]
+    assert len([name for name in rows if name.startswith("trf_blocks")]) == 15
+    assert "1 infinite values, in 1 tensor (pos_emb.weight)" in out
 
 
 def test_bars_show_none_few_and_most():

@@ -63,6 +63,7 @@ def bench(
         int | None,
         _number("Side of the machine's own matrices.", _DEFAULT.product, "--product"),
     ] = None,
+    details: o.Details = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     device: o.Device = "cpu",
@@ -101,7 +102,7 @@ def bench(
     if json:
         console.print_json(document)
     else:
-        show(document)
+        show(document, details=details)
 
 
 def _measure(options: ModelOptions, found: "Target", work: Workload) -> "list[Run]":

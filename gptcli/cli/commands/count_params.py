@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gptcli.cli.options import at_least
+from gptcli.cli import options as o
 from gptcli.cli.parameter_counts import (
     Fit,
     ModelCount,
@@ -72,6 +72,7 @@ def count_params(
         int | None,
         typer.Option("--context", metavar="N", help="Memory: tokens of each; without it, all."),
     ] = None,
+    details: o.Details = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, the same numbers in it.")
     ] = False,
@@ -84,8 +85,8 @@ def count_params(
     if len(names) > 1 and (config or weights):
         option = "--config" if config else "--weights"
         raise UsageError(option, f"goes with one target ({len(names)} are named)")
-    at_least("--batch", batch, 1)
-    at_least("--context", context, 1)
+    o.at_least("--batch", batch, 1)
+    o.at_least("--context", context, 1)
     values, budget = changes(what_if) if what_if else None, size(fit_to) if fit_to else None
     if train and budget is None:
         raise UsageError("--train", "goes with --fit")
@@ -111,7 +112,7 @@ def count_params(
             }
         )
     else:
-        show(models, [text for it in fits for text in sentences(it, train=train)])
+        show(models, [text for it in fits for text in sentences(it, train=train)], details=details)
 
 
 def _with_heads(one: ModelCount) -> GPTConfig:

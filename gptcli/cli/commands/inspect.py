@@ -26,7 +26,8 @@ RUN = "Run the model on a text"
 _PROMPT = 'Tokens, predictions and activations of this text; "-" reads standard input.'
 _GRADIENTS = "Loss and gradients, with and without shortcut connections."
 _ATTENTION = "Draw a head's attention map, as 0.0. Repeatable."
-_TOP = "List N tokens that may come next."
+_TOP = "List N tokens that may come next; 5 without it, with --details and --json 10."
+_CANDIDATES = 10
 _SEED = "Initialises an untrained model; 123, as in the book, without it."
 
 
@@ -57,12 +58,13 @@ def inspect(
     all_heads: Annotated[
         bool, o.option(RUN, "Draw the attention maps of all heads.", "--all-heads")
     ] = False,
-    top: Annotated[int, o.option(RUN, _TOP, "--top", metavar="N")] = 10,
+    top: Annotated[int | None, o.option(RUN, _TOP, "--top", metavar="N")] = None,
     seed: Annotated[int | None, o.option(RUN, _SEED, "--seed", metavar="N")] = None,
     offline: o.Offline = False,
     check_finite: o.CheckFinite = True,
     device: o.Device = "cpu",
     threads: o.Threads = None,
+    details: o.Details = False,
     as_json: Annotated[
         bool, o.option(o.OUTPUT, "Print one JSON object, with every name unescaped.", "--json")
     ] = False,
@@ -95,7 +97,7 @@ def inspect(
             "--svg": svg,
         }
         refuse_beside_two(names, others)
-        _compare(names[0], names[1], as_json=as_json)
+        _compare(names[0], names[1], as_json=as_json, details=details)
         return
     outputs = Outputs(as_json=as_json, html=html, svg=svg)
     analysis_options = AnalysisOptions(
@@ -103,7 +105,7 @@ def inspect(
         gradients=gradients,
         maps=tuple(attention or ()),
         all_heads=all_heads,
-        top=top,
+        top=_CANDIDATES if top is None else top,
     )
     is_run = prompt is not None or gradients
     if stats and is_run and html is None:
@@ -124,7 +126,8 @@ def inspect(
         analysis = analyse(model_options, analysis_options, every_map=html is not None)
     if not is_run or html is not None:
         files = read_model_files(names[0] if names else None, config, weights)
-    outputs.write(Findings(files, _measured(files) if files and stats else None, analysis))
+    measures = _measured(files) if files and stats else None
+    outputs.write(Findings(files, measures, analysis, details, top))
 
 
 def refuse_beside_two(names: Sequence[str], options: Mapping[str, object]) -> None:
@@ -139,14 +142,14 @@ def refuse_beside_two(names: Sequence[str], options: Mapping[str, object]) -> No
         raise UsageError(given[0], "goes with one target (2 are named)")
 
 
-def _compare(a: str, b: str, *, as_json: bool) -> None:
+def _compare(a: str, b: str, *, as_json: bool, details: bool) -> None:
     from gptcli.cli.render.diff_report import compared, diff_document, show_diff
 
     found = compared(read_model_files(a, None, None), read_model_files(b, None, None))
     if as_json:
         console.print_json(diff_document((a, b), found))
     else:
-        show_diff((a, b), found)
+        show_diff((a, b), found, details=details)
 
 
 def _measured(files: ModelFiles) -> "list[Stats]":
@@ -159,12 +162,15 @@ def _measured(files: ModelFiles) -> "list[Stats]":
 class Findings:
     """What is known of one target: of its files, their values, and of a text in the model.
 
-    Each is None where it was not asked for; the report is about the text where there is one.
+    Each is None where it was not asked for; the report is about the text where there is one, and
+    fits a screen without `details`.
     """
 
     files: ModelFiles | None
     stats: "list[Stats] | None"
     analysis: TextAnalysis | None
+    details: bool = False
+    candidates: int | None = None
 
     def document(self) -> dict[str, Any]:
         """As `inspect --json` prints it."""
@@ -191,21 +197,21 @@ class Findings:
             return
         assert self.files is not None, "files are what there is to show"
         if self.stats is None:
-            inspect_report.show(self.files, canvas)
+            inspect_report.show(self.files, canvas, details=self.details)
             return
         from gptcli.cli.render.stats_report import show_stats
 
-        show_stats(self.files, self.stats, canvas)
+        show_stats(self.files, self.stats, canvas, details=self.details)
 
-    @staticmethod
-    def _show_analysis(analysis: TextAnalysis, report: Report) -> None:
+    def _show_analysis(self, analysis: TextAnalysis, report: Report) -> None:
         from gptcli.cli.render import gradient_report, prompt_report
 
         report.title(prompt_report.title(analysis))
         if analysis.forward:
-            prompt_report.show(report, analysis, analysis.forward)
+            how: dict[str, Any] = {"details": self.details, "candidates": self.candidates}
+            prompt_report.show(report, analysis, analysis.forward, **how)
         if analysis.gradients:
-            gradient_report.show(report, analysis.gradients)
+            gradient_report.show(report, analysis.gradients, details=self.details)
 
     def page(self) -> str:
         """All of it as one HTML file."""

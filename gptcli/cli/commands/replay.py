@@ -29,6 +29,7 @@ _INPUT = "The job's input; not needed if it was run with --echo."
 _LINES = "Only this line of the input. Repeatable."
 _DTYPE = "Numbers to compute with; the recorded ones without it."
 _DIFFERENT = 1
+_MOST_DIFFERENCES = 20  # printed without --details
 _MODEL = ("config", "weights", "tokenizer")
 
 
@@ -43,6 +44,7 @@ def replay(
     config: o.Config = None,
     weights: o.Weights = None,
     offline: o.Offline = False,
+    details: o.Details = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
     device: o.Device = "cpu",
@@ -73,7 +75,7 @@ def replay(
         )
         pairs = _Counted(_pairs(output, input, done, spec, frozenset(line or ()), stack))
         found = _replay(options, spec, header, pairs, batch_size, shown(output))
-    _show(found, pairs.count, json=json)
+    _show(found, pairs.count, json=json, details=details)
     if found:
         raise typer.Exit(_DIFFERENT)
 
@@ -163,15 +165,17 @@ def _require_same_model(header: dict[str, Any], now: dict[str, Any], name: str) 
         console.notice(f"recorded on another machine ({listed(pairs)})")
 
 
-def _show(found: "list[Difference]", count: int, *, json: bool) -> None:
+def _show(found: "list[Difference]", count: int, *, json: bool, details: bool) -> None:
     if json:
         differences = [asdict(difference) for difference in found]
         value = {"schema": "gptcli.replay/1", "records": count, "differences": differences}
         console.print_json(value)
         return
     output = console.Output()
-    for difference in found:
+    for difference in found if details else found[:_MOST_DIFFERENCES]:
         output.write(_sentence(difference) + "\n")
+    if not details and len(found) > _MOST_DIFFERENCES:
+        output.write(f"and {len(found) - _MOST_DIFFERENCES:,} more: see --details\n")
     output.write(f"{count:,} records run again, {len(found):,} differ\n")
 
 

@@ -23,8 +23,8 @@ NOTES = (
 )
 
 
-def show(document: dict[str, Any]) -> None:
-    """Print a document of `gptcli.cli.commands.bench`."""
+def show(document: dict[str, Any], *, details: bool = False) -> None:
+    """Print a document of `gptcli.cli.commands.bench`; with `details` what the words mean."""
     report, work, found = Report(), document["workload"], document["summary"]
     total = count(GPTConfig(**document["config"])).total
     report.title(
@@ -33,8 +33,12 @@ def show(document: dict[str, Any]) -> None:
     )
     report.title(f"{shown(document['processor'])}, PyTorch {document['torch']}", QUIET)
     report.rows(list(_rows(work, found)), right=range(1, 4))
-    report.heading("What the words mean")
-    report.points(NOTES)
+    if details:
+        report.heading("What the words mean")
+        report.points(NOTES)
+    else:
+        report.space()
+        report.more("what the words mean")
 
 
 def _rows(work: dict[str, int], found: dict[str, Any]) -> Iterator[Row]:

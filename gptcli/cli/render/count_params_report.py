@@ -1,4 +1,8 @@
-"""The report of `count-params`: models side by side, and why others count differently; its JSON."""
+"""The report of `count-params`, models side by side, and its JSON.
+
+`FIRST` is what is shown without --details: parts, totals and memory. `SECTIONS` is everything,
+with the reasons why other programs count differently.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -8,7 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from gptcli.cli.parameter_counts import Fit, ModelCount
+from gptcli.cli.parameter_counts import Fit, ModelCount, Usage
 from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row, folded
 from gptcli.core.escape import shown
 from gptcli.interpret.weight_summary import Stored
@@ -27,7 +31,7 @@ from gptcli.model.parameters import (
 SCHEMA = "gptcli.count-params/1"
 Value = Callable[[ModelCount], str]
 Lines = Sequence[tuple[str, Value]]
-TOTALS = {"total", "all of it", "all at once"}
+TOTALS = {"total", "sum"}
 MAX_NAME = 24  # columns; a longer name is folded
 
 
@@ -39,18 +43,22 @@ def _flag(get: Callable[[ModelCount], bool]) -> Value:
     return lambda one: "yes" if get(one) else "no"
 
 
-def _size(label: str, get: Callable[[ModelCount], int]) -> Lines:
+def _exact(label: str, get: Callable[[ModelCount], int]) -> Lines:
     """Exact bytes, and below them MiB as the book prints them."""
-    return [(label, _integer(get)), ("", lambda one: f"{get(one) / 2**20:.2f} MiB")]
+    return [(label, _integer(get)), ("", _mib(get))]
+
+
+def _mib(get: Callable[[ModelCount], int]) -> Value:
+    return lambda one: f"{get(one) / 2**20:,.2f} MiB"
 
 
 def _weights(dtype: str) -> Lines:
-    return _size(dtype, lambda one: one.counts.total * BYTES[dtype])
+    return _exact(dtype, lambda one: one.counts.total * BYTES[dtype])
 
 
 def _cache(dtype: str) -> Lines:
     a_token = _integer(lambda one: cache_bytes(one.config, 1, dtype))
-    full = _size("  C tokens", lambda o: cache_bytes(o.config, o.config.context_length, dtype))
+    full = _exact("  C tokens", lambda o: cache_bytes(o.config, o.config.context_length, dtype))
     return [(f"{dtype}, a token", a_token), *full]
 
 
@@ -58,53 +66,61 @@ def _of_file(get: Callable[[Stored], int]) -> Value:
     return lambda one: f"{get(one.stored):,}" if one.stored else "-"
 
 
-def _write(get: Callable[[Running], int]) -> Value:
-    return lambda one: mib(get(one.usage.running(one.config)))
+def _generating(get: Callable[[Running], int]) -> Value:
+    return lambda one: _estimate(get(one.usage.running(one.config)))
 
 
-def _train(get: Callable[[Training], int]) -> Value:
-    return lambda one: mib(get(one.usage.training(one.config)))
+def _training(get: Callable[[Training], int]) -> Value:
+    return lambda one: _estimate(get(one.usage.training(one.config)))
 
 
-def mib(size: int) -> str:
-    """An estimate of bytes: one decimal of a MiB."""
+def _estimate(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 
-def gigabytes(size: int) -> str:
+def _gigabytes(size: int) -> str:
     """Bytes as budgets are named: 8 GB, 512 MB."""
     return f"{size / 1e9:,.3g} GB" if size >= 1e9 else f"{size / 1e6:,.3g} MB"
 
 
-MEMORY: dict[str, list[tuple[str, Value]]] = {
-    "Memory to write": [
-        ("texts at once", lambda one: f"{one.usage.texts:,}"),
-        ("tokens of each", lambda one: f"{one.usage.length(one.config):,}"),
-        ("weights as", lambda one: one.usage.dtype),
-        ("  weights", _write(lambda need: need.weights)),
-        ("  copy of a tied head", _write(lambda need: need.head_copy)),
-        ("  KV cache", _write(lambda need: need.cache)),
-        ("  activations", _write(lambda need: need.activations)),
-        ("  logits", _write(lambda need: need.logits)),
-        ("all of it", _write(lambda need: need.total)),
-        ("while loading", _write(lambda need: need.loading)),
-    ],
-    "Memory to train": [
-        ("weights in float32", _train(lambda need: need.weights)),
-        ("  gradients", _train(lambda need: need.gradients)),
-        ("  AdamW's averages", _train(lambda need: need.optimizer)),
-        ("  activations", _train(lambda need: need.activations)),
-        ("  loss", _train(lambda need: need.loss)),
-        ("all at once", _train(lambda need: need.total)),
-    ],
-}
-WHY_MEMORY = (
-    "memory to write: what this program keeps on a CPU, prompts included, beside about "
-    f"{PROGRAM >> 20} MiB of Python and PyTorch. The cache is float32 with any weights; positions "
-    "stay float32 with int8 and int4. --batch, --context and --dtype change it.",
-    "memory to train: float32, as many rows as --batch says. AdamW keeps two numbers a parameter; "
-    "activations grow with rows x tokens and, where there is dropout, with the square of tokens.",
-)
+def _bytes_of_weights(one: ModelCount) -> int:
+    """The parameters alone, at a width that has one; else what this program holds of them."""
+    width = BYTES.get(one.usage.dtype)
+    held = one.usage.running(one.config).weights
+    return one.counts.total * width if width else held
+
+
+PARTS: Lines = [
+    ("token embedding", _integer(lambda one: one.counts.token_embedding)),
+    ("position embedding", _integer(lambda one: one.counts.position_embedding)),
+    ("blocks", _integer(lambda one: one.counts.blocks)),
+    ("  each block", _integer(lambda one: one.counts.block)),
+    ("    attention", _integer(lambda one: one.counts.attention)),
+    ("    feed-forward", _integer(lambda one: one.counts.feed_forward)),
+    ("    norms", _integer(lambda one: one.counts.norms)),
+    ("final norm", _integer(lambda one: one.counts.final_norm)),
+    ("output head", _integer(lambda one: one.counts.own_head)),
+    ("total", _integer(lambda one: one.counts.total)),
+]
+TIED_AND_UNTIED: Lines = [
+    ("tied", _integer(lambda one: one.counts.tied)),
+    ("untied", _integer(lambda one: one.counts.untied)),
+]
+
+
+def _first(usage: Usage) -> dict[str, Lines]:
+    """What is shown without --details."""
+    length = "full context" if usage.tokens is None else f"{usage.tokens:,} tokens"
+    return {
+        "Parameters": [*PARTS, *((f"  if {label}", value) for label, value in TIED_AND_UNTIED)],
+        "Memory": [
+            (f"weights, {usage.dtype}", _mib(_bytes_of_weights)),
+            (f"KV cache, {length}", _generating(lambda need: need.cache)),
+            ("to generate", _generating(lambda need: need.total)),
+            ("to train", _training(lambda need: need.total)),
+        ],
+    }
+
 
 SECTIONS: dict[str, Lines] = {
     "Config": [
@@ -116,21 +132,9 @@ SECTIONS: dict[str, Lines] = {
         ("qkv_bias", _flag(lambda one: one.config.qkv_bias)),
         ("tie_weights", _flag(lambda one: one.config.tie_weights)),
     ],
-    "Parameters": [
-        ("token embedding", _integer(lambda one: one.counts.token_embedding)),
-        ("position embedding", _integer(lambda one: one.counts.position_embedding)),
-        ("L blocks", _integer(lambda one: one.counts.blocks)),
-        ("  each block", _integer(lambda one: one.counts.block)),
-        ("    attention", _integer(lambda one: one.counts.attention)),
-        ("    feed-forward", _integer(lambda one: one.counts.feed_forward)),
-        ("    norms", _integer(lambda one: one.counts.norms)),
-        ("final norm", _integer(lambda one: one.counts.final_norm)),
-        ("output head", _integer(lambda one: one.counts.own_head)),
-        ("total", _integer(lambda one: one.counts.total)),
-    ],
+    "Parameters": PARTS,
     "Totals people quote": [
-        ("tied", _integer(lambda one: one.counts.tied)),
-        ("untied", _integer(lambda one: one.counts.untied)),
+        *TIED_AND_UNTIED,
         ("without positions", _integer(lambda one: one.counts.without_positions)),
         ("without embeddings", _integer(lambda one: one.counts.without_embeddings)),
         ("block matrices", _integer(lambda one: one.counts.matrices)),
@@ -144,7 +148,26 @@ SECTIONS: dict[str, Lines] = {
         ("mean of a context", _integer(lambda one: mean_forward_flops(one.config))),
         ("to train on it", _integer(lambda one: training_flops(one.config))),
     ],
-    **MEMORY,
+    "Memory to generate": [
+        ("texts at once", lambda one: f"{one.usage.texts:,}"),
+        ("tokens of each", lambda one: f"{one.usage.length(one.config):,}"),
+        ("weights as", lambda one: one.usage.dtype),
+        ("  weights", _generating(lambda need: need.weights)),
+        ("  copy of a tied head", _generating(lambda need: need.head_copy)),
+        ("  KV cache", _generating(lambda need: need.cache)),
+        ("  activations", _generating(lambda need: need.activations)),
+        ("  logits", _generating(lambda need: need.logits)),
+        ("sum", _generating(lambda need: need.total)),
+        ("while loading", _generating(lambda need: need.loading)),
+    ],
+    "Memory to train": [
+        ("weights in float32", _training(lambda need: need.weights)),
+        ("  gradients", _training(lambda need: need.gradients)),
+        ("  AdamW's averages", _training(lambda need: need.optimizer)),
+        ("  activations", _training(lambda need: need.activations)),
+        ("  loss", _training(lambda need: need.loss)),
+        ("sum", _training(lambda need: need.total)),
+    ],
 }
 STORED: Lines = [
     ("bytes", _of_file(lambda sums: sums.size)),
@@ -175,7 +198,11 @@ WHY = (
     "token, for one sequence.",
     "FLOPs: forward, 2 (block matrices + V E) and 4 L E for each token seen; a multiply and an "
     "add are two (Kaplan et al. 2020, table 1). Training is three times the mean.",
-    *WHY_MEMORY,
+    "memory to generate: what this program keeps on a CPU, prompts included, beside about "
+    f"{PROGRAM >> 20} MiB of Python and PyTorch. The cache is float32 with any weights; positions "
+    "stay float32 with int8 and int4. --batch, --context and --dtype change it.",
+    "memory to train: float32, as many rows as --batch says. AdamW keeps two numbers a parameter; "
+    "activations grow with rows x tokens and, where there is dropout, with the square of tokens.",
 )
 WHY_STORED = (
     "in the files: elements are parameters, mask buffers and unexpected tensors, and scales and "
@@ -184,29 +211,47 @@ WHY_STORED = (
 )
 
 
-def show(models: Sequence[ModelCount], first: Sequence[str] = ()) -> None:
+TIED = (
+    "124M or 163M? An output head that is the token embedding (tied, as in OpenAI's GPT-2) counts "
+    "once; one of its own (untied, as in the book) adds vocab_size x emb_dim."
+)
+
+
+def show(models: Sequence[ModelCount], first: Sequence[str] = (), *, details: bool = False) -> None:
     """Print the models side by side, in several tables where the terminal is narrow.
 
     `first` are sentences to say before, on what --fit found.
     """
     report = Report()
+    wrong = [f"{shown(one.name)}: {text}" for one in models for text in one.problems]
     if first:
         report.title("The largest that fits")
         report.points(first)
-        report.title("")
-    sections = {**SECTIONS, "Config": [*SECTIONS["Config"], *_optional_keys(models)]}
-    if any(one.stored for one in models):
-        quantized = any(one.stored and one.stored.scales for one in models)
-        sections["In the files"] = [*STORED[:5], *([SCALES] if quantized else []), *STORED[5:]]
+        report.space()
+    sections = _sections(models) if details else _first(models[0].usage)
     for number, group in enumerate(_groups(models, sections, report.width)):
         space = [Row(("",))] if number else []
         report.rows([*space, *_rows(group, sections)], right=range(1, len(group) + 1))
-    report.heading("Why the totals differ")
-    report.points([*WHY, WHY_STORED] if "In the files" in sections else WHY)
-    wrong = [f"{shown(one.name)}: {text}" for one in models for text in one.problems]
+    if details:
+        report.heading("Why the totals differ")
+        report.points([*WHY, WHY_STORED] if "In the files" in sections else WHY)
+    else:
+        report.space()
+        report.paragraph(TIED)
     if wrong:
         report.heading("The files and the config do not agree")
         report.points(wrong, WRONG)
+    if not details:
+        report.more("config, exact bytes, FLOPs, and why others count differently")
+
+
+def _sections(models: Sequence[ModelCount]) -> dict[str, Lines]:
+    """Everything; the sums over files where there are some."""
+    sections = SECTIONS | {"Config": [*SECTIONS["Config"], *_optional_keys(models)]}
+    if any(one.stored for one in models):
+        quantized = any(one.stored and one.stored.scales for one in models)
+        sections["In the files"] = [*STORED[:5], *([SCALES] if quantized else []), *STORED[5:]]
+    return sections
 
 
 def _optional_keys(models: Sequence[ModelCount]) -> Iterator[tuple[str, Value]]:
@@ -249,13 +294,15 @@ def _column(one: ModelCount, sections: dict[str, Lines]) -> int:
 
 
 def _rows(models: Sequence[ModelCount], sections: dict[str, Lines]) -> Iterator[Row]:
-    """The names over their columns, folded to their width, then section by section."""
+    """The names over their columns, folded to their width, and section by section."""
     names = [list(folded(shown(one.name), _column(one, sections))) for one in models]
-    for line in zip_longest(*names, fillvalue=""):
+    *above, beside = zip_longest(*names, fillvalue="")
+    for line in above:
         yield Row(("", *line), style=TITLE)
-    for title, lines in sections.items():
-        yield Row(("",))
-        yield Row((title,), style=HEADING)
+    for number, (title, lines) in enumerate(sections.items()):
+        if number:
+            yield Row(("",))
+        yield Row((title, *beside) if not number else (title,), style=HEADING)
         for label, value in lines:
             cells = (label, *(value(one) for one in models))
             yield Row(cells, "  ", "    ", TITLE if label in TOTALS else "")
@@ -263,16 +310,16 @@ def _rows(models: Sequence[ModelCount], sections: dict[str, Lines]) -> Iterator[
 
 def sentences(fit: Fit, *, train: bool) -> Iterator[str]:
     """What fits, in words."""
-    config, to = fit.config, "to train" if train else "to write"
+    config, to = fit.config, "to train" if train else "to generate"
     yield (
         f"like {shown(fit.like)}: emb_dim {config.emb_dim:,}, n_layers {config.n_layers:,}, "
         f"n_heads {config.n_heads:,}, context_length {config.context_length:,}; "
-        f"{count(config).total:,} parameters, {gigabytes(fit.needs)} {to}."
+        f"{count(config).total:,} parameters, {_gigabytes(fit.needs)} {to}."
     )
     if not train and fit.loading > fit.budget:
-        yield f"While it is loaded, it takes {gigabytes(fit.loading)} for a moment, which is more."
+        yield f"While it is loaded, it takes {_gigabytes(fit.loading)} for a moment, which is more."
     if fit.presets:
-        sizes = [f"{name} {gigabytes(n)} ({_verdict(n, fit)})" for name, n in fit.presets]
+        sizes = [f"{name} {_gigabytes(n)} ({_verdict(n, fit)})" for name, n in fit.presets]
         yield f"The book's sizes, used the same way: {', '.join(sizes)}."
 
 

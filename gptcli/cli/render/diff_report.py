@@ -3,15 +3,16 @@
 Reads the data of both where both have some, and needs no torch for it.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
 from gptcli.cli.model_files import ModelFiles
+from gptcli.cli.render.inspect_report import gathered
 from gptcli.cli.render.progress import reading
-from gptcli.cli.render.table import Report, Row
+from gptcli.cli.render.table import QUIET, Report, Row
 from gptcli.core.escape import listed, shown
 from gptcli.interpret.canonical_weights import Named, Shape, Weights
 from gptcli.interpret.model_diff import (
@@ -23,8 +24,8 @@ from gptcli.interpret.model_diff import (
     config_changes,
 )
 
+MOST_ROWS, MOST_VALUES = 6, 10  # without --details
 SCHEMA = "gptcli.inspect-diff/1"
-_BLOCK = re.compile(r"(trf_blocks\.)(\d+)(\..*)", re.DOTALL)
 TYING = {
     None: "no head or no embedding",
     "shared": "tied: the head is the embedding",
@@ -100,8 +101,11 @@ def _both(pair: Pair) -> dict[str, Any]:
     }
 
 
-def show_diff(names: tuple[str, str], found: Comparison) -> None:
-    """Print what differs and how far; of what is equal, how much there is."""
+def show_diff(names: tuple[str, str], found: Comparison, *, details: bool = False) -> None:
+    """Print what differs and how far; of what is equal, how much there is.
+
+    Without `details` the first rows of each kind, of other values those that differ most.
+    """
     report = Report()
     for letter, name in zip("AB", names, strict=True):
         report.title(f"{letter}  {shown(name)}")
@@ -114,20 +118,43 @@ def show_diff(names: tuple[str, str], found: Comparison) -> None:
     for title, tensors in (("Only in A", found.removed), ("Only in B", found.added)):
         if tensors:
             report.heading(f"{title}: {_tensors(len(tensors))}")
-            report.rows(_gathered((name, _described(t)) for name, t in tensors.items()))
+            rows = gathered((name, _described(t)) for name, t in tensors.items())
+            _show_rows(report, rows, details=details)
     unlike = [pair for pair in found.pairs if pair.shapes[0] != pair.shapes[1]]
     if unlike:
         report.heading(f"Other shape: {_tensors(len(unlike))}")
-        report.rows(_gathered((pair.name, _shapes(pair)) for pair in unlike))
-    _show_values(report, [pair for pair in found.pairs if pair.distance and not pair.is_equal])
+        rows = gathered((pair.name, _shapes(pair)) for pair in unlike)
+        _show_rows(report, rows, details=details)
+    changed = [pair for pair in found.pairs if pair.distance and not pair.is_equal]
+    _show_values(report, changed, details=details)
+    if not details and not found.is_equal:
+        report.space()
+        report.more("every tensor that differs")
 
 
-def _show_values(report: Report, changed: Sequence[Pair]) -> None:
+def _show_rows(report: Report, rows: Sequence[Row], *, details: bool) -> None:
+    report.rows(rows if details else rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS and not details:
+        report.points([f"and {len(rows) - MOST_ROWS:,} lines more"], QUIET)
+
+
+def _show_values(report: Report, changed: Sequence[Pair], *, details: bool) -> None:
     if not changed:
         return
-    report.heading(f"Other values or dtype: {_tensors(len(changed))}")
+    title = f"Other values or dtype: {_tensors(len(changed))}"
+    if len(changed) > MOST_VALUES and not details:
+        title += f", the {MOST_VALUES} that differ most"
+        changed = sorted(changed, key=_relative, reverse=True)[:MOST_VALUES]
+    report.heading(title)
     titles = ("differing", "max |a-b|", "at", "relative", "cosine", "dtype")
     report.numbers(titles, [_value_row(pair) for pair in changed], right=(1, 2, 4, 5))
+
+
+def _relative(pair: Pair) -> float:
+    """How much of a tensor differs; one with values that are not finite comes first."""
+    assert pair.distance is not None, pair.name
+    relative = pair.distance.relative
+    return math.inf if pair.distance.not_finite or relative is None else relative
 
 
 def _result(found: Comparison) -> Iterator[str]:
@@ -191,28 +218,6 @@ def _described(tensor: Named) -> str:
 
 def _shapes(pair: Pair) -> str:
     return f"{_shape(pair.shapes[0])} → {_shape(pair.shapes[1])}"
-
-
-def _gathered(tensors: Iterable[tuple[str, str]]) -> list[Row]:
-    """A row for each tensor, or for the tensors of one kind in blocks that follow one another."""
-    runs: dict[tuple[str, str, str], list[list[int]]] = {}
-    for name, what in tensors:
-        match = _BLOCK.fullmatch(name)
-        start, number, rest = match.groups() if match else (name, "", "")
-        known = runs.setdefault((start, rest, what), [])
-        if number and known and known[-1][1] == int(number) - 1:
-            known[-1][1] += 1
-        else:
-            known.append([int(number or 0)] * 2)
-    return [
-        Row((shown(start, MAX_NAME) + _numbers(first, last, rest), what), "  ", "    ")
-        for (start, rest, what), found in runs.items()
-        for first, last in found
-    ]
-
-
-def _numbers(first: int, last: int, rest: str) -> str:
-    return rest and f"{first}{rest}" if first == last else f"{first}-{last}{rest}"
 
 
 def _value_row(pair: Pair) -> Row:

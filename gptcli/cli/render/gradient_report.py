@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptcli.cli.render.console import json_number
 from gptcli.cli.render.heatmap import bar
-from gptcli.cli.render.table import QUIET, Report, Row
+from gptcli.cli.render.table import QUIET, Report, Row, thinned
 
 if TYPE_CHECKING:
     from gptcli.interpret.gradients import Gradients
@@ -16,23 +16,25 @@ _BAR = 10
 _DECADES = 8  # a bar begins this many powers of ten below the largest gradient
 
 
-def show(report: Report, both: "tuple[Gradients, Gradients]") -> None:
-    """Print the losses, each kind of parameter by block, and the demonstration."""
+def show(report: Report, both: "tuple[Gradients, Gradients]", *, details: bool = False) -> None:
+    """Print losses, gradients by block and the demonstration; with `details` by parameter too."""
     ours, without = both
-    report.heading("Loss (nats a token)")
-    report.pairs([("with shortcuts", f"{ours.loss:.4f}"), ("without", f"{without.loss:.4f}")])
-    report.heading("Mean absolute gradient of each block's weights")
-    report.table(list(_compared(ours, without)), right=(1, 3), optional=(4, 2))
-    report.points(
-        [f"bars are logarithmic: an empty one is {_DECADES} powers of ten below the longest"], QUIET
+    report.paragraph(
+        f"loss {ours.loss:.4f} nats a token with shortcuts, {without.loss:.4f} without"
     )
-    for found in both:
+    report.heading("Mean absolute gradient of each block's weights (bars are logarithmic)")
+    header, *rows = _compared(ours, without)
+    report.table([header, *thinned(rows, details=details)], right=(1, 3), optional=(4, 2))
+    for found in both if details else ():
         name = "with" if found.shortcuts else "without"
         report.heading(f"Mean absolute gradient by kind of parameter, {name} shortcuts")
         rows = list(_by_kind(found.mean_absolute))
         columns = len(rows[0].cells)
         report.table(rows, right=range(1, columns), optional=range(2, columns - 1))
     _show_demonstration(report)
+    if not details:
+        report.space()
+        report.more("each kind of parameter")
 
 
 def _compared(ours: "Gradients", without: "Gradients") -> Iterator[Row]:

@@ -1,6 +1,7 @@
 """The report of `inspect`: the tree, then the files, their tensors and what is odd; its JSON."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -8,13 +9,14 @@ from gptcli.checkpoint.header import MAX_NAME, TensorInfo
 from gptcli.checkpoint.layouts import all_tensors
 from gptcli.cli.model_files import ModelFiles, WeightFiles
 from gptcli.cli.render.count_params_report import config_document
-from gptcli.cli.render.table import WRONG, Canvas, Report, Row
+from gptcli.cli.render.table import QUIET, WRONG, Canvas, Report, Row
 from gptcli.core.escape import shown
 from gptcli.interpret.weight_summary import Stored, stored
 from gptcli.model.config import GPTConfig
 from gptcli.model.parameters import Part, architecture
 
 SCHEMA = "gptcli.inspect/1"
+NUMBERED = re.compile(r"(\D*\.|)(\d{1,9})(\..*)", re.DOTALL)  # h.0.attn.c_attn.weight
 LAYOUTS = {
     "book": "the book's names",
     "huggingface": "Hugging Face's GPT-2: query, key and value fused, inputs before outputs",
@@ -23,17 +25,43 @@ LAYOUTS = {
 }
 
 
-def show(found: ModelFiles, canvas: Canvas | None = None) -> None:
-    """Print all of it; the longest part, the tensors, before what is odd about them."""
+MOST_ROWS = 20  # of tensors that belong to no GPT-2
+
+
+def show(files: ModelFiles, canvas: Canvas | None = None, *, details: bool = False) -> None:
+    """Print the tree and a summary of the files; with `details` every tensor of them."""
     report = Report(canvas)
-    report.title(shown(found.target.name))
-    if found.config:
-        _show_config(report, found, found.config)
-        tree = architecture(found.config)
+    report.title(shown(files.target.name))
+    if files.config and details:
+        _show_config(report, files, files.config)
+        tree = architecture(files.config)
         report.heading("Architecture (shapes as the book's class has them: out x in + bias)")
         report.rows(list(_tree(tree, tree.count)), right=(2, 3))
-    if found.weights:
-        _show_weights(report, found.weights)
+    elif files.config:
+        report.paragraph(_config_line(files, files.config), QUIET)
+        tree = architecture(files.config)
+        report.rows(list(_short_tree(tree, tree.count)), right=(2, 3))
+    if files.weights and details:
+        _show_weights(report, files.weights)
+    elif files.weights:
+        _summarise_weights(report, files.weights)
+    if files.weights:
+        _show_notes(report, files.weights)
+    if not details:
+        report.more("every tensor and the whole config" if files.weights else "the whole config")
+
+
+def _config_line(files: ModelFiles, config: GPTConfig) -> str:
+    heads = f"{config.n_heads:,} heads of {config.head_dim:,}"
+    parts = [
+        f"{config.n_layers:,} layers",
+        heads if files.knows_heads else "heads not in the weights",
+        f"context {config.context_length:,}",
+        f"dropout {config.drop_rate:g}" if files.knows_heads else "",
+        "qkv bias" if config.qkv_bias else "no qkv bias",
+        "tied" if config.tie_weights else "untied",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _show_config(report: Report, found: ModelFiles, config: GPTConfig) -> None:
@@ -82,6 +110,21 @@ def _branch(
     return Row((name, what, number, share), first, rest + ("│ " if inside else " "))
 
 
+def _short_tree(part: Part, total: int, first: str = "", rest: str = "") -> Iterator[Row]:
+    """The tree on one screen: no dropout, and a module with a single child stands with it."""
+    inner = [child for child in part.parts if not child.shape and child.kind != "Dropout"]
+    name, what = part.name, _described(part)
+    if len(inner) == 1:  # ff.layers
+        name, inner = f"{name}.{inner[0].name}", list(inner[0].parts)
+    if part.copies > 1 or part.kind == "TransformerBlock":
+        name = f"{name}.0-{part.copies - 1}" if part.copies > 1 else f"{name}.0"
+        what = f"{part.copies:,} blocks of {part.count // part.copies:,}"
+    yield _branch(name, what, part.count, total, first, rest, len(inner))
+    for child in inner:
+        guides = ("└─ ", "   ") if child is inner[-1] else ("├─ ", "│  ")
+        yield from _short_tree(child, total, rest + guides[0], rest + guides[1])
+
+
 def _described(part: Part) -> str:
     shapes = " + ".join(_shape(child.shape) for child in part.parts if child.shape)
     return " ".join(filter(None, (part.kind, shapes, part.detail)))
@@ -103,6 +146,42 @@ def _show_weights(report: Report, weights: WeightFiles) -> None:
             f"Tensors of {shown(header.path.name)} (in the order of their data; bytes, from, to)"
         )
         report.rows([_tensor_row(info) for info in header.tensors.values()], right=(3, 4, 5))
+
+
+def _summarise_weights(report: Report, weights: WeightFiles) -> None:
+    """Where they are and how many; tensors that repeat by block on one line."""
+    report.space()
+    report.pairs(_short_facts(weights))
+    if weights.layout is None:
+        infos = all_tensors(weights.headers).values()
+        rows = gathered((info.name, f"{_shape(info.shape)}  {info.dtype}") for info in infos)
+        report.heading("Tensors")
+        report.rows(rows[:MOST_ROWS])
+        if len(rows) > MOST_ROWS:
+            report.points([f"and {len(rows) - MOST_ROWS:,} lines more"], QUIET)
+
+
+def _short_facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:
+    size = sum(header.size for header in weights.headers)
+    shards = f"{len(weights.headers):,} shards, " if len(weights.headers) > 1 else ""
+    yield "weights", f"{shown(weights.path)}, {shards}{size / 2**20:,.2f} MiB"
+    if weights.layout is None:
+        yield "layout", "not one of a GPT-2"
+        return
+    yield "layout", LAYOUTS[weights.layout.name]
+    infos = all_tensors(weights.headers)
+    sums = stored(weights.headers, weights.layout)
+    inside = [match for name in infos if (match := NUMBERED.fullmatch(name))]
+    blocks = {match[2] for match in inside}
+    repeated = len({match[3] for match in inside})
+    text = f"{len(infos):,} in {'+'.join(sums.dtypes)}"
+    if len(blocks) > 1 and repeated * len(blocks) == len(inside):
+        outside = len(infos) - len(inside)
+        text += f": {repeated:,} in each of {len(blocks):,} blocks, {outside:,} outside them"
+    yield "tensors", text
+
+
+def _show_notes(report: Report, weights: WeightFiles) -> None:
     for title, texts, style in (
         ("Odd", weights.oddities, ""),
         ("Missing or wrong", weights.problems, WRONG),
@@ -110,6 +189,35 @@ def _show_weights(report: Report, weights: WeightFiles) -> None:
         if texts:
             report.heading(title)
             report.points(texts, style)
+
+
+def gathered(tensors: Iterable[tuple[str, str]]) -> list[Row]:
+    """(name, description) → a row each, one for alike tensors of blocks that follow each other."""
+    numbers: dict[tuple[str, str, str], list[int]] = {}
+    for name, what in tensors:
+        match = NUMBERED.fullmatch(name)
+        start, number, rest = match.groups() if match else (name, "0", "")
+        numbers.setdefault((start, rest, what), []).append(int(number))
+    return [
+        Row((shown(start, MAX_NAME) + _numbers(first, last, rest), what), "  ", "    ")
+        for (start, rest, what), found in numbers.items()
+        for first, last in _runs(sorted(found))
+    ]
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """1, 2, 3, 7 → (1, 3), (7, 7)."""
+    first = last = numbers[0]
+    for number in numbers[1:]:
+        if number != last + 1:
+            yield first, last
+            first = number
+        last = number
+    yield first, last
+
+
+def _numbers(first: int, last: int, rest: str) -> str:
+    return rest and (f"{first}{rest}" if first == last else f"{first}-{last}{rest}")
 
 
 def _facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:

@@ -50,7 +50,7 @@ from gptcli.cli.render.heatmap import (
     show_maps,
     token_cell,
 )
-from gptcli.cli.render.table import GAP, QUIET, Report, Row
+from gptcli.cli.render.table import GAP, QUIET, Report, Row, thinned
 from gptcli.cli.text_analysis import LENS_TOP, ForwardPass, TextAnalysis
 from gptcli.core.escape import shown
 
@@ -61,40 +61,92 @@ if TYPE_CHECKING:
 
 SCHEMA = "gptcli.probe/1"
 _LABEL = 10  # columns of a row's name in the grid of the logit lens
+SHORT, SHORT_CANDIDATES = 8, 5  # tokens and candidates without --details
 MOST_TOKENS = 64  # lines of the table of tokens; --json has all
 _INKS = ("black on cyan", "black on yellow", "black on green", "black on magenta")
 _BAR = 12
 
 
-def show(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
-    """Print all of it."""
-    _show_tokens(report, analysis, forward)
+def show(
+    report: Report,
+    analysis: TextAnalysis,
+    forward: ForwardPass,
+    *,
+    details: bool = False,
+    candidates: int | None = None,
+) -> None:
+    """Print tokens, next token and a line for each block; with `details` all of it.
+
+    `candidates` is how many next tokens to list where that was asked for.
+    """
+    if details:
+        _show_everything(report, analysis, forward)
+    else:
+        report.paragraph(_summary(analysis, forward))
+        _show_tokens(report, analysis, forward, SHORT)
+        report.heading(f"Next token (entropy {forward.next.entropy:.2f} nats)")
+        best = forward.next.best[: candidates or SHORT_CANDIDATES]
+        report.table(list(_candidates(analysis, best)), right=(0, 1, 2, 4), optional=(2, 3, 4))
+        report.heading("Norms of the residual stream, what is added to it, and the logit lens")
+        header, *rows = _block_lines(analysis, forward)
+        report.table([header, *thinned(rows)], right=range(1, 5), optional=(4, 1))
+    show_maps(report, analysis, forward)
+    if not details:
+        report.space()
+        report.more("every token, LayerNorm, each head's entropy, the whole logit lens")
+
+
+def _summary(analysis: TextAnalysis, forward: ForwardPass) -> str:
+    from gptcli.interpret.activations import mean_loss
+
+    count, context = len(analysis.ids), analysis.config.context_length
+    text = f"{count:,} of at most {context:,} tokens"
+    mean = mean_loss(forward.predictions)
+    if mean is None:
+        return text
+    return f"{text}, loss {mean:.4f} nats a token, perplexity {math.exp(min(mean, 700)):,.2f}"
+
+
+def _block_lines(analysis: TextAnalysis, forward: ForwardPass) -> Iterator[Row]:
+    """A line for the embedding and for each block; means over positions, lens of the last one."""
+    names = ("after", "norm", "attention", "feed-forward", "head entropy", "says next")
+    yield Row(names, "  ", "    ", QUIET)
+    norms = [float(hidden.double().norm(dim=-1).mean()) for hidden in forward.activations.hidden]
+    for stage, norm in enumerate(norms):
+        id, logprob = forward.lens[stage][-1].best[0]
+        says = f"{token_text(analysis.tokenizer, id)} {math.exp(logprob):.0%}"
+        adds: tuple[str, ...] = ("", "", "")
+        if stage:
+            block = forward.activations.blocks[stage - 1]
+            added = (block.attention_adds.mean().item(), block.feed_forward_adds.mean().item())
+            shares = (f"+{_share(part, norms[stage - 1])}" for part in added)
+            adds = (*shares, f"{block.heads.entropy.mean().item():.2f}")
+        yield Row((_stage(stage), f"{norm:.2f}", *adds, says), "  ", "    ")
+
+
+def _show_everything(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
+    count, context = len(analysis.ids), analysis.config.context_length
+    report.heading(f"Tokens ({count:,} of at most {context:,})")
+    _show_tokens(report, analysis, forward, MOST_TOKENS)
+    report.paragraph(_summary(analysis, forward), QUIET)
     _show_next(report, analysis, forward)
     _show_blocks(report, forward)
     _show_norms(report, forward)
     _show_heads(report, forward)
     show_lens(report, analysis, forward)
-    show_maps(report, analysis, forward)
 
 
-def _show_tokens(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
-    from gptcli.interpret.activations import mean_loss
-
-    count, context = len(analysis.ids), analysis.config.context_length
-    report.heading(f"Tokens ({count:,} of at most {context:,})")
+def _show_tokens(report: Report, analysis: TextAnalysis, forward: ForwardPass, most: int) -> None:
+    """The text in colours, where there are any, and a line for each of the last `most` tokens."""
+    count = len(analysis.ids)
     if report.colored:
-        report.spans(_pieces(analysis, report.width or 80))
-        report.spans([[]])
-    first = max(0, count - MOST_TOKENS)
+        report.spans(list(_pieces(analysis, report.width or 80))[: None if most > SHORT else 3])
+    first = max(0, count - most)
     if first:
-        report.points([f"the last {MOST_TOKENS} of them"], QUIET)
+        report.points([f"the last {most} of them"], QUIET)
     header = Row(("at", "id", "token", "probability", "rank", "bytes"), "  ", "    ", QUIET)
     rows = [_token(analysis, forward, position) for position in range(first, count)]
     report.table([header, *rows], right=(1, 3, 4), optional=(5, 4))
-    mean = mean_loss(forward.predictions)
-    if mean is not None:
-        perplexity = math.exp(min(mean, 700))
-        report.points([f"loss {mean:.4f} nats a token, perplexity {perplexity:,.2f}"], QUIET)
 
 
 def _pieces(analysis: TextAnalysis, width: int) -> Iterator[list[tuple[str, str]]]:
@@ -135,13 +187,13 @@ def _show_next(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> 
             ("margin", f"{prediction.margin:.4f} in log-probability between the first two"),
         ]
     )
-    rows = list(_candidates(analysis, prediction))
+    rows = list(_candidates(analysis, prediction.best))
     report.table(rows, right=(0, 1, 2, 4), optional=(2, 3, 4))
 
 
-def _candidates(analysis: TextAnalysis, prediction: "Prediction") -> Iterator[Row]:
+def _candidates(analysis: TextAnalysis, best: Sequence[tuple[int, float]]) -> Iterator[Row]:
     yield Row(("rank", "probability", "log-probability", "", "id", "token"), "  ", "    ", QUIET)
-    for rank, (id, logprob) in enumerate(prediction.best, 1):
+    for rank, (id, logprob) in enumerate(best, 1):
         p = math.exp(logprob)
         text = token_text(analysis.tokenizer, id)
         cells = (str(rank), f"{p:.4%}", f"{logprob:.4f}", bar(p, _BAR), str(id), text)

@@ -4,16 +4,17 @@ Reads tensor data, and needs no torch for it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
 from gptcli.cli.model_files import ModelFiles
+from gptcli.cli.render.inspect_report import NUMBERED
 from gptcli.cli.render.progress import reading
 from gptcli.cli.render.table import WRONG, Canvas, Report, Row
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
-from gptcli.interpret.tensor_stats import Stats, statistics
+from gptcli.interpret.tensor_stats import Stats, merged, statistics
 
 BARS = "▁▂▃▄▅▆▇█"
 NUMBERS = ("min", "max", "mean", "deviation", "norm")
@@ -49,18 +50,49 @@ def stats_document(measures: Sequence[Stats]) -> list[dict[str, Any]]:
     return [asdict(one) for one in measures]
 
 
-def show_stats(found: ModelFiles, measures: Sequence[Stats], canvas: Canvas | None = None) -> None:
-    """Print the table, and below it what is wrong or suspicious."""
+def show_stats(
+    found: ModelFiles,
+    measures: Sequence[Stats],
+    canvas: Canvas | None = None,
+    *,
+    details: bool = False,
+) -> None:
+    """Print the table, and below it what is wrong or suspicious.
+
+    Without `details` tensors that repeat by block are one line, without a histogram.
+    """
     report = Report(canvas)
     report.title(shown(found.target.name))
-    report.heading("Values of the tensors")
-    titles, rows = _table(measures)
-    report.numbers(titles, rows, right=range(1, len(titles)))
-    report.heading("What the numbers are")
-    report.points([EXPLANATION])
+    titles, rows = _table(measures if details else by_kind(measures))
+    columns = [number for number, title in enumerate(titles, 1) if title != "histogram"]
+    report.numbers(titles, rows, right=columns)
+    if details:
+        report.heading("What the numbers are")
+        report.points([EXPLANATION])
     if odd := list(suspicious(measures)):
         report.heading("Odd")
         report.points(odd, WRONG)
+    if not details:
+        report.space()
+        report.more("each tensor by itself, with a histogram")
+
+
+def by_kind(measures: Sequence[Stats]) -> list[Stats]:
+    """The statistics of the tensors that have one name in all blocks, taken together."""
+    kinds: dict[tuple[str, str], list[Stats]] = {}
+    for one in measures:
+        match = NUMBERED.fullmatch(one.name)
+        start, rest = (match[1], match[3]) if match else (one.name, "")
+        kinds.setdefault((start, rest), []).append(one)
+    return [_together(start, rest, some) for (start, rest), some in kinds.items()]
+
+
+def _together(start: str, rest: str, some: Sequence[Stats]) -> Stats:
+    if not rest:
+        return replace(some[0], histogram=())
+    numbers = [int(one.name.removeprefix(start).partition(".")[0]) for one in some]
+    low, high = min(numbers), max(numbers)
+    return merged(f"{start}{low}-{high}{rest}" if high > low else f"{start}{low}{rest}", some)
 
 
 def suspicious(measures: Sequence[Stats]) -> Iterator[str]:
@@ -99,12 +131,15 @@ def _table(measures: Sequence[Stats]) -> tuple[list[str], list[Row]]:
     """Titles and a row for each tensor; the counts only where there is something to count."""
     counts = [_counts(one) for one in measures]
     used = [column for column in (0, 1) if any(cells[column] != "0" for cells in counts)]
+    drawn = any(one.histogram for one in measures)
     rows = []
     for one, cells in zip(measures, counts, strict=True):
-        told = (*_numbers(one), *(cells[column] for column in used), bars(one.histogram))
+        told = (*_numbers(one), *(cells[column] for column in used))
+        told += (bars(one.histogram),) if drawn else ()
         style = WRONG if one.nan or one.infinite else ""
         rows.append(Row((shown(one.name, MAX_NAME), *told), "  ", "    ", style))
-    return [*NUMBERS, *(("zeros", "damaged")[column] for column in used), "histogram"], rows
+    counted = [("zeros", "damaged")[column] for column in used]
+    return [*NUMBERS, *counted, *(["histogram"] if drawn else [])], rows
 
 
 def bars(counts: Sequence[int]) -> str:

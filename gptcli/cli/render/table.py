@@ -106,6 +106,18 @@ class Report:
             first = f"  {name}{' ' * (column - cell_len(name))}  "
             self._write((line, "") for line in wrapped(value, width, first, indent))
 
+    def paragraph(self, text: str, style: str = "") -> None:
+        """A sentence or more, wrapped at the terminal's width or 100 columns."""
+        self._write((line, style) for line in wrapped(text, console.width()))
+
+    def space(self) -> None:
+        """An empty line."""
+        self._write([("", "")])
+
+    def more(self, what: str, option: str = "--details") -> None:
+        """The last line: what an option shows besides."""
+        self.paragraph(f"{option}: {what}", QUIET)
+
     def points(self, texts: Iterable[str], style: str = "") -> None:
         """A list of sentences, wrapped at the terminal's width or 100 columns."""
         for text in texts:
@@ -122,6 +134,14 @@ class Report:
     def _write(self, lines: Iterable[tuple[str, str]]) -> None:
         for style, group in groupby(lines, key=lambda line: line[1]):
             self._output.write("".join(f"{text}\n" for text, _ in group), style or None)
+
+
+def thinned(rows: Sequence[Row], *, details: bool = False, most: int = 14) -> list[Row]:
+    """Rows at equal steps, the first and the last among them, at most `most` without `details`."""
+    if details or len(rows) <= most:
+        return list(rows)
+    places = [round(i * (len(rows) - 1) / (most - 1)) for i in range(most)]
+    return [rows[place] for place in places]
 
 
 def aligned(
