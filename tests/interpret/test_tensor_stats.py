@@ -205,9 +205,10 @@ def test_statistics_of_several_tensors_are_those_of_their_values_together(values
 def test_tensors_that_repeat_by_block_are_one_line(tmp_path, capsys):
     assert run(["inspect", str(small_model(tmp_path, damage=True)), "--stats"]) == 0
     out = capsys.readouterr().out
-    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("  ")}
+    table = out[: out.index("Odd")].splitlines()
+    rows = {line.split()[0]: line.split() for line in table if line.startswith("  ")}
     assert rows["trf_blocks.0-1.norm2.scale"][1:5] == ["1", "1", "1", "0"]
-    assert len([name for name in rows if name.startswith("trf_blocks")]) == 15
+    assert len([name for name in rows if name.startswith("trf_blocks")]) == 13
     assert "1 infinite values, in 1 tensor (pos_emb.weight)" in out
 
 

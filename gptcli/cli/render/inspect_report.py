@@ -12,7 +12,7 @@ from gptcli.cli.render.count_params_report import config_document
 from gptcli.cli.render.table import QUIET, WRONG, Canvas, Report, Row
 from gptcli.core.escape import shown
 from gptcli.interpret.weight_summary import Stored, stored
-from gptcli.model.config import GPTConfig
+from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.parameters import Part, architecture
 
 SCHEMA = "gptcli.inspect/1"
@@ -53,6 +53,8 @@ def show(files: ModelFiles, canvas: Canvas | None = None, *, details: bool = Fal
 
 def _config_line(files: ModelFiles, config: GPTConfig) -> str:
     heads = f"{config.n_heads:,} heads of {config.head_dim:,}"
+    named = {"tokenizer", "tie_weights"}
+    other = {k: v for k, v in config.to_dict().items() if k in OPTIONAL_KEYS and k not in named}
     parts = [
         f"{config.n_layers:,} layers",
         heads if files.knows_heads else "heads not in the weights",
@@ -60,6 +62,7 @@ def _config_line(files: ModelFiles, config: GPTConfig) -> str:
         f"dropout {config.drop_rate:g}" if files.knows_heads else "",
         "qkv bias" if config.qkv_bias else "no qkv bias",
         "tied" if config.tie_weights else "untied",
+        *(f"{key} {shown(value)}" for key, value in other.items()),
     ]
     return ", ".join(filter(None, parts))
 
