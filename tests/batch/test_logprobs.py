@@ -15,7 +15,7 @@ from gptcli.core.errors import RunError
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.sampling.params import SamplingParams
 
-BODY = {"prompt": "The cat", "max_tokens": 6, "seed": 3, "temperature": 1.2}
+BODY = {"prompt": "The cat", "max_tokens": 6, "seed": 3, "temperature": 1.2, "top_p": 0.95}
 
 
 def answers(tmp_path: Path, *records: object, rows: int = 4) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def logprobs_of(answer: dict[str, Any], choice: int = 0) -> dict[str, Any]:
 
 def test_both_shapes_say_what_the_model_says(tmp_path: Path) -> None:
     own = {"prompt": "The cat", "max_new_tokens": 6, "seed": 3, "temperature": 1.2, "logprobs": 3}
-    ours, theirs = answers(tmp_path, own, openai(logprobs=3, temperature=1.2))
+    ours, theirs = answers(tmp_path, own, openai(logprobs=3))
     shown = logprobs_of(theirs)
     model, tokenizer = tiny_model(), bytes_tokenizer()
     params = SamplingParams(max_new_tokens=6, temperature=1.2)
