@@ -1,7 +1,4 @@
-"""Whether the tensors of a file are those of a config's model, every problem at once.
-
-Works on headers alone: knows no tensor data and no torch.
-"""
+"""Check that a file's tensors are those of a config's model; every problem at once."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -10,6 +7,7 @@ from typing import Any
 from gptcli.checkpoint.header import Header, TensorInfo
 from gptcli.checkpoint.layouts import (
     DTYPES,
+    EMBEDDING,
     HEAD,
     Layout,
     all_tensors,
@@ -37,15 +35,17 @@ def check(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[
     infos = all_tensors(headers)
     problems, config = _against_implied(implied_config(headers, layout), config)
     expected = expected_shapes(config)
-    may_lack_head = layout.name not in {"book", "quantized"}
+    may_lack_head = layout.name not in {"book", "quantized"} or layout.embedding_is_head
+    if layout.embedding_is_head and not (layout.says_tied or config.tie_weights):
+        head = shown(layout.sources[EMBEDDING].name)
+        problems.append(f"has no token embedding, and the config does not say that {head} is it")
     if HEAD not in layout.sources and (config.tie_weights or may_lack_head):
         del expected[HEAD]
     if layout.width:
         return problems + _quantized(infos, expected, layout.width, config)
     if line := _names(layout, expected):
         problems.append(line)
-    shapes = {**_source_shapes(layout, expected), **_mask_shapes(layout, config)}
-    problems += _first(_misshapen(infos, shapes))
+    problems += _first(_misshapen(infos, _source_shapes(layout, expected)))
     problems += _first(_wrong_dtypes(infos, layout))
     return problems
 
@@ -120,16 +120,6 @@ def _source_shapes(layout: Layout, expected: dict[str, Shape]) -> dict[str, Shap
             first, *rest = expected[name]
             shape = (first if source.part is None else 3 * first, *rest)
             shapes[source.name] = shape[::-1] if source.transposed else shape
-    return shapes
-
-
-def _mask_shapes(layout: Layout, config: GPTConfig) -> dict[str, Shape]:
-    """Masks are ignored, but only if they are masks."""
-    square = (config.context_length, config.context_length)
-    shapes: dict[str, Shape] = {}
-    for name in layout.ignored:
-        whole = square if layout.name == "book" else (1, 1, *square)
-        shapes[name] = () if name.endswith("masked_bias") else whole
     return shapes
 
 

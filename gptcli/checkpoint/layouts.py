@@ -1,8 +1,9 @@
-"""Whose names a weights file uses, and where in it each tensor of the book's model is.
+"""Detect a checkpoint's naming scheme, and map each tensor of the book's model to the file's.
 
-Works on headers alone: knows no tensor data and no torch. Four layouts are told apart without
-being asked for: the book's, Hugging Face's GPT-2 (weights transposed, query, key and value fused),
-nanoGPT's (the same names, not transposed, biases optional) and the one of quantised weights.
+Headers are enough. Four schemes are told apart without being asked for: the book's, Hugging Face's
+GPT-2 (weights transposed, query, key and value fused), nanoGPT's (the same names, not transposed,
+biases optional) and the one of quantised weights. What wraps a model while it is trained puts its
+own name before each tensor's; such prefixes are taken off in any order.
 """
 
 import re
@@ -44,9 +45,34 @@ _OUTSIDE = {
 }
 _MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _MASKS = ("attn.bias", "attn.masked_bias", "att.mask")
+# The book's later variants: one matrix for query, key and value, and PyTorch's own LayerNorm.
+_BOOK_BLOCK = {
+    "att.qkv.weight": _BLOCK["attn.c_attn.weight"],
+    "att.qkv.bias": _BLOCK["attn.c_attn.bias"],
+    "att.proj.weight": ("att.out_proj.weight",),
+    "att.proj.bias": ("att.out_proj.bias",),
+    "norm1.weight": ("norm1.scale",),
+    "norm1.bias": ("norm1.shift",),
+    "norm2.weight": ("norm2.scale",),
+    "norm2.bias": ("norm2.shift",),
+    **{name: (name,) for names in _BLOCK.values() for name in names},
+}
+_BOOK_OUTSIDE = {
+    "final_norm.weight": "final_norm.scale",
+    "final_norm.bias": "final_norm.shift",
+    HEAD: HEAD,
+    **{name: name for name in _OUTSIDE.values()},
+}
 
-_BOOK_NAME = re.compile(r"(?:tok_emb|pos_emb|final_norm|out_head|trf_blocks)\..*", re.DOTALL)
-_GPT2_NAME = re.compile(r"(?:_orig_mod\.)?(transformer\.)?(?:wte|wpe|ln_f|h)\..*", re.DOTALL)
+# DistributedDataParallel, a module that holds the model, torch.compile, GPT2LMHeadModel.
+_WRAPPERS = re.compile(r"(?:(?:module|model|_orig_mod|transformer)\.)*")
+_BOOK_NAME = re.compile(r"(?:tok_emb|pos_emb|final_norm|trf_blocks)\..*", re.DOTALL)
+_GPT2_NAME = re.compile(r"(?:wte|wpe|ln_f|h)\..*", re.DOTALL)
+_LM_HEAD = "lm_head.weight"
+# Heads that say something of a text and do not write one: trl's values, transformers' classes.
+_OTHER_HEAD = re.compile(
+    r"(?:v_head|value_head|score|classifier|qa_outputs|mc_head|multiple_choice_head)\..*", re.DOTALL
+)
 _IN_BLOCK = re.compile(r"(h|trf_blocks)\.(0|[1-9][0-9]{0,5})\.(.+)", re.DOTALL)
 
 LayoutName = Literal["book", "huggingface", "nanogpt", "quantized"]
@@ -72,11 +98,14 @@ class Layout:
     """How a file says what the book's model needs.
 
     Attributes:
-        prefix: before every name but, in Hugging Face's and nanoGPT's files, the head's.
-        sources: book name → where it is.
+        prefix: of wrappers, before the names of all tensors but the head's.
+        sources: book name → where it is. A head that is the embedding is not among them.
         zeros: book names that the file leaves out because they are zero (nanoGPT without biases).
         ignored: mask buffers, by their names in the file.
         unexpected: names that belong to no model of this layout.
+        other_heads: of a model for another task, by their names in the file: left out.
+        embedding_is_head: the file has an output head and no embedding of its own.
+        says_tied: and its metadata says that the two are one.
         width: of quantised weights.
         beside: their scales and zeros, by their names in the file → the book name they belong to.
     """
@@ -84,9 +113,12 @@ class Layout:
     name: LayoutName
     prefix: str
     sources: dict[str, Source]
-    zeros: tuple[str, ...]
-    ignored: tuple[str, ...]
-    unexpected: tuple[str, ...]
+    zeros: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    other_heads: tuple[str, ...] = ()
+    embedding_is_head: bool = False
+    says_tied: bool = False
     width: Width | None = None
     beside: dict[str, str] = field(default_factory=dict)
 
@@ -96,12 +128,21 @@ class Layout:
         found = [_IN_BLOCK.fullmatch(name) for name in (*self.sources, *self.zeros)]
         return max((int(match[2]) + 1 for match in found if match), default=0)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a user should know of the file although the model is whole, a line each."""
+        if not self.other_heads:
+            return ()
+        return (f"left out {listed(self.other_heads)}: a head that writes no text",)
+
     def file_name(self, book_name: str) -> str:
         """What a file of this layout calls a tensor of the book's."""
-        if self.name == "book":
+        if book_name in self.sources:
+            return self.sources[book_name].name
+        if self.name in {"book", "quantized"}:
             return self.prefix + book_name
         if book_name == HEAD:
-            return self.prefix.removesuffix("transformer.") + "lm_head.weight"
+            return self.prefix.removesuffix("transformer.") + _LM_HEAD
         if match := _IN_BLOCK.fullmatch(book_name):
             inner = next((gpt2 for gpt2, ours in _BLOCK.items() if match[3] in ours), match[3])
             return f"{self.prefix}h.{match[2]}.{inner}"
@@ -127,29 +168,38 @@ def recognise(headers: Sequence[Header]) -> Layout:
     infos = all_tensors(headers)
     if width := width_of(headers):
         return _quantized(infos, width)
-    book = [name for name in infos if _BOOK_NAME.fullmatch(name.removeprefix("_orig_mod."))]
-    gpt2 = [name for name in infos if _GPT2_NAME.fullmatch(name)]
-    path = headers[0].path
+    book: dict[str, str] = {}  # prefix → the first tensor behind it
+    gpt2: dict[str, str] = {}
+    for name in infos:
+        prefix, inner = _unwrapped(name)
+        for pattern, found in ((_BOOK_NAME, book), (_GPT2_NAME, gpt2)):
+            if pattern.fullmatch(inner):
+                found.setdefault(prefix, name)
     if not book and not gpt2:
-        problem = f"no weights of a GPT-2 in it (found {listed(infos) or 'no tensors'})"
-        raise InputError(shown(path), problem)
-    by_prefix = {_prefix(name): name for name in reversed([*book, *gpt2])}
-    if (book and gpt2) or len(by_prefix) > 1:
-        names = listed([book[0], gpt2[0]] if book and gpt2 else sorted(by_prefix.values()))
-        raise InputError(shown(path), f"holds names of different layouts ({names})")
-    (prefix,) = by_prefix
-    return _book(infos, prefix) if book else _gpt2(infos, prefix)
+        expected = "expected wte.weight, h.0.attn.c_attn.weight, ... or the book's tok_emb.weight"
+        problem = f"no weights of a GPT-2 in it (found {listed(infos) or 'no tensors'}, {expected})"
+        raise InputError(shown(headers[0].path), problem)
+    if len(book) + len(gpt2) > 1:
+        names = listed(sorted([*book.values(), *gpt2.values()]))
+        raise InputError(shown(headers[0].path), f"holds names of different layouts ({names})")
+    layout = _book(infos, *book) if book else _gpt2(infos, *gpt2)
+    return _with_head_as_embedding(layout, headers)
 
 
-def _prefix(name: str) -> str:
-    outer = "_orig_mod." if name.startswith("_orig_mod.") else ""
-    return outer + ("transformer." if name.startswith(f"{outer}transformer.") else "")
+def _unwrapped(name: str) -> tuple[str, str]:
+    """The names of wrappers before a tensor's own name, and the rest."""
+    match = _WRAPPERS.match(name)
+    end = match.end() if match else 0
+    return name[:end], name[end:]
 
 
 def _book(infos: dict[str, TensorInfo], prefix: str) -> Layout:
     def targets(name: str) -> tuple[str, ...]:
-        ours = name.removeprefix(prefix)
-        return (ours,) if name.startswith(prefix) and _is_book_tensor(ours) else ()
+        if match := _IN_BLOCK.fullmatch(name):
+            block = f"trf_blocks.{match[2]}."
+            ours = _BOOK_BLOCK.get(match[3], ()) if match[1] == "trf_blocks" else ()
+            return tuple(block + target for target in ours)
+        return (_BOOK_OUTSIDE[name],) if name in _BOOK_OUTSIDE else ()
 
     return _sorted_out("book", infos, prefix, targets, transposed=False)
 
@@ -172,21 +222,20 @@ def _quantized(infos: dict[str, TensorInfo], width: Width) -> Layout:
             sources[ours] = Source(file_name)
         else:
             beside[file_name] = ours
-    return Layout("quantized", "", sources, (), (), tuple(unexpected), width, beside)
+    return Layout(
+        "quantized", "", sources, unexpected=tuple(unexpected), width=width, beside=beside
+    )
 
 
 def _gpt2(infos: dict[str, TensorInfo], prefix: str) -> Layout:
-    head = prefix.removesuffix("transformer.") + "lm_head.weight"
-
     def targets(name: str) -> tuple[str, ...]:
-        if name == head:
+        if name == _LM_HEAD:
             return (HEAD,)
-        inner = name.removeprefix(prefix) if name.startswith(prefix) else ""
-        if match := _IN_BLOCK.fullmatch(inner):
+        if match := _IN_BLOCK.fullmatch(name):
             block = f"trf_blocks.{match[2]}."
             ours = _BLOCK.get(match[3], ()) if match[1] == "h" else ()
             return tuple(block + target for target in ours)
-        return (_OUTSIDE[inner],) if inner in _OUTSIDE else ()
+        return (_OUTSIDE[name],) if name in _OUTSIDE else ()
 
     if _is_transposed(infos):
         return _sorted_out("huggingface", infos, prefix, targets, transposed=True)
@@ -195,12 +244,9 @@ def _gpt2(infos: dict[str, TensorInfo], prefix: str) -> Layout:
 
 
 def _is_transposed(infos: dict[str, TensorInfo]) -> bool:
-    """Whether inputs come first; attn.c_proj is square and cannot tell, its neighbours do."""
-    for name, info in infos.items():
-        wide_second = name.endswith(("attn.c_attn.weight", "mlp.c_fc.weight"))
-        if len(info.shape) == 2 and (wide_second or name.endswith("mlp.c_proj.weight")):
-            return (info.shape[1] > info.shape[0]) == wide_second
-    return True
+    """Whether inputs come first. Of the matrices only attn.c_attn always has more outputs."""
+    shapes = (info.shape for name, info in infos.items() if name.endswith("attn.c_attn.weight"))
+    return next((shape[1] > shape[0] for shape in shapes if len(shape) == 2), True)
 
 
 def _sorted_out(
@@ -211,20 +257,48 @@ def _sorted_out(
     *,
     transposed: bool,
 ) -> Layout:
-    """Every tensor of the file as a source, a mask to ignore, or unexpected."""
+    """Every tensor of the file as a source, a mask or head to leave out, or unexpected.
+
+    Heads stand outside of what `prefix` names and may have less before them.
+    """
     sources: dict[str, Source] = {}
     ignored: list[str] = []
+    heads: list[str] = []
     unexpected: list[str] = []
     for file_name in infos:
-        ours = targets(file_name)
+        before, inner = _unwrapped(file_name)
+        ours = targets(inner) if before == prefix or inner == _LM_HEAD else ()
+        ours = () if any(target in sources for target in ours) else ours  # one more of the same
         flip = transposed and file_name.endswith(_MATRICES)
         for part, target in enumerate(ours):
             sources[target] = Source(file_name, flip, part if len(ours) > 1 else None)
         if not ours:
-            match = _IN_BLOCK.fullmatch(file_name.removeprefix(prefix))
+            match = _IN_BLOCK.fullmatch(inner)
             is_mask = match and match[3] in _MASKS and (match[3] == "att.mask") == (name == "book")
-            (ignored if is_mask else unexpected).append(file_name)
-    return Layout(name, prefix, sources, (), tuple(ignored), tuple(unexpected))
+            is_head = _OTHER_HEAD.fullmatch(inner)
+            (ignored if is_mask else heads if is_head else unexpected).append(file_name)
+    return Layout(
+        name,
+        prefix,
+        sources,
+        ignored=tuple(ignored),
+        unexpected=tuple(unexpected),
+        other_heads=tuple(heads),
+    )
+
+
+def _with_head_as_embedding(layout: Layout, headers: Sequence[Header]) -> Layout:
+    """Safetensors' save_model keeps one of two tensors that share memory, by name: the head.
+
+    It says so in the metadata, which other programs may drop.
+    """
+    if EMBEDDING in layout.sources or HEAD not in layout.sources:
+        return layout
+    embedding, head = layout.file_name(EMBEDDING), layout.sources[HEAD].name
+    said = any(header.metadata.get(embedding) == head for header in headers)
+    sources = {EMBEDDING: Source(head), **layout.sources}
+    del sources[HEAD]
+    return replace(layout, sources=sources, embedding_is_head=True, says_tied=said)
 
 
 def _absent_biases(layout: Layout) -> tuple[str, ...]:
@@ -255,4 +329,6 @@ def implied_config(headers: Sequence[Header], layout: Layout) -> dict[str, Any]:
         implied["n_layers"] = layout.n_blocks
     implied["qkv_bias"] = any(name.endswith("att.W_query.bias") for name in layout.sources)
     implied["tie_weights"] = HEAD not in layout.sources
+    if layout.zeros:
+        implied["bias"] = False
     return implied

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from gptcli.checkpoint.header import read_headers
+from gptcli.checkpoint.layouts import recognise
 from gptcli.checkpoint.quantized import refuse_other_numbers, stored_width
 from gptcli.cli.computing import pytorch
 from gptcli.cli.render import console, progress
@@ -134,6 +136,9 @@ class ModelOptions(ModelSpec):
             )
         if target.weights is None:
             console.notice(f"untrained model, initialised from seed {seed}: its text is noise")
+        else:
+            for line in recognise(read_headers(target.weights)).notices:
+                console.notice(f"{shown(target.weights)}: {line}")
         return model
 
 

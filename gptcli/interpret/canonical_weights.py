@@ -74,7 +74,8 @@ class Weights:
         for name in layout.zeros:  # each has as many elements as its block is wide, or four times
             tensors[name] = Named(_bias_shape(name, tensors), source=Source(""))
         ordered = {name: tensors[name] for name in sorted(tensors, key=_place)}
-        return cls(ordered | {n: _plain(infos[n]) for n in layout.unexpected}, headers)
+        others = (*layout.unexpected, *layout.other_heads)
+        return cls(ordered | {name: _plain(infos[name]) for name in others}, headers)
 
     @property
     def is_shared(self) -> bool:

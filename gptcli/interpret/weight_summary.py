@@ -66,7 +66,7 @@ def stored(headers: Sequence[Header], layout: Layout) -> Stored:
         head=infos[head.name].numel if head else 0,
         scales=sum(infos[name].numel for name in layout.beside),
         masks=sum(infos[name].numel for name in layout.ignored),
-        unexpected=sum(_elements(infos[name]) for name in layout.unexpected),
+        unexpected=sum(_elements(infos[n]) for n in (*layout.unexpected, *layout.other_heads)),
         dtypes=dict(sorted(dtypes.items(), key=lambda item: -item[1])),
     )
 
@@ -108,6 +108,7 @@ def oddities(headers: Sequence[Header], layout: Layout) -> list[str]:
         *([] if layout.width else _own_head(infos, layout)),
         *_vocabulary(infos, layout),
         *([] if layout.width else _dtypes(infos)),
+        *(notice[0].upper() + notice[1:] + "." for notice in layout.notices),
         *_left_out(layout),
         *_emptiness(infos),
         *_alignment(headers),
@@ -162,8 +163,8 @@ def _dtypes(infos: dict[str, TensorInfo]) -> Iterator[str]:
 def _left_out(layout: Layout) -> Iterator[str]:
     if layout.zeros:
         yield f"No biases: {_count(len(layout.zeros), 'tensor')} of the book's model read as zero."
-    if layout.prefix.startswith("_orig_mod."):
-        yield 'The names begin with "_orig_mod.": the model was saved compiled.'
+    if "_orig_mod." in layout.prefix:
+        yield 'The names have "_orig_mod." in them: the model was saved compiled.'
 
 
 def _emptiness(infos: dict[str, TensorInfo]) -> Iterator[str]:
