@@ -6,12 +6,24 @@ They are kept in the header of the output, so that a job can be resumed or repla
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from gptcli.core.errors import UsageError
+from gptcli.core.escape import shown
+from gptcli.core.options import Option, check
+from gptcli.generation.text_options import (
+    INPUT,
+    AllowEmpty,
+    KeepStop,
+    NumSamples,
+    Overflow,
+    Stop,
+    check_stops,
+)
 from gptcli.sampling.params import SamplingParams
 
 Form = Literal["json", "text", "table"]
+JOB, OUTPUT = "Job", "Output"
 MOST_SAMPLES = 1000
 # Of the output. 1 named every record's draws by its line; 2 by its id where it has one, and gives
 # OpenAI's requests OpenAI's defaults.
@@ -31,7 +43,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count <= 1_000_000:
-            raise UsageError("--shard", f"must be I/N with 1 <= I <= N, got {self}")
+            raise UsageError("shard", f"must be I/N with 1 <= I <= N, got {self}")
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
@@ -41,7 +53,7 @@ class Shard:
         """`"2/8"` → the second of eight."""
         index, _, count = text.partition("/")
         if not (_is_number(index) and _is_number(count)):
-            raise UsageError("--shard", f'must be I/N, such as 1/4, got "{text[:60]}"')
+            raise UsageError("shard", f'must be I/N, such as 1/4, got "{shown(text, 60)}"')
         return cls(int(index), int(count))
 
     def holds(self, line: int) -> bool:
@@ -80,27 +92,45 @@ class JobSpec:
         format: of the output; decides how a record is named (see `draw_name`).
     """
 
-    seed: int
+    seed: int = 0
     params: SamplingParams = field(default_factory=SamplingParams)
-    stop: tuple[str, ...] = ()
-    keep_stop: bool = False
-    overflow: Literal["stop", "slide", "error"] = "stop"
-    num_samples: int = 1
+    stop: Stop = ()
+    keep_stop: KeepStop = False
+    overflow: Overflow = "stop"
+    num_samples: NumSamples = 1
     form: Form = "json"
-    column: str | None = None
-    allow_empty: bool = False
-    truncate_prompt: Literal["left"] | None = None
-    check_ids: bool = True
-    ids: bool = False
-    echo: bool = False
+    column: Annotated[
+        str | None,
+        Option("A table's column of prompts.", INPUT, metavar="NAME", default="prompt"),
+    ] = None
+    allow_empty: AllowEmpty = False
+    truncate_prompt: Annotated[
+        Literal["left"] | None,
+        Option("Cut a prompt's beginning to make room for the new tokens.", INPUT),
+    ] = None
+    check_ids: Annotated[bool, Option("Refuse an id given twice.", INPUT, name="id-check")] = True
+    ids: Annotated[bool, Option("Put the ids of the new tokens in the output.", OUTPUT)] = False
+    echo: Annotated[
+        bool, Option("Put each request in the output; replay then needs no input.", OUTPUT)
+    ] = False
     openai: OpenAIDefaults | None = OpenAIDefaults()
-    shard: Shard | None = None
+    shard: Annotated[
+        Shard | None,
+        Option(
+            "Only every N-th line, from line I on; gptcli merge joins the parts.",
+            JOB,
+            metavar="I/N",
+            parse=Shard.parse,
+        ),
+    ] = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_samples <= MOST_SAMPLES:
-            words = f"must be an integer from 1 to {MOST_SAMPLES}"
-            raise UsageError("--num-samples", f"{words}, got {self.num_samples}")
+        check(self)
+        check_stops(self.stop)
+        if self.num_samples > MOST_SAMPLES:
+            problem = f"must be at most {MOST_SAMPLES:,}, got {self.num_samples:,}"
+            raise UsageError("num_samples", problem)
 
     def draw_name(self, line: int, id: str | int | None) -> str:
         """What a record's random draws are named by: its id, or its line if it has none."""

@@ -111,6 +111,26 @@ class Commands(_Helped, TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def _show_variables(context: typer.Context, value: bool) -> None:
+    """Each option's environment variable, of one command or of all."""
+    if not value or context.resilient_parsing:
+        return
+    built: Any = context.command
+    if isinstance(built, TyperGroup):
+        names = built.list_commands(context)
+        commands: list[tuple[str, Any]] = [
+            (f"GPTCLI_{name}", built.get_command(context, name)) for name in names
+        ]
+    else:
+        commands = [(str(context.auto_envvar_prefix), built)]
+    for prefix, each in commands:
+        for option in each.params:
+            if option.param_type_name == "option" and option.allow_from_autoenv:
+                variable = f"{prefix}_{option.name}".upper().replace("-", "_")
+                typer.echo(f"{variable:<40} {max(option.opts, key=len)}")
+    raise typer.Exit
+
+
 app = typer.Typer(
     name="gptcli",
     cls=Commands,
@@ -123,6 +143,16 @@ app = typer.Typer(
 def gptcli(
     debug: shared.Debug = False,
     color: shared.Color = "auto",
+    help_env: Annotated[
+        bool,
+        typer.Option(
+            "--help-env",
+            callback=_show_variables,
+            is_eager=True,
+            expose_value=False,
+            help="List the environment variables of the options and exit.",
+        ),
+    ] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -143,6 +173,7 @@ def command() -> Any:
         elif option.name in {"install_completion", "show_completion"}:
             option.default = False  # None would be checked
         option.allow_from_autoenv = option.name in {"color", "debug"}
+        option.show_envvar = False
     return _without_bool(group)
 
 
@@ -206,7 +237,7 @@ def _build(name: str, group: TyperGroup) -> Any:
         function.adjust(built)
     # --debug and --color mean the same before and after the command's name
     for option in group.params:
-        if option.name in {"debug", "color"}:
+        if option.name in {"debug", "color", "help_env"}:
             built.params.append(_listed_last(option))
     built.params.sort(key=_in_order)
     return _without_bool(built)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,19 +13,22 @@ from gptcli.batch import output as outputs
 from gptcli.batch.io.inputs import InputStream, open_input
 from gptcli.batch.io.lines import Line
 from gptcli.batch.io.tables import input_lines
-from gptcli.batch.job import JobSpec
+from gptcli.batch.job import JOB, JobSpec
 from gptcli.batch.output import is_stream, recorded_header
 from gptcli.batch.ray.connection import ClusterPlan
 from gptcli.batch.result_lines import header, spec_of
 from gptcli.batch.runner import InterruptedJobError, Tally, run_job, stopped
 from gptcli.checkpoint.resolve import Target
 from gptcli.cli.clustering import Team
+from gptcli.cli.common import OUTPUT, BatchSize
 from gptcli.cli.model_options import ModelOptions, fresh_seed
 from gptcli.cli.render import console
 from gptcli.cli.render.progress import BatchProgress
 from gptcli.core import signals
 from gptcli.core.errors import GptcliError, RunError, UsageError
 from gptcli.core.memory import is_exhausted
+from gptcli.core.options import Argument, Option, check
+from gptcli.generation.model_spec import MACHINE, MODEL
 from gptcli.model.batchsize import default_rows
 
 if TYPE_CHECKING:
@@ -37,18 +40,70 @@ if TYPE_CHECKING:
 FAILED_RECORDS = 4
 
 
+def output_path(text: str) -> Path | None:
+    """A file; None for standard output, "-"."""
+    return None if text == "-" else Path(text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """What the command line says beside the spec: files, and what only changes the speed."""
+    """What the command line says beside the spec: files, and what only changes the speed.
 
-    input: str
-    output: Path | None
-    mode: outputs.Mode
-    batch_size: int | None
-    max_batch_tokens: int | None
-    hash_weights: bool
-    json: bool
+    Attributes:
+        output: None is standard output.
+        cluster: None is this process alone.
+    """
+
+    input: Annotated[
+        str,
+        Argument(
+            'JSON Lines or .csv, also gzip; .parquet; a URL; "-" reads standard input.',
+            metavar="INPUT",
+        ),
+    ]
+    output: Annotated[
+        Path | None,
+        Option(
+            'JSON Lines, a header first; "-" is standard output.',
+            JOB,
+            short="-o",
+            metavar="FILE",
+            parse=output_path,
+        ),
+    ]
+    resume: Annotated[
+        bool, Option("Go on where an earlier run ended; without one, begin.", JOB)
+    ] = False
+    overwrite: Annotated[
+        bool, Option("Replace an output that is there, once the new one is whole.", JOB)
+    ] = False
+    retry_failed: Annotated[
+        bool, Option("Answer failed records again; their lines may have changed.", JOB)
+    ] = False
+    batch_size: BatchSize = None
+    max_batch_tokens: Annotated[
+        int | None, Option("Never hold more than N tokens at once.", MACHINE, metavar="N", ge=1)
+    ] = None
+    hash_weights: Annotated[
+        bool, Option("Put a hash of every byte of the weights in the header.", MODEL)
+    ] = False
+    json: Annotated[bool, Option("A summary on standard output.", OUTPUT)] = False
     cluster: ClusterPlan | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.retry_failed and (self.resume or self.overwrite):
+            raise UsageError("retry_failed", "cannot be used with `resume` or `overwrite`")
+        if self.json and self.output is None:
+            problem = "needs standard output, where `output=-` writes records"
+            raise UsageError("json", problem)
+
+    @property
+    def mode(self) -> outputs.Mode:
+        """What happens to an output that is there already."""
+        if self.overwrite:
+            return "overwrite-resume" if self.resume else "overwrite"
+        return "retry" if self.retry_failed else "resume" if self.resume else "new"
 
 
 def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
@@ -67,7 +122,7 @@ def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
     target = options.target()
     if target.config is None:
         options.load(target, 0)  # says what is missing
-        raise UsageError("--config", "is needed")
+        raise UsageError("config", "is needed")
     options = options.settled(target)
     tokenizer = options.tokenizer(target, target.config)
     with ExitStack() as stack:
@@ -271,7 +326,7 @@ def _open(plan: BatchPlan, first: bytes) -> outputs.Opened:
     if plan.output is not None:
         return outputs.open_output(plan.output, first, plan.mode)
     if plan.mode != "new":
-        raise UsageError("--resume", "standard output cannot be continued")
+        raise UsageError("resume", "standard output cannot be continued")
     return outputs.open_stream(sys.stdout.buffer, "standard output", first)
 
 

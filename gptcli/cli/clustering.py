@@ -3,12 +3,14 @@
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gptcli.batch.ray.connection import Cluster, ClusterPlan, connected, imported_ray
 from gptcli.checkpoint.presets import PRESETS
 from gptcli.core.errors import UsageError
+from gptcli.core.options import Option, check
 from gptcli.version import __version__
 
 if TYPE_CHECKING:
@@ -16,40 +18,63 @@ if TYPE_CHECKING:
     from gptcli.batch.ray.pool import ClusterAnswers
     from gptcli.cli.model_options import ModelOptions
 
+CLUSTER = "Cluster"
 
-def cluster_plan(
-    engine: Literal["ray"] | None,
-    workers: int | None,
-    address: str | None,
-    gpus: float | None,
-    *,
-    device: str,
-    threads: int | None,
-) -> ClusterPlan | None:
-    """The options of a cluster; None without `--engine`, which the others need.
 
-    Raises:
-        UsageError: they do not go together, or Ray is not installed.
-    """
-    if engine is None:
-        for option, value in (
-            ("--workers", workers),
-            ("--ray-address", address),
-            ("--num-gpus-per-worker", gpus),
-        ):
-            if value is not None:
-                raise UsageError(option, "needs --engine ray")
-        return None
-    imported_ray()
-    on_gpu = device.startswith("cuda")
-    if gpus and not on_gpu:
-        raise UsageError("--num-gpus-per-worker", f"needs --device cuda, got {device}")
-    return ClusterPlan(
-        workers=workers or 1,
-        address=address or os.environ.get("RAY_ADDRESS") or None,
-        gpus=(1.0 if gpus is None else gpus) if on_gpu else 0.0,
-        threads=threads or 1,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """Who computes: this process, or workers of a Ray cluster."""
+
+    engine: Annotated[
+        Literal["ray"] | None,
+        Option("ray: many workers, on one machine or a cluster; same output.", CLUSTER),
+    ] = None
+    workers: Annotated[
+        int | None, Option("How many; 1 without it.", CLUSTER, metavar="N", ge=1)
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        Option(
+            "A running cluster: auto, or host:port; else one is started here.",
+            CLUSTER,
+            metavar="ADDRESS",
+        ),
+    ] = None
+    num_gpus_per_worker: Annotated[
+        float | None,
+        Option(
+            "With --device cuda; 1 without it, 0.5 lets two workers share one.",
+            CLUSTER,
+            metavar="X",
+            ge=0,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.engine is None:
+            for name in ("workers", "ray_address", "num_gpus_per_worker"):
+                if getattr(self, name) is not None:
+                    raise UsageError(name, "needs `engine=ray`")
+
+    def plan(self, model: "ModelOptions") -> ClusterPlan | None:
+        """The cluster; None for this process alone.
+
+        Raises:
+            UsageError: GPUs are wanted of a CPU's workers, or Ray is not installed.
+        """
+        if self.engine is None:
+            return None
+        imported_ray()
+        on_gpu, gpus = model.device.startswith("cuda"), self.num_gpus_per_worker
+        if gpus and not on_gpu:
+            raise UsageError("num_gpus_per_worker", f"needs `device=cuda`, got {model.device}")
+        return ClusterPlan(
+            workers=self.workers or 1,
+            address=self.ray_address or os.environ.get("RAY_ADDRESS") or None,
+            gpus=(1.0 if gpus is None else gpus) if on_gpu else 0.0,
+            threads=model.threads or 1,
+        )
 
 
 class Team:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from gptcli.core.errors import GptcliError, UsageError, spelled
+from gptcli.core.errors import GptcliError, UsageError, spelled, spelled_text
 from gptcli.core.escape import shown
 from gptcli.core.options import Argument, OptionField
 
@@ -85,7 +85,11 @@ class CommandFunction:
         self.__doc__, self.__name__ = function.__doc__, function.__name__
         kind = inspect.Parameter.KEYWORD_ONLY
         context = inspect.Parameter("_context", kind, annotation=typer.Context)
-        parameters = [_typer_parameter(name, field) for name, field in self.fields.items()]
+        names = {field.name: option_name(field) for field in self.fields.values()}
+        parameters = [
+            _typer_parameter(name, field, spelled_text(field.option.help, names))
+            for name, field in self.fields.items()
+        ]
         self.__signature__ = inspect.Signature([context, *parameters])
         self.__annotations__: dict[str, Any] = {}
 
@@ -141,7 +145,7 @@ def _part(name: str, annotation: Any, default: Any) -> "OptionField | _Group | N
         part = _part(field.name, hints[field.name], value)
         if part is not None and field.name in chosen:
             parts[field.name] = part
-    return _Group(plain, parts)
+    return _Group(plain, parts) if parts else None
 
 
 def _key(field: OptionField) -> str:
@@ -149,13 +153,14 @@ def _key(field: OptionField) -> str:
     return (field.option.name or field.name).replace("-", "_")
 
 
-def _typer_parameter(name: str, field: OptionField) -> inspect.Parameter:
-    option, help = field.option, field.option.help
+def _typer_parameter(name: str, field: OptionField, help: str) -> inspect.Parameter:
+    option = field.option
     common: dict[str, Any] = {
         "help": help,
         "metavar": option.metavar,
         "rich_help_panel": option.panel,
         "show_default": option.default or True,
+        "show_envvar": False,
     }
     if isinstance(option, Argument):
         common["show_default"] = False

@@ -7,7 +7,9 @@ import typer
 
 from gptcli.checkpoint.presets import own_temperature
 from gptcli.cli.command import was_given
-from gptcli.core.options import Option
+from gptcli.cli.model_options import ModelOptions
+from gptcli.core.errors import UsageError
+from gptcli.core.options import Argument, Option
 from gptcli.generation.model_spec import MACHINE, ModelSpec
 from gptcli.sampling.params import SAMPLING, SamplingParams
 
@@ -17,6 +19,26 @@ Json = Annotated[bool, Option("JSON in place of text.", OUTPUT)]
 Quiet = Annotated[bool, Option("No notices and no progress on stderr.", OUTPUT, short="-q")]
 Greedy = Annotated[bool, Option("Take the best token: --temperature 0.", SAMPLING)]
 BatchSize = Annotated[int | None, Option("Texts at a time.", MACHINE, metavar="N", ge=1)]
+Target = Annotated[
+    str | None,
+    Argument(
+        "A preset, a model directory, a config or a .safetensors file, as --model.",
+        metavar="TARGET",
+    ),
+]
+
+
+def with_target(model: ModelOptions, target: str | None) -> ModelOptions:
+    """The model that the argument TARGET or --model names.
+
+    Raises:
+        UsageError: both name one.
+    """
+    if target is None:
+        return model
+    if model.model is not None:
+        raise UsageError("model", "cannot be used together with TARGET")
+    return replace(model, model=target)
 
 
 def sampling(

@@ -4,19 +4,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptcli.cli.common import OUTPUT
 from gptcli.cli.computing import pytorch
-from gptcli.cli.options import at_least
 from gptcli.cli.render import console
 from gptcli.cli.render.progress import TrainingProgress
 from gptcli.core import signals
 from gptcli.core.errors import RunError, UsageError
 from gptcli.core.escape import shown
+from gptcli.core.options import Option, check
 from gptcli.train.loss_plot import binned, text_curve
-from gptcli.train.options import CARD, STATE, WEIGHTS, Recipe, TrainSettings
+from gptcli.train.options import CARD, CHECKS, MACHINE, STATE, WEIGHTS, Recipe, TrainSettings
 
 if TYPE_CHECKING:
     from gptcli.train.distributed import Group
@@ -27,28 +28,35 @@ _POINTS = 400  # of a plotted line
 _WRITTEN = {"-o", "--output", "--plot"}  # options that name what is made
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """All that the command line says; checked without torch."""
+    """A training as the command line asks for it; checked without torch."""
 
     recipe: Recipe
     settings: TrainSettings
-    device: str | None
-    resume: bool
-    plot: Path | None
-    notes: tuple[str, ...]
+    device: Annotated[
+        str | None, Option("cpu or cuda; the best without it.", MACHINE, metavar="NAME")
+    ] = None
+    resume: Annotated[bool, Option("Go on from DIR's last checkpoint.", CHECKS)] = False
+    plot: Annotated[
+        Path | None, Option("Draw the loss curve: .svg or .png.", OUTPUT, metavar="FILE")
+    ] = None
+    note: Annotated[
+        tuple[str, ...],
+        Option("For the model card: the texts' licence, say. Repeatable.", OUTPUT, metavar="TEXT"),
+    ] = ()
 
     def __post_init__(self) -> None:
-        at_least("--threads", self.recipe.threads, 1)
+        check(self)
         if self.plot is not None and self.plot.suffix.lower() not in {".svg", ".png"}:
-            raise UsageError("--plot", f'must end in .svg or .png, got "{shown(self.plot.name)}"')
+            raise UsageError("plot", f'must end in .svg or .png, got "{shown(self.plot.name)}"')
         if self.resume:
             return
         for name, what in ((STATE, "an unfinished training"), (WEIGHTS, "a model")):
             if (self.recipe.directory / name).exists():
-                hint = "Go on with --resume, or name another directory"
+                hint = "Go on with `resume`, or name another directory"
                 where = shown(self.recipe.directory)
-                raise UsageError("--output", f"{where} holds {what} already", hint)
+                raise UsageError("directory", f"{where} holds {what} already", hint)
 
     @property
     def finished(self) -> bool:
@@ -119,7 +127,7 @@ def _end(request: Request, job: "PreparedTraining") -> None:
     from gptcli.train.finish import finish
 
     with console.waiting("measuring the model ..."):
-        bits = finish(job, command_for_the_card(sys.argv[1:]), request.notes)
+        bits = finish(job, command_for_the_card(sys.argv[1:]), request.note)
     progress = job.training.progress
     if not console.Settings.quiet:
         console.say(text_curve([entry["loss"] for entry in progress.history]))

@@ -52,6 +52,17 @@ class InputError(GptcliError):
 
 def spelled(error: _Error, names: Mapping[str, str]) -> _Error:
     """A copy of an error whose fields are spelled as `names` says: `{"top_p": "--top-p"}`."""
+    changed = copy(error)
+    if isinstance(error, UsageError):
+        changed.where = names.get(error.where, error.where)
+    changed.where = spelled_text(changed.where, names)
+    changed.problem = spelled_text(error.problem, names)
+    changed.hint = spelled_text(error.hint, names)
+    return changed
+
+
+def spelled_text(text: str, names: Mapping[str, str]) -> str:
+    """Text with its `` `fields` `` spelled as `names` says; others stay as they are."""
 
     def spell(match: re.Match[str]) -> str:
         name, value = match.groups()
@@ -60,13 +71,7 @@ def spelled(error: _Error, names: Mapping[str, str]) -> _Error:
         joined = " " if names[name].startswith("-") else "="  # or it is an environment variable
         return names[name] if value is None else f"{names[name]}{joined}{value}"
 
-    changed = copy(error)
-    if isinstance(error, UsageError):
-        changed.where = names.get(error.where, error.where)
-    changed.where = _FIELD.sub(spell, changed.where)
-    changed.problem = _FIELD.sub(spell, error.problem)
-    changed.hint = _FIELD.sub(spell, error.hint)
-    return changed
+    return _FIELD.sub(spell, text)
 
 
 def one_message(problems: Sequence[str]) -> str:

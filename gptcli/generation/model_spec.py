@@ -91,7 +91,7 @@ class ModelSpec:
     seed: Annotated[
         int | None,
         Option(
-            "Same seed, same text; a fresh one without it (see --stats).",
+            "Same seed, same text; a fresh one without it (see `stats`).",
             SAMPLING,
             metavar="N",
             ge=0,

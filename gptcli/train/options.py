@@ -1,13 +1,13 @@
 """Training options, their defaults and limits."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from gptcli.core.errors import UsageError
+from gptcli.core.options import SEEDS, Argument, Option, check
 from gptcli.model.config import GPTConfig
-from gptcli.train.text_files import TextSource
+from gptcli.train.text_files import TextSource, parse_source
 
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
@@ -41,59 +41,92 @@ SIZES = {
 SizeName = Literal["tiny", "small", "medium", "large"]
 
 
+# The groups that the options are listed in.
+MODEL, DATA, LENGTH, MACHINE = "Model", "Data", "Length", "Machine"
+OPTIMIZER, CHECKS = "Optimizer", "Validation and checkpoints"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """How to train; the one home of these defaults.
+    """How to train.
 
     Attributes:
-        steps: optimizer steps; 0 follows from the recipe's epochs.
-        batch_size: rows of one context each, a step, over all processes.
-        accumulate: parts that a process's share of a batch is computed in, to save memory.
+        steps: 0 follows from the recipe's epochs.
+        batch_size: over all processes.
         optimizer: adamw, or muon for the matrices inside the blocks.
-        lr: the highest learning rate.
-        min_lr: the last learning rate, as a share of `lr`.
-        warmup: steps until the highest learning rate, at most a tenth of all.
-        weight_decay: of matrices; biases and norms have none.
-        beta1: AdamW's memory of the gradient.
-        beta2: AdamW's memory of its square.
-        clip: the largest norm of the gradient; 0 for none.
-        average: decay of the running average of the weights that is kept; 0 for none.
+        warmup: at most a tenth of all steps.
+        beta1: AdamW's decay of the mean of gradients.
+        beta2: AdamW's decay of the mean of their squares.
+        average: decay of the running average of the weights.
         seed: of initialisation, dropout, order and mixture.
-        precision: of matrix products; auto is bfloat16 where the processor has it.
-        attention_dropout: whether dropout reaches into the attention too (slow on a CPU).
-        eval_every: steps between validations.
-        patience: validations without a new best before stopping; 0 never stops early.
-        save_every: steps between writes of the state.
+        precision: auto is bfloat16 where the processor has it.
     """
 
-    steps: int = 0
-    batch_size: int = 16
-    accumulate: int = 1
-    optimizer: OptimizerName = "adamw"
-    lr: float = 1e-3
-    min_lr: float = 0.05
-    warmup: int = 100
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip: float = 1.0
-    average: float = 0.0
-    seed: int = 0
-    precision: Precision = "auto"
-    attention_dropout: bool = True
-    eval_every: int = 200
-    patience: int = 0
-    save_every: int = 100
+    steps: Annotated[
+        int, Option("Optimizer steps; 0 follows `epochs`.", LENGTH, metavar="N", ge=0)
+    ] = 0
+    batch_size: Annotated[
+        int,
+        Option(
+            "Sequences of one context length a step, in all.",
+            LENGTH,
+            short="-b",
+            metavar="N",
+            ge=1,
+        ),
+    ] = 16
+    accumulate: Annotated[
+        int, Option("Parts that a batch is computed in, to save memory.", LENGTH, metavar="N", ge=1)
+    ] = 1
+    optimizer: Annotated[OptimizerName, Option("muon learns more a step.", OPTIMIZER)] = "adamw"
+    lr: Annotated[float, Option("Highest learning rate.", OPTIMIZER, metavar="X", gt=0, lt=10)] = (
+        1e-3
+    )
+    min_lr: Annotated[
+        float,
+        Option("Last learning rate, as a share of `lr`.", OPTIMIZER, metavar="X", ge=0, lt=1),
+    ] = 0.05
+    warmup: Annotated[
+        int, Option("Steps until the highest learning rate.", OPTIMIZER, metavar="N", ge=0)
+    ] = 100
+    weight_decay: Annotated[
+        float, Option("Of matrices; biases and norms have none.", OPTIMIZER, metavar="X", ge=0)
+    ] = 0.1
+    beta1: Annotated[float, Option("AdamW's beta1.", OPTIMIZER, metavar="X", ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Option("AdamW's beta2.", OPTIMIZER, metavar="X", ge=0, lt=1)] = 0.95
+    clip: Annotated[
+        float, Option("Largest norm of the gradient; 0: any.", OPTIMIZER, metavar="X", ge=0)
+    ] = 1.0
+    average: Annotated[
+        float,
+        Option(
+            "Decay of a running average of the weights, which is kept; 0: none.",
+            OPTIMIZER,
+            metavar="X",
+            ge=0,
+            lt=1,
+        ),
+    ] = 0.0
+    seed: Annotated[int, Option("Same seed, same model.", LENGTH, metavar="N", ge=0, lt=SEEDS)] = 0
+    precision: Annotated[Precision, Option("Of matrix products.", MACHINE)] = "auto"
+    attention_dropout: Annotated[
+        bool, Option("Dropout in the attention too; without it a CPU is faster.", OPTIMIZER)
+    ] = True
+    eval_every: Annotated[int, Option("Steps between validations.", CHECKS, metavar="N", ge=1)] = (
+        200
+    )
+    patience: Annotated[
+        int,
+        Option(
+            "Validations without a new best before stopping; 0: never.", CHECKS, metavar="N", ge=0
+        ),
+    ] = 0
+    save_every: Annotated[int, Option("Steps between checkpoints.", CHECKS, metavar="N", ge=1)] = (
+        100
+    )
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate", "eval_every", "save_every"):
-            _require(name, getattr(self, name), 1)
-        for name in ("steps", "warmup", "patience", "seed", "weight_decay", "clip"):
-            _require(name, getattr(self, name), 0)
-        for name in ("min_lr", "beta1", "beta2", "average"):
-            _require(name, getattr(self, name), 0, 1)
-        if not 0 < self.lr < 10:
-            raise UsageError("--lr", f"must be above 0 and below 10, got {self.lr}")
+        check(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,49 +135,71 @@ class Recipe:
 
     Attributes:
         sources: texts and their weights.
-        directory: of the model; made if it is not there.
+        directory: made if it is not there.
         config: the shape; its vocab_size and tokenizer follow from the tokenizer in the end.
-        tokenizer: tiktoken's name of one to use; None trains one of config.vocab_size tokens.
-        valid: text to validate on; None holds out `valid_share` of the documents of each source.
-        valid_share: of the documents.
-        fold_quotes: typographic quotation marks and dashes become plain ones, in all texts.
+        tokenizer: None trains one of config.vocab_size tokens.
+        valid: None holds out `valid_share` of the documents of each source.
         initialisation: the book's, GPT-2's, or GPT-2's where the head is tied.
-        init_from: a model, as `gptcli.checkpoint.resolve.resolve` knows it, whose weights, shape
-            and tokenizer take the place of config, tokenizer and initialisation.
-        context_length: instead of that model's, at most as many; those behind are cut.
-        drop_rate: instead of that model's.
-        weights_dtype: of the file of weights.
-        epochs: how often the texts are read, if steps are not given.
-        threads: of the processor; None is PyTorch's choice. Other sums of floats may come out
-            of another number of threads.
+        init_from: its weights, shape and tokenizer take the place of config, tokenizer and
+            initialisation.
+        context_length: of `init_from` at most as many; the positions behind are cut.
+        threads: None is PyTorch's choice; another number of threads may round sums otherwise.
     """
 
-    sources: tuple[TextSource, ...]
-    directory: Path
+    sources: Annotated[
+        tuple[TextSource, ...],
+        Argument(
+            "Text files, plain or gzip, with <|endoftext|> lines between documents. FILE@2 is read"
+            " twice as often as its size says; FILE@1:0 less and less towards the end.",
+            metavar="TEXT...",
+            parse=parse_source,
+        ),
+    ]
+    directory: Annotated[
+        Path,
+        Option("The model directory to make.", MODEL, short="-o", metavar="DIR", name="output"),
+    ]
     config: GPTConfig = field(default_factory=lambda: SIZES["small"])
-    tokenizer: str | None = None
-    valid: Path | None = None
-    valid_share: float = 0.02
-    fold_quotes: bool = False
-    initialisation: Initialisation = "auto"
-    init_from: str | None = None
-    context_length: int | None = None
-    drop_rate: float | None = None
-    weights_dtype: WeightsDtype = "float32"
-    epochs: float = 10.0
-    threads: int | None = None
+    init_from: Annotated[
+        str | None,
+        Option(
+            "Begin from this model's weights, shape and tokenizer: fine-tuning.",
+            MODEL,
+            short=("--model", "-m"),
+            metavar="TARGET",
+        ),
+    ] = None
+    context_length: Annotated[
+        int | None, Option("Context, instead of the shape's.", MODEL, metavar="N", ge=1)
+    ] = None
+    drop_rate: Annotated[
+        float | None, Option("Dropout, instead of the shape's.", MODEL, metavar="X", ge=0, le=1)
+    ] = None
+    tokenizer: Annotated[
+        str | None,
+        Option("Use this tiktoken encoding and train none.", MODEL, metavar="NAME"),
+    ] = None
+    initialisation: Annotated[
+        Initialisation, Option("auto: GPT-2's if tied, else the book's.", MODEL)
+    ] = "auto"
+    weights_dtype: Annotated[WeightsDtype, Option("Dtype of the weight file.", MODEL)] = "float32"
+    valid: Annotated[Path | None, Option("Text to validate on.", DATA, metavar="FILE")] = None
+    valid_share: Annotated[
+        float,
+        Option(
+            "Documents held out without `valid`, as a share of 1.", DATA, metavar="X", gt=0, lt=1
+        ),
+    ] = 0.02
+    fold_quotes: Annotated[bool, Option("Make typographic quotes and dashes plain.", DATA)] = False
+    epochs: Annotated[
+        float, Option("How often the texts are read.", LENGTH, metavar="X", gt=0, lt=1e6)
+    ] = 10.0
+    threads: Annotated[
+        int | None, Option("CPU threads; PyTorch's choice without it.", MACHINE, metavar="N", ge=1)
+    ] = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.valid_share < 1:
-            raise UsageError("--valid-share", f"must be inside (0, 1), got {self.valid_share}")
-        if not 0 < self.epochs < 1e6:
-            raise UsageError("--epochs", f"must be above 0, got {self.epochs}")
+        check(self)
         for moment in ("start", "end"):
             if not any(getattr(source, moment) for source in self.sources):
-                raise UsageError("TEXT", f"all weights are 0 at the {moment} of the training")
-
-
-def _require(name: str, value: float, least: float, below: float = math.inf) -> None:
-    if not least <= value < below:
-        expected = f"at least {least}" if below == math.inf else f"in [{least}, {below})"
-        raise UsageError(f"--{name.replace('_', '-')}", f"must be {expected}, got {value}")
+                raise UsageError("sources", f"all weights are 0 at the {moment} of the training")

@@ -74,7 +74,7 @@ def start(
         RunError: it cannot be had, or needs too much memory.
     """
     if recipe.init_from is not None:
-        return _from_base(recipe, resolve(recipe.init_from, option="--init-from"))
+        return _from_base(recipe, resolve(recipe.init_from, option="init_from"))
     tokenizer = _new_tokenizer(recipe, documents, group, keep=keep)
     config = _new_config(recipe, tokenizer)
     model = initialised(config, seed, recipe.initialisation)
@@ -130,11 +130,11 @@ def _new_config(recipe: Recipe, tokenizer: Tokenizer) -> GPTConfig:
 def _from_base(recipe: Recipe, target: Target) -> StartingPoint:
     if target.weights is None:
         problem = f"{shown(target.name)} has no weights to begin from"
-        raise UsageError("--init-from", problem, "Leave it out for new weights")
+        raise UsageError("init_from", problem, "Leave it out for new weights")
     folder = target.weights.parent
     if folder.resolve() == recipe.directory.resolve():
-        problem = f"{shown(target.name)} is where --output would write"
-        raise UsageError("--init-from", problem, "Name another directory")
+        problem = f"{shown(target.name)} is what `directory` names"
+        raise UsageError("init_from", problem, "Name another directory")
     model = _loaded(recipe, target)
     config = model.config
     name, size = config.tokenizer, config.vocab_size
@@ -156,8 +156,8 @@ def _loaded(recipe: Recipe, target: Target) -> GPTModel:
     if wanted is None:
         return model
     if wanted > held:
-        problem = f"{wanted:,} is more than the {held:,} of --init-from {shown(target.name)}"
-        raise UsageError("--context-length", problem)
+        problem = f"{wanted:,} is more than the {held:,} of `init_from` {shown(target.name)}"
+        raise UsageError("context_length", problem)
     places = model.pos_emb.weight.detach()[:wanted].clone()
     model.pos_emb = nn.Embedding.from_pretrained(places, freeze=False)
     model.config = replace(model.config, context_length=wanted)
@@ -285,8 +285,8 @@ def _check(
 ) -> None:
     parts = settings.accumulate * group.size
     if settings.batch_size % parts:
-        wanted = f"expected a multiple of {parts}, which is --accumulate times the processes"
-        raise UsageError("--batch-size", f"cannot be split ({settings.batch_size}, {wanted})")
+        wanted = f"expected a multiple of {parts}, which is `accumulate` times the processes"
+        raise UsageError("batch_size", f"cannot be split ({settings.batch_size}, {wanted})")
     tokens = sum(source.tokens for source in sources)
     if tokens <= config.context_length:
         found = f"{tokens:,} tokens, expected more than the context of {config.context_length:,}"

@@ -61,7 +61,7 @@ def parse_source(argument: str) -> TextSource:
         numbers = []
     if len(numbers) not in {1, 2} or not all(0 <= number < 1e6 for number in numbers):
         expected = "expected FILE@WEIGHT or FILE@START:END with weights of 0 or more"
-        raise UsageError("TEXT", f'"{shown(argument)}" ({expected})')
+        raise UsageError("sources", f'"{shown(argument)}" ({expected})')
     return TextSource(Path(name), numbers[0], numbers[-1])
 
 

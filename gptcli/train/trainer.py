@@ -172,7 +172,7 @@ class Training:
         limit = self.settings.clip or float("inf")
         norm = float(nn.utils.clip_grad_norm_(self._model.parameters(), limit))
         if not np.isfinite(norm):
-            hint = "Lower --lr, or train with --precision float32"
+            hint = "Lower `lr`, or train with `precision=float32`"
             raise RunError("train", f"the gradient is not finite at step {step + 1:,}", hint)
 
     def _validate(self) -> tuple[float, bool]:

@@ -30,7 +30,8 @@ from gptcli.batch.runner import InterruptedJobError
 from gptcli.batch.worker import Answerer
 from gptcli.checkpoint.load import load_model
 from gptcli.checkpoint.resolve import resolve
-from gptcli.cli.clustering import cluster_plan
+from gptcli.cli.clustering import ClusterOptions
+from gptcli.cli.model_options import ModelOptions
 from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.engine.fast import FastGPT
 from gptcli.sampling.params import SamplingParams
@@ -281,13 +282,13 @@ def test_an_error_travels_whole(kind: type[RunError]) -> None:
 def test_a_missing_ray_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"gptcli\[ray\]"):
-        cluster_plan("ray", 2, None, None, device="cpu", threads=None)
+        ClusterOptions(engine="ray", workers=2).plan(ModelOptions())
 
 
 def test_options_of_a_cluster_need_one() -> None:
-    with pytest.raises(UsageError, match="--workers: needs --engine ray"):
-        cluster_plan(None, 2, None, None, device="cpu", threads=None)
-    assert cluster_plan(None, None, None, None, device="cpu", threads=None) is None
+    with pytest.raises(UsageError, match="workers: needs `engine=ray`"):
+        ClusterOptions(workers=2)
+    assert ClusterOptions().plan(ModelOptions()) is None
 
 
 def test_a_gpu_for_each_worker_needs_a_device_that_uses_it(
@@ -295,7 +296,7 @@ def test_a_gpu_for_each_worker_needs_a_device_that_uses_it(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     pytest.importorskip("ray", reason="needs Ray, the extra `ray`")
-    with pytest.raises(UsageError, match="--device cuda"):
-        cluster_plan("ray", 2, None, 0.5, device="cpu", threads=None)
-    plan = cluster_plan("ray", 2, None, None, device="cuda", threads=3)
+    with pytest.raises(UsageError, match="device=cuda"):
+        ClusterOptions(engine="ray", workers=2, num_gpus_per_worker=0.5).plan(ModelOptions())
+    plan = ClusterOptions(engine="ray", workers=2).plan(ModelOptions(device="cuda", threads=3))
     assert plan == ClusterPlan(workers=2, gpus=1.0, threads=3)

@@ -197,7 +197,7 @@ def test_positions_can_be_cut_and_dropout_changed(tmp_path: Path, base: Path, te
     assert (block.att.drop_rate, block.drop_shortcut.p) == (0.3, 0.3)
     list(job.training.run())
     assert finish(job, []) > 0
-    with pytest.raises(UsageError, match="--context-length: 17 is more than the 16 of --init-from"):
+    with pytest.raises(UsageError, match="context_length: 17 is more than the 16 of `init_from`"):
         job_from(base, tmp_path / "longer", text, context_length=17)
     assert not (tmp_path / "longer").exists()
 

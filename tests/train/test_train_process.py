@@ -161,7 +161,7 @@ def test_a_directory_that_holds_a_model_is_not_overwritten(tmp_path: Path, text:
         (["missing.txt"], 3, "missing.txt: no such file"),
         (["TEXT@x"], 2, "expected FILE@WEIGHT or FILE@START:END"),
         (["TEXT@1:0"], 2, "all weights are 0 at the end"),
-        (["TEXT", "--lr", "0"], 2, "--lr: must be above 0"),
+        (["TEXT", "--lr", "0"], 2, "--lr: must be a number > 0 and < 10, got 0.0"),
         (["TEXT", "--plot", "curve.gif"], 2, "--plot: must end in .svg or .png"),
         (["TEXT", "--valid-share", "1"], 2, "--valid-share"),
         (["TEXT", "--config", "missing.yaml"], 3, "missing.yaml"),

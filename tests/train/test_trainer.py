@@ -211,7 +211,7 @@ def test_text_shorter_than_a_context_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path, text: Path) -> None:
-    with pytest.raises(UsageError, match="--batch-size"):
+    with pytest.raises(UsageError, match="batch_size"):
         job_in(tmp_path, text, replace(SETTINGS, accumulate=3))
 
 

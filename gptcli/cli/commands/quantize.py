@@ -4,49 +4,50 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from gptcli.checkpoint.header import read_headers
 from gptcli.checkpoint.quantized import stored_width
-from gptcli.cli import options as o
+from gptcli.cli.command import CommandFunction, Only
+from gptcli.cli.common import JOB, Json, Quiet, Target, with_target
 from gptcli.cli.model_options import ModelOptions
 from gptcli.cli.render import console
 from gptcli.core.atomic import write_atomically
 from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.files import read_bounded
+from gptcli.core.options import Option
+from gptcli.generation.model_spec import Width
 from gptcli.version import __version__
 
 if TYPE_CHECKING:
-    from gptcli.checkpoint.resolve import Target
+    from gptcli.checkpoint.resolve import Target as ModelTarget
 
 SCHEMA = "gptcli.quantize/1"
 CARD, ORIGINAL_CARD = "MODEL_CARD.md", "ORIGINAL_CARD.md"
 _TOKENIZER = "tokenizer.tiktoken"
 _MAX_CARD = 1 << 20
-_OUT = "Where the model goes: a directory that is new, or empty."
-_WIDTH = "Bits of a weight; int4 keeps embedding and head at 8."
 
 
+@CommandFunction
 def quantize(
     model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="A preset, a model directory or a .safetensors file; the built-in model where "
-            "nothing is named.",
-            show_default=False,
+        ModelOptions,
+        Only("model", "config", "weights", "offline", "check_finite", "threads"),
+    ],
+    output: Annotated[
+        Path,
+        Option(
+            "Where the model goes: a directory that is new, or empty.",
+            JOB,
+            short="-o",
+            metavar="DIR",
         ),
-    ] = None,
-    output: Annotated[Path | None, o.option("Job", _OUT, "--output", "-o", metavar="DIR")] = None,
-    width: Annotated[o.Widths | None, o.option("Job", _WIDTH, "--quantize")] = None,
-    config: o.Config = None,
-    weights: o.Weights = None,
-    offline: o.Offline = False,
-    check_finite: o.CheckFinite = True,
-    threads: o.Threads = None,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
+    ],
+    quantize: Annotated[
+        Width, Option("Bits of a weight; int4 keeps embedding and head at 8.", JOB)
+    ],
+    target: Target = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a model with its weights rounded: a half or a quarter of the bytes.
 
@@ -55,30 +56,17 @@ def quantize(
     float32 weights are read and rounded.
     """
     console.Settings.quiet = quiet
-    if output is None or width is None:
-        raise UsageError("--output" if output is None else "--quantize", "is needed")
+    options = replace(with_target(model, target), quantize=quantize)
     _refuse_filled(output)
-    options = ModelOptions(
-        model=model,
-        config=config,
-        weights=weights,
-        offline=offline,
-        seed=None,
-        device="cpu",
-        dtype="float32",
-        threads=threads,
-        check_finite=check_finite,
-        quantize=width,
-    )
-    target = options.target()
-    before = _size(target)
-    _write(options, target, output, width)
+    found = options.target()
+    before = _size(found)
+    _write(options, found, output, quantize)
     after = (output / "model.safetensors").stat().st_size
     if json:
-        document = {"schema": SCHEMA, "directory": str(output), "width": width}
+        document = {"schema": SCHEMA, "directory": str(output), "width": quantize}
         console.print_json({**document, "bytes": after, "original_bytes": before})
     else:
-        sizes = f"{after:,} bytes of {width} weights, {after / before:.1%} of the original's"
+        sizes = f"{after:,} bytes of {quantize} weights, {after / before:.1%} of the original's"
         console.notice(f"wrote {shown(output)} ({sizes})")
 
 
@@ -89,10 +77,10 @@ def _refuse_filled(output: Path) -> None:
         raise RunError(shown(output), error.strerror or str(error)) from None
     if filled:
         hint = "Remove it, or name another"
-        raise UsageError(f"--output {shown(output)}", "is there already, and not empty", hint)
+        raise UsageError("output", f"{shown(output)} is there already, and not empty", hint)
 
 
-def _size(target: "Target") -> int:
+def _size(target: "ModelTarget") -> int:
     """Bytes of the weight files, which are there and not quantised yet."""
     if target.weights is None:
         raise InputError(shown(target.name), "has no weights to quantise")
@@ -101,7 +89,7 @@ def _size(target: "Target") -> int:
     return sum(header.size for header in read_headers(target.weights))
 
 
-def _write(options: ModelOptions, target: "Target", output: Path, width: o.Widths) -> None:
+def _write(options: ModelOptions, target: "ModelTarget", output: Path, width: Width) -> None:
     """Weights and config come last: without them it is no model directory."""
     model = options.load(target, 0)
     from gptcli.checkpoint.load import save_quantized
@@ -128,7 +116,7 @@ def _make(directory: Path) -> None:
         raise RunError(shown(directory), f"cannot be made ({why})") from None
 
 
-def _card(target: "Target", width: str) -> str:
+def _card(target: "ModelTarget", width: str) -> str:
     name = shown(Path(target.name).name)
     lines = [
         "---",
