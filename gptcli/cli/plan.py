@@ -62,6 +62,13 @@ class Plan:
             ge=1,
         ),
     ] = None
+    wrap: Annotated[
+        bool,
+        Option(
+            "Break lines between words on a terminal, where a paragraph is then copied as lines.",
+            OUTPUT,
+        ),
+    ] = True
     stats: Annotated[bool, Option("Seed, counts and speed on stderr.", OUTPUT)] = False
     raw: Annotated[bool, Option("Send control characters to the terminal as they are.", OUTPUT)] = (
         False

@@ -140,4 +140,5 @@ def _view(job: Run, plan: Plan) -> View:
         return TableView(job.tokenizer)
     if plan.show is not None:
         console.notice(legend())
-    return TextView(job.text if plan.echo else "", plan.raw, plan.show is not None)
+    prompt = job.text if plan.echo else ""
+    return TextView(prompt, plan.raw, plan.show is not None, plan.wrap)

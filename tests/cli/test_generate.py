@@ -252,6 +252,7 @@ def test_a_dry_run_reads_no_weights(run: Run, model: Path, tmp_path: Path) -> No
     code, out, err = run("A", "-c", config, "--dry-run", "--json", "-n", 1000, named=False)
     assert (code, err) == (0, "")
     facts = json.loads(out)
+    assert facts["schema"] == "gptcli.dry-run/1"
     assert (facts["prompt_tokens"], facts["context_length"]) == (1, SIZE + 2)
     assert facts["max_new_tokens"] == SIZE + 2
     assert facts["weights_bytes"] == 4 * facts["parameters"]

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
 
+import pyte
 import pytest
 import torch
 from emission import (
@@ -56,13 +57,26 @@ def test_a_pipe_gets_the_exact_bytes(hostile: Path) -> None:
 
 
 def test_a_terminal_gets_no_forbidden_byte_and_the_same_text(hostile: Path) -> None:
-    done = on_terminal(*arguments(hostile, len(HOSTILE), "--color", "never"), size=(5, 20))
+    asked = arguments(hostile, len(HOSTILE), "--color", "never", "--no-wrap")
+    done = on_terminal(*asked, size=(5, 20))
     assert done.code == 0
     text = done.out.replace(b"\r\x1b[2K", b"")  # what clears our own "loading" line
     assert forbidden(text) == []
     for whole in ("[red]x[/INST] :smile:", "naïve 東京 🙂", "g" * 200, r"\x1b]52;c;aGk=\x07"):
         assert whole in text.decode()
     assert r"\u202eabc\u2066" in text.decode()
+
+
+def test_a_terminal_shows_the_text_in_lines_of_whole_words(hostile: Path) -> None:
+    done = on_terminal(*arguments(hostile, len(HOSTILE)), size=(60, 40))
+    screen = pyte.Screen(40, 60)
+    screen.set_mode(pyte.modes.LNM)  # the terminal's newlines are untranslated
+    pyte.ByteStream(screen).feed(done.out)
+    lines = [line.rstrip() for line in screen.display]
+    assert r"[red]x[/INST] :smile: \u202eabc\u2066" in lines
+    text = "A" + visible(HOSTILE.decode())
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert max(map(len, lines)) <= 39
 
 
 def test_json_is_one_ascii_line_with_the_exact_text(hostile: Path) -> None:
@@ -97,7 +111,7 @@ def test_a_directory_that_transformers_saved_gives_transformers_text(
     text = load_tokenizer("gpt2", tmp_path).decode(expected.tolist())
     asked = ["generate", "Hello, I am", "-m", tmp_path, "-n", "40", "--greedy", "--ignore-eos"]
     assert run(*asked) == (0, text.encode() + b"\n", b"")
-    seen = on_terminal(*asked, NO_COLOR="1").out.decode()
+    seen = on_terminal(*asked, "--no-wrap", NO_COLOR="1").out.decode()
     assert seen.partition("\r\x1b[2K")[2] == visible(text) + "\n"
 
 

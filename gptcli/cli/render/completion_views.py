@@ -35,15 +35,16 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextView:
-    """The exact text; on a terminal prompt and completion in different styles."""
+    """The exact text; on a terminal prompt and completion in different styles, and wrapped."""
 
     prompt: str
     raw: bool = False
     by_probability: bool = False
+    wraps: bool = True
 
     def show(self, completion: "Completion", sample: int) -> None:
         """Write pieces as they come, and end the line whatever happens."""
-        output = console.Output(raw=self.raw, colored=self.by_probability)
+        output = console.Output(raw=self.raw, colored=self.by_probability, wraps=self.wraps)
         try:
             output.write(self.prompt, PROMPT_STYLE)
             for piece in completion:

@@ -15,7 +15,7 @@ import select
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -26,7 +26,8 @@ from gptcli.core.escape import shown, visible
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
     from rich.console import Console
-    from rich.style import Style
+
+    from gptcli.cli.render.word_wrap import WordWrap
 
 ColorChoice = Literal["auto", "always", "never"]
 MAX_LINES = 20
@@ -53,17 +54,23 @@ class Output:
     """Model text on standard output, written and flushed piece by piece.
 
     On a pipe, and with `raw`, the exact text. On a terminal a Rich segment, which Rich neither
-    wraps nor interprets, with control characters made visible. With `colored` the styles are
-    what was asked for, so `--color always` takes them through a pipe.
+    wraps nor interprets, with control characters made visible; with `wraps`, lines are broken
+    between words. With `colored` the styles are what was asked for, so `--color always` takes
+    them through a pipe.
     """
 
-    def __init__(self, *, raw: bool = False, colored: bool = False) -> None:
+    def __init__(self, *, raw: bool = False, colored: bool = False, wraps: bool = False) -> None:
         self._stream = sys.stdout
         styled = is_terminal(sys.stdout) or (colored and wants_color(sys.stdout))
         self._console = rich_console(sys.stdout) if styled and not raw else None
+        self._wrap: WordWrap | None = None
+        if wraps and self._console and is_terminal(sys.stdout) and not _is_dumb():
+            from gptcli.cli.render import word_wrap
+
+            self._wrap = word_wrap.WordWrap(terminal_columns)
         self._ends_line = False
 
-    def write(self, text: str, style: "str | Style | None" = None) -> None:
+    def write(self, text: str, style: str = "") -> None:
         """Write a piece of text at once; `style` is for the terminal only."""
         if not text:
             return
@@ -71,8 +78,10 @@ class Output:
         if self._console is None:
             self._stream.write(text)
             self._stream.flush()
+        elif self._wrap is None:
+            _send(self._console, [(visible(text), style)])
         else:
-            _send(self._console, text, style)
+            _send(self._console, self._wrap.feed(visible(text), style))
 
     def end(self) -> None:
         """End the text: one newline, if it lacks one."""
@@ -172,6 +181,13 @@ def width() -> int:
     return usable(shutil.get_terminal_size((100, 24)).columns)
 
 
+def terminal_columns() -> int:
+    """The terminal's width at this moment, for a text that is still being written."""
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stdout.fileno()).columns or width()
+    return width()
+
+
 def usable(columns: int) -> int:
     """The nearest width that a table can be laid out in."""
     return max(MIN_WIDTH, min(columns, MAX_WIDTH))
@@ -209,20 +225,22 @@ def _say(text: str, style: str, label: str = "") -> None:
         return
     if wants_color(sys.stderr):
         console = rich_console(sys.stderr)
-        _send(console, label, "bold red")
-        _send(console, text + "\n", style)
+        _send(console, [(label, "bold red"), (visible(text) + "\n", style)])
     else:
         sys.stderr.write(label + visible(text) + "\n")
         sys.stderr.flush()
 
 
-def _send(console: "Console", text: str, style: "str | Style | None") -> None:
-    # A segment goes through as it is. Console.out would expand tabs and drop blanks that
-    # stand past the width.
+def _send(console: "Console", pieces: Iterable[tuple[str, str]]) -> None:
+    """Print texts that are safe to send, each in a style.
+
+    As segments, which go through as they are: Console.out would expand tabs and drop blanks that
+    stand past the width.
+    """
     from rich.segment import Segment, Segments  # as above
 
-    segment = Segment(visible(text), console.get_style(style or ""))
-    console.print(Segments([segment]), end="", soft_wrap=True)
+    segments = [Segment(text, console.get_style(style)) for text, style in pieces]
+    console.print(Segments(segments), end="", soft_wrap=True)
 
 
 class ReaderGone(SystemExit):

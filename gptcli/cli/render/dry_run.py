@@ -1,4 +1,8 @@
-"""What `generate` would do: tokens, room and memory, with no weights read and no torch."""
+"""What `generate` would do: tokens, room and memory, with no weights read and no torch.
+
+The JSON has the schema "gptcli.dry-run/1": model, prompt_tokens, context_length, max_new_tokens (as
+many as fit), end_of_context (in words), parameters, weights_bytes, cache_bytes, dtype.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +15,8 @@ if TYPE_CHECKING:
     from gptcli.checkpoint.resolve import Target
     from gptcli.model.config import GPTConfig
 
+SCHEMA = "gptcli.dry-run/1"
+
 
 def show_dry_run(
     target: "Target", params: SamplingParams, ids: list[int] | None, *, dtype: str, plan: Plan
@@ -18,13 +24,13 @@ def show_dry_run(
     """Print the forecast as a table, or as JSON.
 
     Raises:
-        InputError: there is no config to reckon with.
+        InputError: there is no config to compute from.
     """
     if target.config is None or ids is None:
         raise InputError(target.name, "no config beside the weights", "Name one with --config")
     facts = forecast(target.name, target.config, params, len(ids), dtype, plan)
     if plan.json:
-        console.print_json(facts)
+        console.print_json({"schema": SCHEMA, **facts})
         return
     from gptcli.cli.render.table import Report
 

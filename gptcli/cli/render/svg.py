@@ -57,7 +57,7 @@ class Picture:
             highlight=False,
         )
 
-    def write(self, text: str, style: str | None = None) -> None:
+    def write(self, text: str, style: str = "") -> None:
         """Add a piece of text."""
         self._console.out(visible(text), style=style, highlight=False, end="")
 

@@ -34,7 +34,7 @@ class Canvas(Protocol):
 
     width: int
 
-    def write(self, text: str, style: str | None = None) -> None:
+    def write(self, text: str, style: str = "") -> None:
         """Add a piece of text."""
 
 
@@ -128,12 +128,12 @@ class Report:
         """Lines of (text, style) pieces, as they are: whoever calls knows the width."""
         for line in lines:
             for text, style in line:
-                self._output.write(text, style or None)
+                self._output.write(text, style)
             self._output.write("\n")
 
     def _write(self, lines: Iterable[tuple[str, str]]) -> None:
         for style, group in groupby(lines, key=lambda line: line[1]):
-            self._output.write("".join(f"{text}\n" for text, _ in group), style or None)
+            self._output.write("".join(f"{text}\n" for text, _ in group), style)
 
 
 def thinned(rows: Sequence[Row], *, details: bool = False, most: int = 14) -> list[Row]:
