@@ -1,8 +1,7 @@
-"""The header of a safetensors file, checked before anything of it is believed.
+"""Parse and check the headers of safetensors files and the index of their shards.
 
-Reads headers and shard indexes only, never tensor data, whatever the size of the file. Knows
-no names of tensors, no model and no torch. Stricter than the format: what passes here, the
-safetensors library accepts.
+Nothing of a header is believed before it is checked, and no tensor data is read, whatever the size
+of the file. What passes here, the safetensors library accepts too.
 """
 
 import os
@@ -12,8 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gptcli.checkpoint.impostors import impostor
-from gptcli.core.errors import InputError, one_message
+from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
 from gptcli.core.files import decode_utf8, open_regular, read_bounded, read_exactly, strict_json
 
@@ -30,6 +28,36 @@ DTYPE_BITS = {
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 }  # fmt: skip
 _FIELDS = {"dtype", "shape", "data_offsets"}
+
+_PICKLE = (
+    "this is a PyTorch pickle; gptcli reads only safetensors and never unpickles",
+    "Save the model as safetensors",
+)
+_PAGE = ("this is a web page, not weights", "Download the file itself")
+_PACKED = "Unpack it first"
+
+# What else a file can be: how it begins, what it is, what to do.
+_OTHER_KINDS: tuple[tuple[bytes, tuple[str, str]], ...] = (
+    (
+        b"version https://git-lfs",
+        ("this is a Git LFS pointer, not weights", 'Run "git lfs pull"'),
+    ),
+    (b"<!doctype html", _PAGE),
+    (b"<html", _PAGE),
+    (b"<?xml", ("this is XML, perhaps a server's error, not weights", "Download it again")),
+    (b"pk\x03\x04", _PICKLE),  # torch.save writes a ZIP around its pickle
+    (b"\x80\x02", _PICKLE),
+    (b"\x80\x03", _PICKLE),
+    (b"\x80\x04", _PICKLE),
+    (b"\x80\x05", _PICKLE),
+    (b"gguf", ("this is a GGUF file of llama.cpp", "gptcli reads only safetensors")),
+    (b"\x1f\x8b", ("this is a gzip archive", _PACKED)),
+    (b"\x28\xb5\x2f\xfd", ("this is a Zstandard archive", _PACKED)),
+    (b"\xfd7zxz", ("this is an xz archive", _PACKED)),
+    (b"\x93numpy", ("this is a NumPy array", "gptcli reads only safetensors")),
+    (b"\x89hdf", ("this is an HDF5 file, as TensorFlow saves", "gptcli reads only safetensors")),
+    (b"{", ("this is JSON, not weights", "A config goes to --config")),
+)
 
 Stamp = tuple[int, int, int, int]
 
@@ -115,9 +143,9 @@ def _header_length(fd: int, size: int, path: Path) -> int:
     """Bytes of the JSON, believed only if the file can hold it and it begins as it must."""
     first = read_exactly(fd, 512, 0)
     length = int.from_bytes(first[:8], "little")
-    if size >= 10 and 2 <= length <= min(size - 8, MAX_HEADER) and first[8:9] == b"{":
+    if size >= 10 and 2 <= length <= min(size - 8, MAX_HEADER) and _begins_json(first[8:]):
         return length
-    if found := impostor(first):
+    if found := _other_kind(first):
         raise InputError(shown(path), *found)
     if MAX_HEADER >= length > size - 8:
         _refuse_short(path, 8 + length, size)
@@ -128,6 +156,19 @@ def _header_length(fd: int, size: int, path: Path) -> int:
         most = f", expected at most {MAX_HEADER}" if length <= size - 8 else ""
         problem = f"header declares {length} bytes, file has {size}{most}"
     raise InputError(shown(path), problem)
+
+
+def _begins_json(text: bytes) -> bool:
+    """The format wants the brace first; some writers put spaces there, which libraries read."""
+    return text.lstrip(b" \t\r\n").startswith(b"{")
+
+
+def _other_kind(first: bytes) -> tuple[str, str] | None:
+    """The first bytes of a file → what it is and what to do, or None if that is not clear."""
+    if not first:
+        return "the file is empty", "Download it again"
+    text = first.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
+    return next((found for begin, found in _OTHER_KINDS if text.startswith(begin)), None)
 
 
 def _bounded_json(text: str, path: Path) -> dict[str, Any]:
@@ -152,6 +193,8 @@ def _twice(_line: int, key: str) -> str:
 
 
 def _metadata(value: object, path: Path) -> dict[str, str]:
+    if value is None:  # as some writers have it where there is none
+        return {}
     if not isinstance(value, dict):
         _refuse(path, "__metadata__ is not an object")
     for key, text in value.items():
@@ -212,13 +255,10 @@ def _read_shards(path: Path) -> list[Header]:
     shards: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():
         shards.setdefault(shard, set()).add(tensor)
-    missing = [
-        f'shard "{shown(shard)}" is missing ({number} of {len(shards)} listed)'
-        for number, shard in enumerate(shards, 1)
-        if not (path.parent / shard).exists()
-    ]
-    if missing:
-        raise InputError(shown(path), one_message(missing), "Download it again")
+    if missing := [shard for shard in shards if not (path.parent / shard).exists()]:
+        are = "is" if len(missing) == 1 else "are"
+        problem = f"{len(missing)} of {len(shards)} shards {are} missing ({listed(missing)})"
+        raise InputError(shown(path), problem, "Download what is missing")
     headers = [read_header(path.parent / shard) for shard in shards]
     for header, (shard, tensors) in zip(headers, shards.items(), strict=True):
         if lacking := sorted(tensors - header.tensors.keys()):

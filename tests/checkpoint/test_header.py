@@ -42,7 +42,16 @@ def test_a_header_is_what_the_library_wrote(tmp_path: Path) -> None:
     assert header.tensors["scalar"].numel == 1
 
 
-@pytest.mark.parametrize("data", [raw(b"{}"), raw(b"{}   \n"), raw({"x": entry("U8", [0], 0, 0)})])
+@pytest.mark.parametrize(
+    "data",
+    [
+        raw(b"{}"),
+        raw(b"{}   \n"),
+        raw(b" \n {}"),
+        raw(b'{"__metadata__":null}'),
+        raw({"x": entry("U8", [0], 0, 0)}),
+    ],
+)
 def test_files_without_data_are_files(tmp_path: Path, data: bytes) -> None:
     safetensors.deserialize(data)
     assert read_header(write(tmp_path / "x.safetensors", data)).size == len(data)
@@ -60,7 +69,7 @@ BROKEN = {
         raw(b"{" + b" " * MAX_HEADER),
         f"header declares {MAX_HEADER + 1} bytes, file has {MAX_HEADER + 9}, expected at most",
     ),
-    "leading space": (raw(b" {}"), 'the header does not begin with "{"'),
+    "leading text": (raw(b"x{}"), 'the header does not begin with "{"'),
     "array": (raw(b"[]"), 'the header does not begin with "{"'),
     "not JSON": (raw(b"{nothing}"), "line 1: not JSON"),
     "not UTF-8": (raw(b'{"\xff": 1}'), "line 1: not UTF-8 (byte 0xff)"),
@@ -230,7 +239,11 @@ INDEXES = {
     ),
     "missing": (
         {"a": "one.safetensors", "b": "three.safetensors"},
-        'shard "three.safetensors" is missing (2 of 2 listed). Download it again',
+        "1 of 2 shards is missing (three.safetensors). Download what is missing",
+    ),
+    "all missing": (
+        {"a": "four.safetensors", "b": "three.safetensors"},
+        "2 of 2 shards are missing (four.safetensors, three.safetensors)",
     ),
     "lacks": (
         {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"},
