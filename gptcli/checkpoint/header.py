@@ -270,6 +270,15 @@ def _read_shards(path: Path) -> list[Header]:
     return headers
 
 
+def shards_of(index: Path) -> list[str]:
+    """The file names in an index of shards; empty if there is no index.
+
+    Raises:
+        InputError: it is no index, or names files elsewhere.
+    """
+    return list(dict.fromkeys(_weight_map(index).values())) if index.exists() else []
+
+
 def _weight_map(path: Path) -> dict[str, str]:
     index = _bounded_json(decode_utf8(read_bounded(path, MAX_HEADER), path), path)
     weight_map = index.get("weight_map")

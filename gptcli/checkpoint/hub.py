@@ -1,11 +1,12 @@
-"""Models of the Hugging Face Hub: what its cache on this machine holds, and fetching the rest.
+"""Models of the Hugging Face Hub: find them in its cache on this machine, download the rest.
 
 huggingface_hub downloads, and owns the cache. What is cached is used without asking the network.
-Knows no configs and no tensors.
+Only safetensors, config and tokenizer files are fetched.
 """
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
@@ -13,14 +14,28 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from gptcli.core.errors import RunError
+from gptcli.checkpoint.header import shards_of
+from gptcli.core.errors import InputError, RunError
 from gptcli.core.escape import shown
 
 Progress = Callable[[str, int, int], object]
 """Called with a file's name, the bytes received so far, and all its bytes (0 if not known)."""
 
-REQUIRED = ("config.json", "model.safetensors")
-OPTIONAL = ("tokenizer_config.json", "tokenizer.json")
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
+# Beside a tokenizer, or in its stead where there is none: each is there or is not.
+OPTIONAL = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
+OLD_TOKENIZERS = (
+    "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tokenizer.model",
+)  # fmt: skip
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 ANSWER_SECONDS = 10.0
 
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -31,11 +46,27 @@ def is_offline(flag: bool = False) -> bool:
     return flag or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
 
 
+def is_repo(name: str) -> bool:
+    """Whether a name can be a repository's: `owner/name`, and no folder here is called `owner`."""
+    return _REPO.fullmatch(name) is not None and not Path(name.partition("/")[0]).exists()
+
+
 def cached(repo: str) -> Path | None:
     """The directory with a repository's config and weights, if the cache has both. No network."""
     snapshot = _snapshot(repo)
-    complete = snapshot and all((snapshot / name).exists() for name in REQUIRED)
-    return snapshot if complete else None
+    if snapshot is None or not (snapshot / CONFIG).exists():
+        return None
+    return snapshot if _has_weights(snapshot) else None
+
+
+def _has_weights(snapshot: Path) -> bool:
+    if (snapshot / WEIGHTS).exists():
+        return True
+    try:
+        shards = shards_of(snapshot / INDEX)
+    except InputError:  # the reader of the weights says what is wrong with it
+        return True
+    return bool(shards) and all((snapshot / shard).exists() for shard in shards)
 
 
 def fetch(repo: str, *, offline: bool = False, progress: Progress | None = None) -> Path:
@@ -45,7 +76,7 @@ def fetch(repo: str, *, offline: bool = False, progress: Progress | None = None)
         RunError: it is not on this machine, and offline, or the Hub cannot give it.
     """
     found = cached(repo)
-    if found and (offline or all(_is_settled(found, name) for name in OPTIONAL)):
+    if found and (offline or all(_is_settled(found, name) for name in _optional(found))):
         return found
     if is_offline(offline):
         if found:
@@ -74,6 +105,11 @@ def _snapshot(repo: str) -> Path | None:
     return home / "snapshots" / commit if commit.isalnum() else None
 
 
+def _optional(snapshot: Path) -> tuple[str, ...]:
+    """The small files to ask for; a tokenizer.json needs none of the older kind."""
+    return OPTIONAL if (snapshot / TOKENIZER).exists() else OPTIONAL + OLD_TOKENIZERS
+
+
 def _is_settled(snapshot: Path, name: str) -> bool:
     """Whether the file is there, or the Hub has said that there is none."""
     absent = snapshot.parent.parent / ".no_exist" / snapshot.name / name
@@ -88,15 +124,23 @@ def _download(repo: str, progress: Progress | None) -> Path:
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # we say ourselves what went wrong
     try:
-        config = _file(repo, REQUIRED[0], "main", progress)
-        for name in OPTIONAL:
+        snapshot = _file(repo, CONFIG, "main", progress).parent
+
+        def has(name: str) -> bool:
             try:
-                _file(repo, name, config.parent.name, progress)
+                _file(repo, name, snapshot.name, progress)
             except EntryNotFoundError:
-                continue
-        for name in REQUIRED[1:]:
-            _file(repo, name, config.parent.name, progress)
-        return config.parent
+                return False
+            return True
+
+        if not has(TOKENIZER):
+            list(map(has, OLD_TOKENIZERS))
+        list(map(has, OPTIONAL[1:]))
+        if has(WEIGHTS):
+            return snapshot
+        for shard in shards_of(_file(repo, INDEX, snapshot.name, progress)):
+            _file(repo, shard, snapshot.name, progress)
+        return snapshot
     finally:
         logging.set_verbosity(level)
 
@@ -141,11 +185,13 @@ def _explained(repo: str, error: Exception) -> RunError:
     from huggingface_hub import errors  # noqa: PLC0415
 
     where, status = shown(repo), getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, InputError):
+        return RunError(where, error.problem, error.hint)
     if isinstance(error, errors.GatedRepoError | errors.RepositoryNotFoundError):
-        problem = "there is no such model on the Hub, or it is not public"
+        problem = "there is no such model on the Hub, or it is not public, and no such path here"
         return RunError(where, problem, "Log in with `hf auth login` if it is yours to use")
     if isinstance(error, errors.EntryNotFoundError) and status == 404:
-        return RunError(where, f"has no {' or no '.join(REQUIRED)} on the Hub")
+        return RunError(where, f"has no {CONFIG} or no {WEIGHTS} on the Hub")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return RunError(where, "the disk is full", "Free space; the download then goes on")
     if status is not None:

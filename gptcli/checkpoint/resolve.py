@@ -1,14 +1,18 @@
-"""From what the user named (a preset, a directory, a file) to the files of one model.
+"""Find the files of what the user named: a preset, a model of the Hub, a directory, a file.
 
-Reads configs; looks for weights without opening them. Knows no tensors.
+Configs are read, weights are not opened. What is in the Hub's cache is found there; what is not is
+downloaded only where weights are needed.
 """
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
+from gptcli.checkpoint.hub import WEIGHTS, cached, fetch, is_repo
 from gptcli.checkpoint.presets import (
     BUILT_IN,
     PRESETS,
@@ -21,12 +25,18 @@ from gptcli.checkpoint.presets import (
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
 from gptcli.model.config import CONFIG_SUFFIXES, GPTConfig, read_config
+from gptcli.model.parameters import count
 
 CONFIG_NAMES = tuple(f"config{suffix}" for suffix in CONFIG_SUFFIXES)
 WEIGHT_NAMES = ("model.safetensors", "model.safetensors.index.json")
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json")
 # Read as weights so that the header reader can say what they are and what to do.
 _IMPOSTORS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".npy", ".h5", ".gz")
+
+
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+
+Kind = Literal["built-in", "untrained", "pretrained"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +71,12 @@ def resolve(
     """The model that `--model`, `--config` and `--weights` name together; a part wins over `model`.
 
     Nothing named is the built-in model. A preset's name is the preset; `./gpt2` is the directory
-    of that name. Without `need_weights` nothing is downloaded and a directory may lack weights.
-    `option` is what errors call the place where `model` was given.
+    of that name. `owner/name` is a model of the Hub if there is no such path here. Without
+    `need_weights` nothing is downloaded and a directory may lack weights. `option` is what errors
+    call the place where `model` was given.
 
     Raises:
-        UsageError: `model` is no preset, and no file or directory.
+        UsageError: `model` is no preset, no file or directory, and nothing that was downloaded.
         InputError: a file or directory is not what it should be, its model cannot be computed, or
             this build lacks it.
         RunError: a download failed, or was needed while offline.
@@ -98,18 +109,38 @@ def _resolved(
     if model is None and (config or weights):
         return _of_files(str(weights or config), config, weights)
     preset = named_preset(model)
-    if preset is None:
-        return _of_path(_existing(str(model), option), config, weights, need_weights)
+    name = preset.name if preset else str(model)
+    repo = preset.repo if preset else _hub_name(name)
+    if preset is None and repo is None:
+        return _of_path(_existing(name, option), config, weights, need_weights)
     directory = None
-    if preset.name == BUILT_IN:
+    if name == BUILT_IN:
         directory = _built_in(option)
-    elif preset.repo and need_weights and weights is None:
-        from gptcli.checkpoint.hub import fetch  # noqa: PLC0415  # only a download needs the hub's client
-
-        directory = fetch(preset.repo, offline=offline, progress=progress)
+    elif repo and not (preset and (config or weights)):
+        directory = _of_hub(repo, offline=offline, need_weights=need_weights, progress=progress)
     if directory:
-        return _of_directory(preset.name, directory, config, weights, need_weights)
+        return _of_directory(name, directory, config, weights, need_weights)
+    if preset is None:
+        raise _not_here(name, option)
     return _of_known(preset, config, weights)
+
+
+def _hub_name(name: str) -> str | None:
+    """`owner/name` where no such path is here and the name is not that of a file."""
+    is_file_name = name.lower().endswith((*CONFIG_SUFFIXES, *WEIGHT_SUFFIXES, *_IMPOSTORS))
+    return None if is_file_name or not is_repo(name) else name
+
+
+def _of_hub(
+    repo: str,
+    *,
+    offline: bool,
+    need_weights: bool,
+    progress: Callable[..., object] | None,
+) -> Path | None:
+    if need_weights:
+        return fetch(repo, offline=offline, progress=progress)
+    return cached(repo)
 
 
 def _of_known(preset: Preset, config: Path | None, weights: Path | None) -> Target:
@@ -202,11 +233,19 @@ def _existing(name: str, option: str) -> str:
     raise UsageError(option, problem, f'{ask}"gptcli models" lists the presets')
 
 
+def _not_here(name: str, option: str) -> UsageError:
+    problem = f'no such file or directory, and no such model was downloaded ("{shown(name)}")'
+    hint = f'If it is a model of the Hub, "hf download {shown(name)}" fetches it'
+    return UsageError(option, problem, hint)
+
+
 def _no_weights(directory: Path, config: Path | None) -> InputError:
     """Says what is there instead, as far as names tell."""
     names = sorted(entry.name for entry in directory.iterdir())
     other = [name for name in names if name.endswith(".safetensors")]
-    if other:
+    if other and all(_SHARD.fullmatch(name) for name in other):
+        hint = f"The shards there ({listed(other)}) need {WEIGHT_NAMES[1]}, which lists them"
+    elif other:
         hint = f"Name one with --weights ({listed(other)})"
     elif any(name.endswith((".bin", ".pt", ".pth")) for name in names):
         hint = "gptcli reads only safetensors and never unpickles; save the model as safetensors"
@@ -215,3 +254,54 @@ def _no_weights(directory: Path, config: Path | None) -> InputError:
     else:
         hint = f"A model directory has {WEIGHT_NAMES[0]} and a config ({listed(CONFIG_NAMES)})"
     return InputError(shown(directory), f"no {' or '.join(WEIGHT_NAMES)} in it", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """One preset.
+
+    Attributes:
+        preset: the preset itself.
+        kind: where its weights come from.
+        config: None for a built-in model that this build lacks.
+        parameters: exact; None without a config.
+        directory: the model directory with its weights, None where there is none to have, or none
+            on this machine.
+        weight_bytes: the size of the weights in it.
+    """
+
+    preset: Preset
+    kind: Kind
+    config: GPTConfig | None
+    parameters: int | None
+    directory: Path | None
+    weight_bytes: int | None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `--model` with this name downloads no weights."""
+        return self.kind == "untrained" or self.directory is not None
+
+
+def available_presets() -> list[Available]:
+    """All presets in the order of `PRESETS`, found without network and without opening weights."""
+    return [_look_for(preset) for preset in PRESETS.values()]
+
+
+def _look_for(preset: Preset) -> Available:
+    if preset.name == BUILT_IN:
+        directory = built_in_directory() if built_in_directory().is_dir() else None
+        config = resolve(BUILT_IN, need_weights=False).config if directory else None
+        return _available(preset, "built-in", config, directory)
+    if preset.repo is None:
+        return _available(preset, "untrained", preset_config(preset), None)
+    return _available(preset, "pretrained", preset_config(preset), cached(preset.repo))
+
+
+def _available(
+    preset: Preset, kind: Kind, config: GPTConfig | None, directory: Path | None
+) -> Available:
+    parameters = count(config).total if config else None
+    weights = directory / WEIGHTS if directory else None
+    size = weights.stat().st_size if weights and weights.is_file() else None
+    return Available(preset, kind, config, parameters, directory, size)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gptcli.checkpoint.header import Header, read_headers
 from gptcli.checkpoint.layouts import Layout, implied_config, recognise
-from gptcli.checkpoint.presets import PRESETS
 from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
@@ -60,7 +59,7 @@ def read_model_files(name: str | None, config: Path | None, weights: Path | None
         UsageError: `name` is no preset, and no file or directory.
         InputError: a file or directory is not what it should be.
     """
-    target = local_target(name, config, weights)
+    target = resolve(name, config, weights, need_weights=False, option="TARGET")
     if target.weights is None:
         if target.config is None:
             raise InputError(shown(target.name), "neither a config nor weights in it")
@@ -73,24 +72,6 @@ def read_model_files(name: str | None, config: Path | None, weights: Path | None
         except InputError as error:
             found = replace(found, error=error)
     return ModelFiles(target, known, target.config is not None, found)
-
-
-def local_target(name: str | None, config: Path | None, weights: Path | None) -> Target:
-    """The files of what the user named; a preset comes with its weights if they are cached.
-
-    Raises:
-        UsageError, InputError: see `read_model_files`.
-    """
-    target = resolve(name, config, weights, need_weights=False, option="TARGET")
-    preset = PRESETS.get(name or "")
-    if preset is None or preset.repo is None or config or weights:
-        return target
-    from gptcli.checkpoint.hub import cached
-
-    directory = cached(preset.repo)
-    if directory is None:
-        return target
-    return replace(resolve(str(directory), need_weights=False), name=target.name)
 
 
 def _weight_files(path: Path, config: GPTConfig | None) -> WeightFiles:

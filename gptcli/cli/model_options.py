@@ -58,8 +58,8 @@ class ModelOptions(ModelSpec):
 
         return replace(self, dtype=natural_dtype(target.weights, self.device))
 
-    def target(self, *, need_weights: bool = True) -> "Target":
-        """The files of the model, downloaded if they must be."""
+    def target(self, *, need_weights: bool = True, option: str = "--model") -> "Target":
+        """The files of the model, downloaded if they must be; `option` is what errors name."""
         from gptcli.checkpoint.resolve import resolve
 
         with progress.downloads() as report:
@@ -70,6 +70,7 @@ class ModelOptions(ModelSpec):
                 offline=self.offline,
                 need_weights=need_weights,
                 progress=report,
+                option=option,
             )
 
     def tokenizer(self, target: "Target", config: "GPTConfig") -> "Tokenizer":

@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gptcli.checkpoint.resolve import resolve
 from gptcli.cli.model_options import ModelOptions
 from gptcli.cli.options import at_least
 from gptcli.cli.prompt_input import read_prompt
@@ -102,9 +101,7 @@ def analyse(
         UsageError: the text has too many tokens, or too few; there is no such head.
         GptcliError: whatever keeps the model from being loaded.
     """
-    named = (model_options.model, model_options.config, model_options.weights)
-    resolve(*named, need_weights=False, option="TARGET")  # a wrong name is TARGET's here
-    target = model_options.target()
+    target = model_options.target(option="TARGET")
     # What tokenizer and config can refuse is refused before weights are read.
     tokenizer = model_options.tokenizer(target, target.config) if target.config else None
     if target.config and tokenizer:

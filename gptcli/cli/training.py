@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptcli.checkpoint.resolve import resolve
 from gptcli.cli.common import OUTPUT
 from gptcli.cli.computing import pytorch
 from gptcli.cli.render import console
-from gptcli.cli.render.progress import TrainingProgress
+from gptcli.cli.render.progress import TrainingProgress, downloads
 from gptcli.core import signals
 from gptcli.core.errors import RunError, UsageError
 from gptcli.core.escape import shown
@@ -74,6 +75,9 @@ def carry_out(request: Request) -> None:
     if request.finished:
         console.notice(f"{shown(request.recipe.directory)} is finished: there is nothing to resume")
         return
+    if request.recipe.init_from is not None:
+        with downloads() as report:
+            resolve(request.recipe.init_from, progress=report, option="--init-from")
     with console.waiting("reading the texts ..."):
         torch = pytorch(request.recipe.threads)
         from gptcli.engine.heap import keep_freed_memory

@@ -1,4 +1,5 @@
 import errno
+import json
 from pathlib import Path
 
 import huggingface_hub
@@ -6,8 +7,9 @@ import pytest
 from hub_server import COMMIT, Hub, serving
 from huggingface_hub import constants
 
-from gptcli.checkpoint.hub import cached, fetch, is_offline
-from gptcli.core.errors import RunError
+from gptcli.checkpoint.hub import cached, fetch, is_offline, is_repo
+from gptcli.checkpoint.resolve import resolve
+from gptcli.core.errors import InputError, RunError, UsageError
 
 REPO = "owner/model"
 FILES = {
@@ -55,6 +57,95 @@ def test_a_model_directory_is_fetched_and_pickles_are_not(hub: Hub, cache: Path)
     assert directory.name == COMMIT
     assert directory.is_relative_to(cache)
     assert not any("pytorch_model" in request for request in hub.asked)
+
+
+SMALL = [
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "generation_config.json",
+]  # fmt: skip
+OLD = ["vocab.json", "merges.txt", "vocab.txt", "spiece.model"]
+
+
+def test_every_config_and_tokenizer_file_is_fetched_and_nothing_else(hub: Hub) -> None:
+    others = ["README.md", "tf_model.h5", "training_args.bin", "onnx/model.onnx", "LICENSE"]
+    for name in (*SMALL, *OLD, *others):
+        hub.files[f"{REPO}/{name}"] = b"{}"
+    found = set(contents(fetch(REPO)))
+    assert found == {"config.json", "model.safetensors", "tokenizer.json", *SMALL}
+
+
+def test_tokenizer_files_of_the_older_kind_are_fetched_where_there_is_no_other(hub: Hub) -> None:
+    del hub.files[f"{REPO}/tokenizer.json"]
+    for name in OLD:
+        hub.files[f"{REPO}/{name}"] = b"{}"
+    directory = fetch(REPO)
+    assert set(contents(directory)) == {"config.json", "model.safetensors", *OLD}
+    hub.asked.clear()
+    assert fetch(REPO) == directory
+    assert hub.asked == []
+
+
+def test_shards_are_fetched_as_their_index_lists_them(hub: Hub) -> None:
+    del hub.files[f"{REPO}/model.safetensors"]
+    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index = {"weight_map": {"a": shards[0], "b": shards[1], "c": shards[0]}}
+    hub.files[f"{REPO}/model.safetensors.index.json"] = json.dumps(index).encode()
+    for shard in shards:
+        hub.files[f"{REPO}/{shard}"] = b"data"
+    directory = fetch(REPO)
+    assert set(contents(directory)) >= {*shards, "model.safetensors.index.json"}
+    assert cached(REPO) == directory
+    (directory / shards[1]).unlink()
+    assert cached(REPO) is None
+    assert fetch(REPO) == cached(REPO) == directory
+
+
+def test_an_index_that_names_files_elsewhere_is_not_followed(hub: Hub) -> None:
+    del hub.files[f"{REPO}/model.safetensors"]
+    index = b'{"weight_map": {"a": "../../x.safetensors"}}'
+    hub.files[f"{REPO}/model.safetensors.index.json"] = index
+    with pytest.raises(RunError, match="not a plain file name"):
+        fetch(REPO)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("owner/name", True), ("openai-community/gpt2", True), ("a/b.c_d-1", True),
+        ("gpt2", False), ("a/b/c", False), ("/etc/x", False), ("./gpt2", False), ("~/x", False),
+        ("../x", False), ("a/", False), ("a/b c", False), ("here/model", False), ("file/x", False),
+    ],
+)  # fmt: skip
+def test_what_can_be_a_repository(tmp_path: Path, monkeypatch, name: str, is_one: bool) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert is_repo(name) == is_one
+
+
+def test_a_repositorys_name_is_a_model(hub: Hub, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub.files[f"{REPO}/config.json"] = b'{"model_type": "gpt2", "n_layer": 3}'
+    with pytest.raises(UsageError, match="no such file or directory, and no such model was downl"):
+        resolve(REPO, need_weights=False, option="TARGET")
+    assert hub.asked == []
+    target = resolve(REPO)
+    assert (target.name, target.config and target.config.n_layers) == (REPO, 3)
+    assert target.weights == cached(REPO) / "model.safetensors"
+    assert resolve(REPO, need_weights=False) == resolve(REPO, offline=True) == target
+    (tmp_path / "owner" / "model").mkdir(parents=True)  # a path here is never the Hub's
+    with pytest.raises(InputError, match=r"no model\.safetensors"):
+        resolve(REPO)
+
+
+@pytest.mark.parametrize("name", ["a/config.json", "a/model.safetensors", "a/x.bin", "a/c.yaml"])
+def test_the_name_of_a_file_is_never_asked_of_the_hub(
+    hub: Hub, tmp_path, monkeypatch, name
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no such file or directory"):
+        resolve(name)
+    assert hub.asked == []
 
 
 def test_what_is_cached_is_used_without_asking(hub: Hub) -> None:

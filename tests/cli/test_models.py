@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hub_server import serving
 
-from gptcli.checkpoint import available
+from gptcli.checkpoint import resolve as available
 from gptcli.checkpoint.presets import PRESETS
 from gptcli.cli.commands.models import size
 
@@ -83,14 +83,14 @@ def test_the_built_in_model_is_listed_as_it_is(tmp_path: Path, monkeypatch) -> N
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     built_in = tmp_path / "gptcli" / "data" / "stories"
     monkeypatch.setattr("gptcli.checkpoint.presets._PACKAGE", tmp_path / "gptcli")
-    assert not available.presets()[0].is_ready
+    assert not available.available_presets()[0].is_ready
     built_in.mkdir(parents=True)
     (built_in / "config.yaml").write_text(
         "vocab_size: 300\ncontext_length: 8\nemb_dim: 8\nn_heads: 2\nn_layers: 1\n"
         "drop_rate: 0.0\nqkv_bias: false\n"
     )
     (built_in / "model.safetensors").write_bytes(bytes(100))
-    stories = available.presets()[0]
+    stories = available.available_presets()[0]
     assert (stories.is_ready, stories.directory, stories.weight_bytes) == (True, built_in, 100)
 
 

@@ -4,8 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gptcli.checkpoint import available
-from gptcli.checkpoint.available import Available
+from gptcli.checkpoint.resolve import Available, available_presets
 from gptcli.cli.render import console
 from gptcli.cli.render.table import HEADING, QUIET, Report, Row
 
@@ -24,7 +23,7 @@ def models(
     A model with weights to download is fetched when it is first used, into the cache of
     huggingface_hub. Nothing is downloaded here.
     """
-    all_models = available.presets()
+    all_models = available_presets()
     if as_json:
         console.print_json({"schema": SCHEMA, "models": [_document(one) for one in all_models]})
         return
