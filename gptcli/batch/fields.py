@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from gptcli.batch.job import MOST_SAMPLES
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import described, shown
-from gptcli.sampling.params import SamplingParams
+from gptcli.sampling.params import CONSTRAINTS, SamplingParams
 
 MAX_SEED = 2**64 - 1
 SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams))
@@ -59,6 +59,10 @@ def own_params(given: Mapping[str, Any], usual: SamplingParams) -> SamplingParam
     changes = {name: given[name] for name in SAMPLING_FIELDS if name in given}
     if not changes:
         return usual
+    if any(changes.get(name) for name in CONSTRAINTS):  # in place of the job's, of any kind
+        changes = {"json_schema": None, "regex": None, "choices": (), "grammar": None, **changes}
+    if changes.get("choices", ()) is None:
+        changes["choices"] = ()
     if "logit_bias" in changes:
         changes["logit_bias"] = _biases(changes["logit_bias"])
     if type(changes.get("ignore_eos", False)) is not bool:

@@ -20,7 +20,7 @@ from gptcli.generation.text_options import (
     Stop,
     check_stops,
 )
-from gptcli.sampling.params import SamplingParams
+from gptcli.sampling.params import CONSTRAINTS, SamplingParams
 
 Form = Literal["json", "text", "table"]
 JOB, OUTPUT = "Job", "Output"
@@ -143,6 +143,9 @@ class JobSpec:
         own["openai"] = self.openai and asdict(self.openai)
         sampling = asdict(self.params)
         sampling["logit_bias"] = [[id, _named(bias)] for id, bias in self.params.logit_bias]
+        for name in CONSTRAINTS:
+            if not sampling[name]:
+                del sampling[name]
         return {**sampling, **own, "stop": list(self.stop)}
 
     @classmethod

@@ -25,7 +25,7 @@ _UNUSED = ("model", "user")  # of no consequence here
 # Asking for nothing is all that these can do; anything else would be ignored in silence.
 _ONLY = {"suffix": (None, ""), "stream": (None, False), "best_of": (None, 1)}
 _MOST_ALTERNATIVES = 5
-_BODY = (*_OURS, *_RENAMED, *_UNUSED, *_ONLY, "echo")
+_BODY = (*_OURS, *_RENAMED, *_UNUSED, *_ONLY, "echo", "response_format")
 
 
 def is_request(record: Mapping[str, Any]) -> bool:
@@ -55,6 +55,8 @@ def as_ours(
     ours = {_RENAMED.get(name, name): given[name] for name in given if name in (*_OURS, *_RENAMED)}
     if "prompt" in ours:
         ours["prompt"] = _single(ours["prompt"])
+    if (form := given.get("response_format")) is not None:
+        ours["json_schema"] = _schema(form)
     ours = {**asdict(defaults), **ours} if defaults else ours
     model = body.get("model")
     return ours, {
@@ -112,6 +114,26 @@ def _require_endpoint(request: Mapping[str, Any]) -> None:
         raise BadRecordError("unsupported", f'url: expected {_URL}, got "{shown(url, 60)}"')
     if method != "POST":
         raise BadRecordError("unsupported", f'method: expected POST, got "{shown(method, 60)}"')
+
+
+def _schema(form: object) -> Any:
+    """The JSON schema that a `response_format` asks for; None for text of any kind."""
+    form = form if isinstance(form, dict) else {}
+    kind = form.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind != "json_schema":
+        problem = "expected type text, json_object or json_schema"
+        raise BadRecordError("unsupported", f"response_format: {problem}")
+    named = form.get("json_schema")
+    schema = named.get("schema") if isinstance(named, dict) else None
+    if not isinstance(schema, dict):
+        raise BadRecordError(
+            "wrong_type", "response_format: expected json_schema.schema, an object"
+        )
+    return schema
 
 
 def _single(prompt: object) -> object:

@@ -23,7 +23,6 @@ from gptcli.engine.fast import FastGPT
 from gptcli.generation.sequence import Sequence as Text
 from gptcli.sampling import sampler
 from gptcli.sampling.filters import Row
-from gptcli.sampling.processors import History, penalize
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 
@@ -210,12 +209,10 @@ def _compared(
 
 @torch.inference_mode()
 def _logits(text: Text, model: FastGPT) -> Row:
-    """(n_vocab,): what follows the text, penalties and bans applied."""
+    """(n_vocab,): of what follows the text, as it was drawn from before the temperature."""
     ids = [*text.prompt, *text.ids][-text.context :]
     logits = model(torch.tensor([ids], device=model.device), last=True)[0, -1]
-    row = logits.float().cpu().numpy()[: text.n_vocab]
-    history = History([*text.prompt, *text.ids], len(text.prompt))
-    return penalize(row, text.params, history, text.eos_ids)
+    return text.processed(logits.float().cpu().numpy()[: text.n_vocab])
 
 
 def _likeliest(rest: str, logits: Row, but: int | None, tokenizer: Tokenizer) -> int | None:

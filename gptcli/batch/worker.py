@@ -21,6 +21,7 @@ from gptcli.generation.scheduler import Batch, Job
 from gptcli.generation.sequence import Sequence as Text
 from gptcli.generation.sequence import Token
 from gptcli.generation.text_stream import StopFinder
+from gptcli.sampling.constraint import ConstraintError, matcher
 from gptcli.tokenizer.tokenizer import MAX_PROMPT_BYTES, Tokenizer
 
 Emit = Callable[[Answer | Failure], None]
@@ -145,6 +146,10 @@ class Answerer:
             BadRecordError: it has no tokens, too many, or some that there are not.
         """
         self._require_known(record)
+        try:
+            matcher(record.params.constraint, self.tokenizer)
+        except ConstraintError as problem:
+            raise BadRecordError(problem.code, problem.problem) from None
         ids = self._encode(record)
         context, new = self._model.config.context_length, record.params.max_new_tokens
         if self.spec.truncate_prompt and len(ids) + new > context:
@@ -168,6 +173,7 @@ class Answerer:
                 eos_ids=self.tokenizer.eos_ids,
                 n_vocab=self.tokenizer.n_vocab,
                 logprobs=record.logprobs,
+                constraint=matcher(record.params.constraint, self.tokenizer),
                 overflow="slide" if self.spec.overflow == "slide" else "stop",
             )
 
@@ -208,7 +214,7 @@ class Answerer:
     def _judge(self, job: Job, pending: _Pending) -> None:
         record = pending.record
         if job.problem is not None:
-            pending.failure = record.failure("nothing_left", job.problem.problem)
+            pending.failure = record.failure(job.problem.code, job.problem.problem)
         elif self.spec.overflow == "error" and job.text.finish_reason == "context":
             found = f"full after {len(job.text.ids):,} new tokens"
             pending.failure = record.failure("context_full", f"the context is {found}")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Found:
     """A completion that a search has found, to be read like a `Generation`."""
 
+    is_incomplete = False
+
     def __init__(self, ids: Sequence[int], finish_reason: "FinishReason", seconds: float) -> None:
         self.ids, self.finish_reason, self.seconds = list(ids), finish_reason, seconds
 

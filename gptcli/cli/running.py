@@ -38,6 +38,8 @@ def run(options: ModelOptions, params: SamplingParams, plan: Plan, text: str) ->
         typer.Exit: with the signal's code, if one ended the generation.
         GptcliError: whatever a user can mend.
     """
+    if plan.beams is not None and params.constraint is not None:
+        raise UsageError("beams", f"cannot be used together with `{params.constraint.kind}`")
     target = options.target(need_weights=not plan.dry_run)
     # Cheap to dear: the tokenizer can refuse before the weights are read.
     tokenizer = options.tokenizer(target, target.config) if target.config else None
@@ -111,6 +113,7 @@ def _samples(
     """Completions drawn one after another from one reading of the prompt."""
     from gptcli.generation.decode import Generation, Prompt
     from gptcli.generation.text_stream import Completion
+    from gptcli.sampling.constraint import matcher
 
     deadline = None if plan.time_limit is None else monotonic() + plan.time_limit
     prompt = Prompt(model, job.ids, params.max_new_tokens, plan.overflow)
@@ -123,6 +126,7 @@ def _samples(
             seed=job.seed,
             sample=sample,
             eos_ids=job.tokenizer.eos_ids,
+            constraint=matcher(params.constraint, job.tokenizer),
             n_vocab=job.tokenizer.n_vocab,
             overflow=plan.overflow,
             speculation=job.speculation,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gptcli.core.errors import UsageError
 from gptcli.generation.decode import Model
 from gptcli.sampling import filters
 from gptcli.sampling.params import SamplingParams
@@ -60,8 +61,11 @@ def beam_search(
 
     Raises:
         RunError: the model's logits are not finite, or every token is banned.
+        UsageError: `params` has a constraint.
         ValueError: the prompt is empty or longer than the context.
     """
+    if params.constraint is not None:
+        raise UsageError("beams", f"cannot be used together with `{params.constraint.kind}`")
     room = model.config.context_length - len(ids) + 1
     if not ids or room < 1:
         raise ValueError(f"{len(ids)} prompt tokens, but the context is {room + len(ids) - 1}")

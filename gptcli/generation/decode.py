@@ -125,7 +125,8 @@ class Generation:
             speculation: logits of several tokens at once; the same text, sooner.
             deadline: on the clock of `time.monotonic`, in seconds; no token begins after it.
             stopped: asked before each token; true ends the text.
-            **of_sequence: record, sample, eos_ids, n_vocab, overflow, logprobs, as
+            **of_sequence: record, sample, eos_ids, n_vocab, overflow, logprobs,
+                constraint, as
                 `gptcli.generation.sequence.Sequence` has them.
         """
         self.prompt = prompt
@@ -144,6 +145,11 @@ class Generation:
     def ids(self) -> list[int]:
         """The new tokens so far, the end-of-text token left out."""
         return self.text.ids
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the text falls short of its constraint."""
+        return self.text.is_incomplete
 
     @property
     def finish_reason(self) -> FinishReason | None:

@@ -15,6 +15,7 @@ from gptcli.engine.fast import FastGPT
 from gptcli.engine.quantize import Width
 from gptcli.generation.decode import Generation, Overflow, Prompt
 from gptcli.generation.text_stream import Completion
+from gptcli.sampling.constraint import matcher
 from gptcli.sampling.params import SamplingParams
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -106,6 +107,7 @@ def generate(
         seed=secrets.randbits(32) if seed is None else seed,
         sample=sample,
         eos_ids=tokenizer.eos_ids,
+        constraint=matcher(params.constraint, tokenizer),
         n_vocab=tokenizer.n_vocab,
         overflow=overflow,
     )

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gptcli.core.errors import GptcliError, RunError
+from gptcli.core.errors import RunError
 from gptcli.core.memory import is_exhausted
 from gptcli.engine.attention import Span
 from gptcli.engine.fast import FastGPT
@@ -25,7 +25,7 @@ from gptcli.generation.prefix_cache import Prefixes, blocks
 from gptcli.generation.sequence import Sequence, Token, check_prompt
 from gptcli.model.gpt import KVCache
 from gptcli.sampling.filters import Row
-from gptcli.sampling.processors import NothingLeftError
+from gptcli.sampling.processors import TextError
 
 # A step reads prompts up to this many tokens together; more would make the others wait.
 PROMPT_TOKENS_A_STEP = 512
@@ -50,7 +50,7 @@ class Job:
     watch: Callable[[Token], bool] | None = None
     restarted: Callable[[], object] | None = None
     past: int = 0
-    problem: GptcliError | None = None
+    problem: TextError | None = None
 
     def restart(self) -> None:
         """Forget what was written: the draws are the text's own, so it will be written again."""
@@ -237,7 +237,7 @@ def _advance(job: Job, logits: Row) -> bool:
     """Whether the job has ended with the token that these logits give."""
     try:
         token = job.text.choose(logits)
-    except NothingLeftError as problem:  # of this text alone, unlike logits that are not finite
+    except TextError as problem:  # of this text alone, unlike logits that are not finite
         job.problem = problem
         return True
     if token is None:

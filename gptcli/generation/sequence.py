@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gptcli.core.errors import RunError, UsageError
 from gptcli.sampling import sampler
+from gptcli.sampling.constraint import Matcher
 from gptcli.sampling.params import SamplingParams
 from gptcli.sampling.processors import History
 
@@ -42,6 +43,7 @@ class Sequence:
         n_vocab: ids from here on only pad the embedding and are never chosen.
         overflow: what happens when the context is full.
         logprobs: how many alternatives a token comes with; None: no log-probabilities at all.
+        constraint: allows tokens, and ends the text where nothing may follow.
         ids: the new tokens so far.
         finish_reason: why it ended, once it has.
     """
@@ -56,6 +58,7 @@ class Sequence:
     n_vocab: int | None = None
     overflow: Overflow = "stop"
     logprobs: int | None = None
+    constraint: Matcher | None = None
     ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -83,6 +86,8 @@ class Sequence:
         Raises:
             RunError: the context is full and `overflow` is "error".
         """
+        if self.finish_reason is not None:
+            return True
         if len(self.ids) >= self.params.max_new_tokens:
             self.finish_reason = "length"
         elif self.ids and len(self) > self.context and self.overflow != "slide":
@@ -94,24 +99,49 @@ class Sequence:
         """(V,) or (1, V) logits → the next token, appended; None if the text has ended.
 
         Raises:
+            TextError: no token can be chosen.
             RunError: non-finite logits.
         """
         row = logits.reshape(-1)[: self.n_vocab]
         sampler.refuse_non_finite(row, position=len(self.ids) + 1)
-        id = sampler.sample(
-            row,
-            self.params,
-            sampler.uniform(self.seed, self.record, self.sample, len(self.ids)),
-            History([*self.prompt, *self.ids], len(self.prompt)),
-            eos_ids=self.eos_ids,
-        )
+        allowed = self._allowed()
+        if allowed is not None and not allowed.any():
+            self.finish_reason = "stop"
+            return None
+        u = sampler.uniform(self.seed, self.record, self.sample, len(self.ids))
+        id = sampler.sample(self._processed(row, allowed), self.params, u)
         if id in self.eos_ids and not self.params.ignore_eos:
             self.finish_reason = "stop"
             return None
         self.ids.append(id)
+        if self.constraint is not None and self.constraint.must_end(self.ids):
+            self.finish_reason = "stop"
         if self.logprobs is None:
             return Token(id)
         return Token(id, *sampler.log_probabilities(row, id, self.logprobs))
+
+    def processed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n_vocab,) logits → (n_vocab,): with bias, penalties, bans and the constraint."""
+        return self._processed(logits, self._allowed())
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the text, as it stands, falls short of its constraint."""
+        return self.constraint is not None and not self.constraint.is_complete(self.ids)
+
+    def _allowed(self) -> NDArray[np.bool_] | None:
+        if self.constraint is None:
+            return None
+        allowed = self.constraint.allowed(self.ids)
+        if self.params.ignore_eos:
+            allowed[list(self.eos_ids)] = False
+        return allowed
+
+    def _processed(
+        self, row: NDArray[np.float32], allowed: NDArray[np.bool_] | None
+    ) -> NDArray[np.float32]:
+        history = History([*self.prompt, *self.ids], len(self.prompt))
+        return sampler.processed(row, self.params, history, self.eos_ids, allowed)
 
     def _refuse_full_context(self) -> None:
         if self.overflow == "error":

@@ -122,4 +122,7 @@ class Speculation:
         room = min(
             text.context - len(text), text.params.max_new_tokens - len(text.ids) - 1, MOST_GUESSES
         )
-        return self._drafter.propose(text, room) if room > 0 else []
+        guesses = self._drafter.propose(text, room) if room > 0 else []
+        if text.constraint is not None:
+            del guesses[text.constraint.possible(text.ids, guesses) :]
+        return guesses

@@ -1,17 +1,30 @@
 """SamplingParams: how a token is drawn from the logits, with its limits and defaults."""
 
+import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import described, shown
+from gptcli.core.files import decode_utf8, read_bounded
 from gptcli.core.options import Option, check
 
 # Below this a division by the temperature would leave nothing but the best token anyway.
 GREEDY_BELOW = 1e-5
 MOST_BIAS = 1000  # like the limits of penalties: no product may leave float32
-SAMPLING, STOPPING = "Sampling", "Length and stopping"
+MOST_GRAMMAR_BYTES = 1 << 20
+SAMPLING, STOPPING, FORM = "Sampling", "Length and stopping", "Constrained output"
+CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
+
+
+class Constraint(NamedTuple):
+    """What a completion must be: the field that says so, and its value."""
+
+    kind: str
+    source: str | tuple[str, ...]
 
 
 def parse_bias(text: str) -> tuple[int, float]:
@@ -27,9 +40,25 @@ def parse_bias(text: str) -> tuple[int, float]:
         raise UsageError("logit_bias", f'must be ID=NUMBER, got "{shown(text, 60)}"') from None
 
 
+def read_schema(text: str) -> str:
+    """A JSON schema, or the file that holds it → the schema's text."""
+    return text if text.lstrip().startswith("{") else read_grammar(text)
+
+
+def read_grammar(path: str) -> str:
+    """The text of a file.
+
+    Raises:
+        InputError: it cannot be read, is too large or is not UTF-8.
+    """
+    return decode_utf8(read_bounded(Path(path), MOST_GRAMMAR_BYTES), path)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How a token is drawn: bias, penalties and bans first, then the filters in this order.
+
+    At most one of the last four constrains the whole completion (`gptcli.sampling.constraint`).
 
     Attributes:
         temperature: below 1e-5 the best token is taken (greedy).
@@ -40,6 +69,10 @@ class SamplingParams:
             completion (Keskar et al., 2019).
         frequency_penalty: times the number of occurrences in the completion.
         logit_bias: (id, bias) pairs; a bias of -inf bans the token.
+        json_schema: the completion is JSON that this schema allows; its text or its value.
+        regex: the completion matches this regular expression, in Rust's syntax.
+        choices: the completion is one of these.
+        grammar: the completion is in the language of this Lark grammar.
 
     Raises:
         UsageError: a value of the wrong type or out of range; `where` is the field.
@@ -120,14 +153,37 @@ class SamplingParams:
         int, Option("No end of text before N tokens.", STOPPING, metavar="N", ge=0)
     ] = 0
     ignore_eos: Annotated[bool, Option("Write on past the end of text.", STOPPING)] = False
+    json_schema: Annotated[
+        str | Mapping[str, Any] | None,
+        Option("Write JSON that this schema allows.", FORM, metavar="FILE|JSON", parse=read_schema),
+    ] = None
+    regex: Annotated[
+        str | None, Option("Write text that matches this.", FORM, metavar="PATTERN")
+    ] = None
+    choices: Annotated[
+        tuple[str, ...],
+        Option(
+            "Write this text, or another choice. Repeatable.", FORM, name="choice", metavar="TEXT"
+        ),
+    ] = ()
+    grammar: Annotated[
+        str | None,
+        Option("Write text of this Lark grammar.", FORM, metavar="FILE", parse=read_grammar),
+    ] = None
 
     def __post_init__(self) -> None:
         check(self)
+        self._check_constraint()
         for pair in self.logit_bias:
             _check_bias(pair)
         if self.min_new_tokens > self.max_new_tokens:
             words = f"at most `max_new_tokens` ({self.max_new_tokens})"
             raise UsageError("min_new_tokens", f"must be {words}, got {self.min_new_tokens}")
+
+    @property
+    def constraint(self) -> "Constraint | None":
+        """What the completion must be; None where it is free."""
+        return next(self._constraints(), None)
 
     @property
     def greedy(self) -> bool:
@@ -145,6 +201,27 @@ class SamplingParams:
             or self.no_repeat_ngram
             or self.min_new_tokens
         )
+
+    def _constraints(self) -> Iterator[Constraint]:
+        if isinstance(self.json_schema, str):
+            yield Constraint("json_schema", self.json_schema)
+        elif self.json_schema is not None:
+            yield Constraint("json_schema", json.dumps(self.json_schema))
+        if self.regex is not None:
+            yield Constraint("regex", self.regex)
+        if self.choices:
+            yield Constraint("choices", tuple(self.choices))
+        if self.grammar is not None:
+            yield Constraint("grammar", self.grammar)
+
+    def _check_constraint(self) -> None:
+        given = list(self._constraints())
+        if len(given) > 1:
+            raise UsageError(given[1].kind, f"cannot be used together with `{given[0].kind}`")
+        if given:
+            from gptcli.sampling.constraint import check_compiles  # noqa: PLC0415  # 0.1 s
+
+            check_compiles(given[0])
 
 
 def _check_bias(pair: object) -> None:

@@ -5,7 +5,7 @@ It depends on the tokens that the text holds already. (V,) float32 logits in, a 
 
 from collections.abc import Collection, Iterator, Sequence
 from math import inf
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,16 @@ from gptcli.sampling.filters import MOST, Row
 from gptcli.sampling.params import SamplingParams
 
 
-class NothingLeftError(RunError):
+class TextError(RunError):
+    """One text cannot go on; others may. `code` names the reason in a batch's output."""
+
+    code: ClassVar[str]
+
+
+class NothingLeftError(TextError):
     """Every token is banned: the options leave no way to go on with this text."""
+
+    code = "nothing_left"
 
 
 class History(NamedTuple):
@@ -34,7 +42,7 @@ class History(NamedTuple):
 def penalize(
     logits: Row,
     params: SamplingParams,
-    history: History | None = None,
+    history: History,
     eos_ids: Collection[int] = (),
 ) -> Row:
     """(V,) logits → (V,): bias, repetition, presence and frequency, n-grams, minimum length.
@@ -45,22 +53,30 @@ def penalize(
     """
     if not params.penalizes:
         return logits
-    past = history or History((), 0)
     logits = logits.copy()
     with np.errstate(over="ignore"):
         _bias(logits, params)
-        _penalize_repetition(logits, params, past)
-    banned = [token for token in _banned(params, past, eos_ids) if token < len(logits)]
+        _penalize_repetition(logits, params, history)
+    banned = [token for token in _banned(params, history, eos_ids) if token < len(logits)]
     logits[banned] = -inf
     # A penalty may push a huge logit past float32; infinity would turn into NaN further on.
     np.minimum(logits, MOST, out=logits)
+    refuse_none_left(logits)
+    return logits
+
+
+def refuse_none_left(logits: Row) -> None:
+    """Stop where no token can be chosen.
+
+    Raises:
+        NothingLeftError: all logits are -inf.
+    """
     if logits.max() == -inf:
         raise NothingLeftError(
             "sampling",
             "every token is banned (0 are left to choose from)",
-            "Loosen --no-repeat-ngram, --logit-bias or --min-new-tokens",
+            "Loosen `no_repeat_ngram`, `logit_bias`, `min_new_tokens` or the constraint",
         )
-    return logits
 
 
 def repeated_ngrams(ids: Sequence[int], size: int) -> set[int]:

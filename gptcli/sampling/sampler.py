@@ -1,9 +1,9 @@
 """From a row of logits to a token: (V,) float32 in, an id out.
 
 The order is fixed: logit bias, repetition, presence and frequency penalties, repeated n-grams,
-minimum length; then temperature, top_k, top_p, min_p, typical_p; then one draw by inverse
-transform. Arithmetic is float32 and sums are float64, on one thread, so that a token depends on
-its row alone: not on the batch, the number of threads or the kind of processor.
+minimum length, the constraint's mask; then temperature, top_k, top_p, min_p, typical_p; then one
+draw by inverse transform. Arithmetic is float32 and sums are float64, on one thread, so that a
+token depends on its row alone: not on the batch, the number of threads or the kind of processor.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ from gptcli.core.errors import RunError
 from gptcli.sampling import filters
 from gptcli.sampling.filters import Row
 from gptcli.sampling.params import SamplingParams
-from gptcli.sampling.processors import History, penalize
+from gptcli.sampling.processors import History, penalize, refuse_none_left
 
 
 class NonFinite(NamedTuple):
@@ -50,28 +50,38 @@ def uniform(seed: int, record: str, sample: int, position: int) -> float:
     return (int.from_bytes(blake2b(name, digest_size=8).digest(), "big") >> 11) * 2.0**-53
 
 
-def sample(
+def processed(
     logits: Row,
     params: SamplingParams,
-    u: float = 0.0,
-    history: History | None = None,
-    *,
+    history: History,
     eos_ids: Collection[int] = (),
-) -> int:
-    """(V,) finite logits → the next token's id.
+    allowed: NDArray[np.bool_] | None = None,
+) -> Row:
+    """(V,) logits → (V,): all that comes before the temperature.
 
     Args:
         logits: float32, without the rows that only pad an embedding; never changed.
-        params: how to choose.
-        u: the random number in [0, 1), `uniform(…)`; not used if greedy.
-        history: the tokens so far; not used unless `params.penalizes`.
+        params: penalties and bans.
+        history: the tokens so far.
         eos_ids: the tokens that `min_new_tokens` bans.
+        allowed: (V,) whether a constraint allows each token; None allows all.
 
     Raises:
         NothingLeftError: every token is banned.
         UsageError: `logit_bias` names a token past the vocabulary.
     """
     logits = penalize(logits, params, history, eos_ids)
+    if allowed is not None:
+        logits = np.where(allowed, logits, -np.inf)
+        refuse_none_left(logits)
+    return logits
+
+
+def sample(logits: Row, params: SamplingParams, u: float = 0.0) -> int:
+    """(V,) processed logits → the next token's id.
+
+    `u` is the random number in [0, 1), `uniform(…)`; not used if greedy.
+    """
     if params.greedy:
         return int(logits.argmax())
     ids, weights = filters.survivors(logits, params)

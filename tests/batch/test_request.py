@@ -26,6 +26,7 @@ from gptcli.batch.io.lines import MAX_LINE, Line, made_line, split_lines
 from gptcli.batch.io.tables import is_table, rows
 from gptcli.batch.request import Failure, Record, RecordReader, parse
 from gptcli.core.errors import InputError, RunError, UsageError
+from gptcli.sampling.params import CONSTRAINTS
 
 
 def lines_of(path: Path) -> list[Line]:
@@ -202,6 +203,16 @@ BAD = [
     ('{"custom_id": "a", "body": {"prompt": "x", "logprobs": 6}}', "wrong_value", "from 0 to 5"),
     ('{"prompt": "x", "logprobs": true}', "wrong_value", "logprobs: expected an integer from 0 to"),
     ('{"custom_id": "a", "body": {"prompt": ["x", "y"]}}', "unsupported", "one text or one list"),
+    ('{"prompt": "x", "regex": "("}', "wrong_value", "regex: cannot be compiled (character 1"),
+    ('{"prompt": "x", "json_schema": {"type": "x"}}', "wrong_value", "Invalid type: x"),
+    ('{"prompt": "x", "grammar": 1}', "wrong_value", "grammar: must be a text"),
+    ('{"prompt": "x", "choices": "a"}', "wrong_value", "choices: must be a list"),
+    ('{"prompt": "x", "regex": "a", "choices": ["a"]}', "wrong_value", "together with"),
+    (
+        '{"custom_id": "a", "body": {"prompt": "x", "response_format": {"type": "xml"}}}',
+        "unsupported",
+        "expected type text, json_object or json_schema",
+    ),
     ('{"custom_id": "a", "body": {"prompt": [1.5]}}', "wrong_type", "text or a list of token ids"),
 ]
 
@@ -241,7 +252,35 @@ def test_a_record_may_set_every_sampling_field() -> None:
     found = record({"prompt": "a", **values, "logit_bias": {"3": "-inf", "4": 2}})
     assert {name: getattr(found.params, name) for name in values} == values
     assert found.params.logit_bias == ((3, -math.inf), (4, 2))
-    assert {*values, "logit_bias"} == set(SAMPLING_FIELDS)
+    assert {*values, "logit_bias", *CONSTRAINTS} == set(SAMPLING_FIELDS)
+
+
+def test_a_record_has_one_constraint_in_place_of_the_jobs() -> None:
+    job = replace(SPEC.params, regex="a+")
+    schema = {"type": "object"}
+    assert record({"prompt": "a"}, params=job).params.constraint == ("regex", "a+")
+    for own, expected in [
+        ({"json_schema": schema}, ("json_schema", json.dumps(schema))),
+        ({"choices": ["a", "b"]}, ("choices", ("a", "b"))),
+        ({"grammar": 'start: "a"'}, ("grammar", 'start: "a"')),
+        ({"regex": "b"}, ("regex", "b")),
+        ({"regex": None}, None),
+    ]:
+        assert record({"prompt": "a", **own}, params=job).params.constraint == expected
+
+
+def test_openais_response_format_is_a_schema() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "null"}}}
+    named = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+    for form, expected in [
+        (named, json.dumps(schema)),
+        ({"type": "json_object"}, '{"type": "object"}'),
+    ]:
+        body = {"prompt": "a", "response_format": form}
+        found = record({"custom_id": "1", "body": body}).params.constraint
+        assert found == ("json_schema", expected)
+    body = {"prompt": "a", "response_format": {"type": "text"}}
+    assert record({"custom_id": "1", "body": body}).params.constraint is None
 
 
 def test_what_a_record_leaves_out_is_the_jobs() -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -394,6 +395,28 @@ def test_a_record_that_bans_every_token_fails_alone(tmp_path: Path) -> None:
     write(tmp_path / "in", tmp_path / "out")
     codes = [record.get("error", {}).get("code") for record in read(tmp_path / "out")]
     assert codes == [None, "nothing_left", "wrong_value"]
+
+
+def test_constrained_records_are_the_same_in_any_batch_and_one_that_fails_fails_alone(
+    tmp_path: Path,
+) -> None:
+    records = [
+        {"prompt": "x", "regex": "[a-c]{2}(x|yz)"},
+        {"prompt": "x"},
+        {"prompt": "y", "choices": ["one", "two"], "num_samples": 2},
+        {"prompt": "z", "json_schema": {"enum": [1, 22, 333]}, "temperature": 0},
+        {"prompt": "z", "regex": "ab", "logit_bias": {"98": "-inf"}},
+    ]
+    (tmp_path / "in").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for rows in (1, 3):
+        write(tmp_path / "in", tmp_path / f"out{rows}", rows=rows)
+    assert (tmp_path / "out1").read_bytes() == (tmp_path / "out3").read_bytes()
+    first, _, second, third, last = read(tmp_path / "out1")
+    assert re.fullmatch("[a-c]{2}(x|yz)", first["completion"])
+    assert (first["finish_reason"], third["finish_reason"]) == ("stop", "stop")
+    assert {sample["completion"] for sample in second["samples"]} <= {"one", "two"}
+    assert third["completion"] in {"1", "22", "333"}
+    assert last["error"]["code"] == "nothing_left"
 
 
 def test_a_fault_of_the_model_stops_the_job_and_it_can_be_resumed(

@@ -220,6 +220,36 @@ def test_logit_bias_and_bans_reach_the_model(run: Run) -> None:
     assert value["ids"][1] == ord("e")
 
 
+def test_a_constraint_ends_the_text_or_is_incomplete(run: Run, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": [1, 23]}')
+    assert run("A", "--json-schema", schema, "--no-echo")[1] in {"1\n", "23\n"}
+    assert run("A", "--json-schema", '{"const": null}', "--no-echo")[1] == "null\n"
+    grammar = tmp_path / "grammar.lark"
+    grammar.write_text('start: "he said" | "she said"')
+    assert run("A", "--grammar", grammar, "--no-echo", "--stats")[1] == "he said\n"
+    _, out, err = run("A", "--choice", "he said", "--choice", "x", "-n", 3, "--no-echo", "--stats")
+    assert out == "he \n"
+    assert "finish reason length, incomplete" in err
+    assert as_json(run, "A", "--regex", "he sa")["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--json-schema", '{"type": "x"}'], "--json-schema: cannot be compiled (Invalid type: x)"),
+        (["--regex", "a("], "--regex: cannot be compiled (character 2: unclosed group)"),
+        (["--choice", ""], "--choice: must not be empty"),
+        (["--choice", "a", "--regex", "a"], "--choice: cannot be used together with --regex"),
+        (["--choice", "a", "--beams", "2"], "--beams: cannot be used together with --choice"),
+    ],
+)
+def test_a_constraint_that_cannot_be_kept_is_a_usage_error(
+    run: Run, options: list[str], words: str
+) -> None:
+    assert run("A", *options) == (2, "", f"gptcli: error: {words}\n")
+
+
 def test_a_table_has_a_line_for_each_token_on_a_pipe(run: Run) -> None:
     shown = run("A", "-n", SIZE, "--show", "probs")[1].splitlines()
     assert len(shown) == SIZE

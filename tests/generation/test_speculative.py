@@ -1,6 +1,7 @@
 """Guessing changes no token, whoever guesses and however badly."""
 
 import random
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from gptcli.engine.fast import FastGPT
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.generation.sequence import Sequence
 from gptcli.generation.speculative import Drafter, DraftModel, PromptLookup, Speculation
+from gptcli.sampling.constraint import Matcher, matcher
 from gptcli.sampling.params import SamplingParams
 
 
@@ -121,3 +123,26 @@ def test_guessing_pauses_while_nothing_comes_true(model: FastGPT) -> None:
     assert guessed(long, [1], params, drafter)[0] == expected
     assert drafter.asked == 32
     assert torch.is_inference_mode_enabled() is False
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_guesses_against_a_constraint_change_no_token(model: FastGPT, temperature: float) -> None:
+    """A token is the byte of its id here, and its byte alone."""
+
+    class Bytes:
+        n_vocab, eos_ids = model.config.vocab_size, frozenset({3})
+        token_bytes = staticmethod(lambda id: bytes([id]))
+        encode = staticmethod(lambda text: list(text.encode()))
+
+    params = SamplingParams(max_new_tokens=30, temperature=temperature, regex="([0-9][A-Z]{2})+")
+    options = {"eos_ids": frozenset({3})}
+
+    def constraint() -> Matcher | None:
+        return matcher(params.constraint, Bytes())
+
+    expected = plain(model, [5, 6, 7], params, **options, constraint=constraint())
+    assert re.fullmatch("([0-9][A-Z]{2})+([0-9][A-Z]?)?", bytes(expected).decode())
+    small = FastGPT(copy_weights(lively_gpt2(seed=9, **SHAPES[1])))
+    for drafter in (PromptLookup(), DraftModel(small), Oracle(expected, 0.4)):
+        written, _ = guessed(model, [5, 6, 7], params, drafter, **options, constraint=constraint())
+        assert written == expected

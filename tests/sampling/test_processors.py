@@ -137,7 +137,7 @@ def test_logits_are_never_changed_in_place(logits, past) -> None:
 
 def test_nothing_to_do_copies_nothing(logits) -> None:
     row = logits[0].numpy()
-    assert processors.penalize(row, SamplingParams()) is row
+    assert processors.penalize(row, SamplingParams(), History([], 0)) is row
 
 
 def test_what_a_penalty_pushes_past_float32_stays_finite() -> None:

@@ -18,7 +18,7 @@ from gptcli.core.errors import RunError
 from gptcli.generation.sequence import Sequence
 from gptcli.sampling import filters, sampler
 from gptcli.sampling.params import SamplingParams
-from gptcli.sampling.processors import History
+from gptcli.sampling.processors import History, NothingLeftError
 from gptcli.sampling.sampler import check_finite, refuse_non_finite, uniform
 
 V = 211  # odd: rows of a batch begin at every alignment
@@ -215,13 +215,36 @@ def test_a_cold_temperature_tends_to_greedy_and_a_hot_one_to_uniform(logits) -> 
     assert torch.allclose(hot, torch.full_like(hot, 1 / V))
 
 
-def test_penalties_come_before_the_filters() -> None:
-    row, history = np.array([2.0, 1.9, 0.0], np.float32), History([0], 0)
-    params = SamplingParams(top_k=1, presence_penalty=1.0)
-    assert sampler.sample(row, SamplingParams(top_k=1), 0.5, history) == 0
-    assert sampler.sample(row, params, 0.5, history) == 1
-    banned = SamplingParams(temperature=0, min_new_tokens=2)
-    assert sampler.sample(row, banned, 0.5, history, eos_ids={0}) == 1
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"top_k": 1}, 0),
+        ({"top_k": 1, "presence_penalty": 1.0}, 1),
+        ({"temperature": 0, "min_new_tokens": 3}, 1),
+    ],
+)
+def test_penalties_come_before_the_filters(options, expected) -> None:
+    text = Sequence(
+        prompt=[2],
+        params=SamplingParams(**options),
+        context=9,
+        seed=0,
+        eos_ids=frozenset({0}),
+        ids=[0],
+    )
+    token = text.choose(np.array([2.0, 1.9, 0.0], np.float32))
+    assert (0 if token is None else token.id) == expected
+
+
+def test_a_mask_comes_after_the_penalties_and_before_the_filters() -> None:
+    row, history = np.array([3.0, 2.0, 1.0, 0.0], np.float32), History([], 0)
+    params = SamplingParams(top_k=1, logit_bias=((2, 9.0), (1, -inf)))
+    allowed = np.array([False, True, True, True])
+    found = sampler.processed(row, params, history, (), allowed)
+    assert found.tolist() == [-inf, -inf, 10.0, 0.0]
+    assert sampler.sample(found, params, 0.5) == 2
+    with pytest.raises(NothingLeftError):
+        sampler.processed(row, params, history, (), np.array([False, True, False, False]))
 
 
 def test_tokens_past_the_vocabulary_are_cut_before_anything_else() -> None:
@@ -278,5 +301,6 @@ def test_values_that_are_not_finite_are_refused() -> None:
 def test_logits_are_left_as_they_were(logits) -> None:
     row = logits[1].numpy()
     row.flags.writeable = False
-    sampler.sample(row, SamplingParams(top_k=3, repetition_penalty=2), 0.5, History([1], 0))
+    params = SamplingParams(top_k=3, repetition_penalty=2)
+    sampler.sample(sampler.processed(row, params, History([1], 0), (), row < 1), params, 0.5)
     sampler.probabilities(row, SamplingParams(temperature=0.3))

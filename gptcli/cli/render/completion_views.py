@@ -206,7 +206,8 @@ def statistics(run: Run, completions: list["Completion"]) -> str:
     for completion in completions:
         generation = completion.generation
         speed = _speed(len(generation.ids), generation.seconds)
-        lines.append(f"new: {speed}, finish reason {completion.finish_reason}")
+        incomplete = ", incomplete" if generation.is_incomplete else ""
+        lines.append(f"new: {speed}, finish reason {completion.finish_reason}{incomplete}")
     if (guesses := run.speculation) is not None:
         share = f" ({guesses.accepted / guesses.guessed:.0%})" if guesses.guessed else ""
         lines.append(f"guessed: {guesses.guessed:,} tokens, {guesses.accepted:,} right{share}")
