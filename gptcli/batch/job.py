@@ -143,8 +143,9 @@ class JobSpec:
         own["openai"] = self.openai and asdict(self.openai)
         sampling = asdict(self.params)
         sampling["logit_bias"] = [[id, _named(bias)] for id, bias in self.params.logit_bias]
+        sampling["choices"] = list(self.params.choices)
         for name in CONSTRAINTS:
-            if not sampling[name]:
+            if not sampling[name]:  # files of before there were constraints name none
                 del sampling[name]
         return {**sampling, **own, "stop": list(self.stop)}
 
@@ -162,7 +163,8 @@ class JobSpec:
         names = {f.name for f in fields(SamplingParams)}
         sampling = {name: values.pop(name) for name in names if name in values}
         biases = tuple((id, float(bias)) for id, bias in sampling.pop("logit_bias", ()))
-        params = SamplingParams(**sampling, logit_bias=biases)
+        choices = tuple(sampling.pop("choices", ()))
+        params = SamplingParams(**sampling, logit_bias=biases, choices=choices)
         stop = tuple(values.pop("stop", ()))
         openai = values.pop("openai", None)
         values["openai"] = None if openai is None else OpenAIDefaults(**openai)
