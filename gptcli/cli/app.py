@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gptcli.cli import shared
+from gptcli.cli import options
 from gptcli.cli.command import CommandFunction
 from gptcli.cli.usage_errors import TyperException, as_usage_error, no_such_command
 from gptcli.core.errors import UsageError
@@ -51,6 +51,7 @@ PANELS = (
     "Optimizer",
     "Validation and checkpoints",
     "What is measured",
+    "Memory",
     "Run the model on a text",
     "Output",
     "Machine",
@@ -141,8 +142,8 @@ app = typer.Typer(
 
 @app.callback(context_settings={"help_option_names": ["--help", "-h"]})
 def gptcli(
-    debug: shared.Debug = False,
-    color: shared.Color = "auto",
+    debug: options.Debug = False,
+    color: options.Color = "auto",
     help_env: Annotated[
         bool,
         typer.Option(
@@ -156,7 +157,11 @@ def gptcli(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", "-V", callback=shared.show_version, is_eager=True, help="Show the version."
+            "--version",
+            "-V",
+            callback=options.show_version,
+            is_eager=True,
+            help="Show the version.",
         ),
     ] = False,
 ) -> None:
@@ -169,7 +174,7 @@ def command() -> Any:
     for option in group.params:
         # Typer checks values with pydantic, 60 ms that the help can do without.
         if option.name == "color":
-            option.process_value = shared.set_color
+            option.process_value = options.set_color
         elif option.name in {"install_completion", "show_completion"}:
             option.default = False  # None would be checked
         option.allow_from_autoenv = option.name in {"color", "debug"}

@@ -20,8 +20,8 @@ from gptcli.batch.result_lines import header, spec_of
 from gptcli.batch.runner import InterruptedJobError, Tally, run_job, stopped
 from gptcli.checkpoint.resolve import Target
 from gptcli.cli.clustering import Team
-from gptcli.cli.common import OUTPUT, BatchSize
 from gptcli.cli.model_options import ModelOptions, fresh_seed
+from gptcli.cli.options import OUTPUT, BatchSize
 from gptcli.cli.render import console
 from gptcli.cli.render.progress import BatchProgress
 from gptcli.core import signals

@@ -118,6 +118,8 @@ class CommandFunction:
         for parameter in command.params:
             if (field := self.fields.get(parameter.name)) is not None:
                 _convert_with(parameter, field)
+                if isinstance(field.option, Argument):
+                    parameter.display_type_rich = lambda ctx: None  # `<list[str]>`
 
 
 def was_given(context: typer.Context, name: str) -> bool:
@@ -205,8 +207,10 @@ def variable(context: typer.Context, name: str) -> str:
 
 def _convert_with(parameter: Any, field: OptionField) -> None:
     def process_value(context: typer.Context, value: Any) -> Any:
+        if context.resilient_parsing:  # completing: nothing is read or refused
+            return value
         if value is None or value == ():
-            if parameter.required and not context.resilient_parsing:
+            if parameter.required:
                 hint = f'See "{context.command_path} --help"'
                 raise UsageError(option_name(field), "is missing", hint)
             return value

@@ -143,7 +143,7 @@ def changes(text: str) -> dict[str, Value]:
 def _unknown(part: str, key: str) -> UsageError:
     near = get_close_matches(key[:200], _KEYS, n=1)
     hint = f'Did you mean "{near[0]}"?' if near else f"Keys are {', '.join(_KEYS)}"
-    return UsageError("--what-if", f'expected key=value of a config, got "{shown(part)}"', hint)
+    return UsageError("what_if", f'expected key=value of a config, got "{shown(part)}"', hint)
 
 
 def _value(text: str) -> Value:
@@ -170,7 +170,7 @@ def changed(config: GPTConfig, values: Mapping[str, Value]) -> GPTConfig:
     try:
         return replace(config, **widened)  # type: ignore[arg-type]
     except InputError as error:
-        raise UsageError("--what-if", error.problem) from None
+        raise UsageError("what_if", error.problem) from None
 
 
 def size(text: str) -> int:
@@ -182,12 +182,12 @@ def size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None or float(match[1]) == 0:
         hint = "For example 8GB, 512MB or 1.5GiB"
-        raise UsageError("--fit", f'expected a size, got "{shown(text)}"', hint)
+        raise UsageError("fit", f'expected a size, got "{shown(text)}"', hint)
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** _POWERS.get((match[2] or "").upper(), 0))
 
 
-def fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, train: bool) -> Fit:
+def largest_fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, train: bool) -> Fit:
     """The largest of a target's family, and which of GPT-2's sizes, `budget` bytes have room for.
 
     Raises:
@@ -204,7 +204,7 @@ def fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, train: bool)
         problem = (
             f"nothing like {shown(name)} is as small as this (the smallest needs {needs:,} bytes)"
         )
-        raise UsageError("--fit", problem)
+        raise UsageError("fit", problem)
     presets = tuple((n, cost(roomy(c, usage.tokens))) for n, c in _sizes())
     return Fit(name, budget, found, cost(found), usage.running(found).loading, presets)
 

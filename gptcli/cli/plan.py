@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from gptcli.cli.common import OUTPUT, Json
+from gptcli.cli.options import OUTPUT, Json
 from gptcli.core.errors import UsageError
 from gptcli.core.options import Option, check
 from gptcli.generation.model_spec import MACHINE

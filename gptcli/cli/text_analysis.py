@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from gptcli.cli.model_options import ModelOptions
-from gptcli.cli.options import at_least
 from gptcli.cli.prompt_input import read_prompt
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
+from gptcli.core.options import Option, check
 from gptcli.model.config import GPTConfig
 
 if TYPE_CHECKING:
@@ -21,42 +21,73 @@ SEED = 123  # the book's, so that an untrained model shows the book's numbers
 TEXT = "Every effort moves you"  # what gradients are taken on where there is no --prompt
 LENS_POSITIONS = 64  # each costs an output head a block
 LENS_TOP = 5
+RUN = "Run the model on a text"
+_CANDIDATES = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnalysisOptions:
-    """What to compute. `maps` are the heads, as "0.0", whose attention weights are shown."""
-
-    prompt: str | None
-    gradients: bool
-    maps: tuple[str, ...] = ()
-    all_heads: bool = False
-    top: int = 10
-
-    def __post_init__(self) -> None:
-        at_least("--top", self.top, 1)
-        for option, given in (("--attention", self.maps), ("--all-heads", self.all_heads)):
-            if given and self.prompt is None:
-                raise UsageError(option, "needs a text to look at", 'Add --prompt "..."')
-
-    @property
-    def text(self) -> str:
-        """What the model is run on."""
-        return TEXT if self.prompt is None else self.prompt
-
-
-def text_of(prompt: str | None) -> str | None:
+def parse_prompt(prompt: str) -> str:
     """The text of --prompt: standard input for "-".
 
     Raises:
         UsageError, InputError: it is empty, too long or not UTF-8.
     """
-    if prompt is None:
-        return None
     text = read_prompt(prompt, None, allow_empty=True)
     if not text:
-        raise UsageError("--prompt", "is empty")
+        raise UsageError("prompt", "is empty")
     return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisOptions:
+    """What to compute.
+
+    Attributes:
+        maps: the heads, as "0.0", whose attention weights are shown.
+        top: None is 10.
+    """
+
+    prompt: Annotated[
+        str | None,
+        Option(
+            'Tokens, predictions and activations of this text; "-" reads standard input.',
+            RUN,
+            metavar="TEXT",
+            parse=parse_prompt,
+        ),
+    ] = None
+    gradients: Annotated[
+        bool, Option("Loss and gradients, with and without shortcut connections.", RUN)
+    ] = False
+    maps: Annotated[
+        tuple[str, ...],
+        Option(
+            "Draw a head's attention map, as 0.0. Repeatable.",
+            RUN,
+            metavar="LAYER.HEAD",
+            name="attention",
+        ),
+    ] = ()
+    all_heads: Annotated[bool, Option("Draw the attention maps of all heads.", RUN)] = False
+    top: Annotated[
+        int | None,
+        Option(
+            "List N tokens that may come next; 5 without it, with --details and --json 10.",
+            RUN,
+            metavar="N",
+            ge=1,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in ("maps", "all_heads"):
+            if getattr(self, name) and self.prompt is None:
+                raise UsageError(name, "needs a text to look at", 'Add `prompt="..."`')
+
+    @property
+    def text(self) -> str:
+        """What the model is run on."""
+        return TEXT if self.prompt is None else self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +145,7 @@ def analyse(
     kept = range(model.config.n_layers) if every_map else {layer for layer, _ in heads}
     forward = None
     if options.prompt is not None:
-        forward = _forward_pass(model, ids, tokenizer, heads, kept, top=options.top)
+        forward = _forward_pass(model, ids, tokenizer, heads, kept, top=options.top or _CANDIDATES)
     return TextAnalysis(
         name=target.name,
         config=model.config,
@@ -135,7 +166,7 @@ def heads_to_show(
     Raises:
         UsageError: the model cannot run on the text, or has no such head.
     """
-    option = "--prompt" if options.prompt is not None else "--gradients"
+    option = "prompt" if options.prompt is not None else "gradients"
     if len(ids) > config.context_length:
         found = f"{len(ids):,} tokens, expected at most {config.context_length:,}"
         raise UsageError(option, f"does not fit the context ({found})")
@@ -151,11 +182,11 @@ def _head(given: str, config: GPTConfig) -> tuple[int, int]:
     parts = given.split(".")
     problem = f'must be LAYER.HEAD, as 0.0, got "{shown(given, 60)}"'
     if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise UsageError("--attention", problem)
+        raise UsageError("maps", problem)
     layer, head = (int(part[:9]) for part in parts)
     if layer >= config.n_layers or head >= config.n_heads:
         last = f"{config.n_layers - 1}.{config.n_heads - 1}"
-        raise UsageError("--attention", f"no head {layer}.{head} (expected 0.0 to {last})")
+        raise UsageError("maps", f"no head {layer}.{head} (expected 0.0 to {last})")
     return layer, head
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptcli.checkpoint.resolve import resolve
-from gptcli.cli.common import OUTPUT
 from gptcli.cli.computing import pytorch
+from gptcli.cli.options import OUTPUT
 from gptcli.cli.render import console
 from gptcli.cli.render.progress import TrainingProgress, downloads
 from gptcli.core import signals

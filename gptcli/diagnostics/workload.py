@@ -1,40 +1,40 @@
 """What the benchmark measures, and how often."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 from gptcli.core.errors import UsageError
+from gptcli.core.options import Option, check
+
+WORK = "What is measured"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """The one home of the defaults, which a short context makes smaller (`fitted`).
+    """Sizes of what is measured; a short context makes the defaults smaller (`fitted`).
 
     Attributes:
-        prefill: tokens of the prompt that is read.
-        prompt: tokens of the prompt that writing begins with, alone and in the batch.
-        new_tokens: written after it by one text alone; the first is timed by itself.
-        rows: texts of the batch; 0 leaves it out.
-        row_tokens: written in each of them.
-        runs: how often all of it is done.
-        product: side of the matrices of the machine's own product.
+        prompt: of the one text alone and of each in the batch.
+        new_tokens: the first of them is timed by itself.
+        product: side of the square matrices whose product is the machine's own speed.
     """
 
-    prefill: int = 512
-    prompt: int = 32
-    new_tokens: int = 128
-    rows: int = 32
-    row_tokens: int = 64
-    runs: int = 5
-    product: int = 2048
+    prefill: Annotated[int, Option("Read a prompt of N tokens.", WORK, metavar="N", ge=1)] = 512
+    prompt: Annotated[int, Option("Write after N tokens.", WORK, metavar="N", ge=1)] = 32
+    new_tokens: Annotated[
+        int, Option("Write N tokens, one text alone.", WORK, short="-n", metavar="N", ge=2)
+    ] = 128
+    rows: Annotated[int, Option("Write N texts at once; 0: none.", WORK, metavar="N", ge=0)] = 32
+    row_tokens: Annotated[
+        int, Option("Write N tokens in each of them.", WORK, metavar="N", ge=1)
+    ] = 64
+    runs: Annotated[int, Option("Do everything N times.", WORK, short="-r", metavar="N", ge=1)] = 5
+    product: Annotated[
+        int, Option("Side of the machine's own matrices.", WORK, metavar="N", ge=1)
+    ] = 2048
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            least, value = _LEAST.get(field.name, 1), getattr(self, field.name)
-            if value < least:
-                raise UsageError(_option(field.name), f"must be >= {least}, got {value}")
-
-
-_LEAST = {"rows": 0, "new_tokens": 2}
+        check(self)
 
 
 def fitted(context: int, **given: int | None) -> Workload:
@@ -53,12 +53,8 @@ def fitted(context: int, **given: int | None) -> Workload:
         value = asked.setdefault(name, min(getattr(default, name), most[name]))
         if value > most[name]:
             problem = f"must be <= {most[name]} with this context of {context:,}, got {value:,}"
-            raise UsageError(_option(name), problem)
+            raise UsageError(name, problem)
     return Workload(**asked)
 
 
 _LONG = ("prompt", "prefill", "new_tokens", "row_tokens")
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

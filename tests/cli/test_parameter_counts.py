@@ -66,7 +66,7 @@ def test_every_kind_of_key_can_change(capsys):
     ],
 )
 def test_what_cannot_be_changed_says_why(text, said):
-    with pytest.raises(UsageError, match="--what-if") as raised:
+    with pytest.raises(UsageError, match="what_if") as raised:
         changed(GPT2, changes(text))
     assert said in str(raised.value)
 
@@ -87,7 +87,7 @@ def test_sizes_are_read_as_people_write_them(text, bytes_):
     "text", ["", "GB", "-1GB", "8XB", "0", "0.0GB", "1e9", "8 gigs", "٣GB", "nan"]
 )
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(UsageError, match="--fit"):
+    with pytest.raises(UsageError, match="fit"):
         size(text)
 
 

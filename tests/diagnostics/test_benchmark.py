@@ -146,12 +146,12 @@ def test_a_short_context_shortens_what_was_not_asked_for() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"prefill": 49}, "--prefill: must be <= 48"),
-        ({"prompt": 48}, "--prompt: must be <= 47"),
-        ({"new_tokens": 26}, "--new-tokens: must be <= 25"),
-        ({"new_tokens": 1}, "--new-tokens: must be >= 2"),
-        ({"runs": 0}, "--runs: must be >= 1"),
-        ({"rows": -1}, "--rows: must be >= 0"),
+        ({"prefill": 49}, "prefill: must be <= 48"),
+        ({"prompt": 48}, "prompt: must be <= 47"),
+        ({"new_tokens": 26}, "new_tokens: must be <= 25"),
+        ({"new_tokens": 1}, "new_tokens: must be an integer >= 2"),
+        ({"runs": 0}, "runs: must be an integer >= 1"),
+        ({"rows": -1}, "rows: must be an integer >= 0"),
     ],
 )
 def test_what_was_asked_for_is_never_changed(given: dict[str, int], said: str) -> None:

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptcli.cli import options as o
+from gptcli.cli.command import CommandFunction, Without, was_given
 from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.options import Details, Json, Quiet, Target, with_target
 from gptcli.cli.render import console
 from gptcli.cli.render.bench_report import show
 from gptcli.core.errors import InputError
@@ -17,59 +18,22 @@ from gptcli.core.escape import shown
 from gptcli.diagnostics.workload import Workload, fitted
 
 if TYPE_CHECKING:
-    from gptcli.checkpoint.resolve import Target
+    from gptcli.checkpoint.resolve import Target as ModelTarget
     from gptcli.diagnostics.benchmark import Run
     from gptcli.engine.fast import FastGPT
 
 SCHEMA = "gptcli.bench/1"
-WORK = "What is measured"
-_DEFAULT = Workload()
 
 
-def _number(text: str, default: int, *names: str) -> Any:
-    """An option whose default is that of the workload, less where the context is short."""
-    help_ = f"{text} \\[default: {default}]"
-    return typer.Option(*names, help=help_, rich_help_panel=WORK, metavar="N", show_default=False)
-
-
+@CommandFunction
 def bench(
-    target: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help="As --model.", show_default=False)
-    ] = None,
-    model: o.Model = None,
-    config: o.Config = None,
-    weights: o.Weights = None,
-    offline: o.Offline = False,
-    prefill: Annotated[
-        int | None, _number("Read a prompt of N tokens.", _DEFAULT.prefill, "--prefill")
-    ] = None,
-    prompt: Annotated[
-        int | None, _number("Write after N tokens.", _DEFAULT.prompt, "--prompt")
-    ] = None,
-    new_tokens: Annotated[
-        int | None,
-        _number("Write N tokens, one text alone.", _DEFAULT.new_tokens, "--new-tokens", "-n"),
-    ] = None,
-    rows: Annotated[
-        int | None, _number("Write N texts at once; 0: none.", _DEFAULT.rows, "--rows")
-    ] = None,
-    row_tokens: Annotated[
-        int | None, _number("Write N tokens in each of them.", _DEFAULT.row_tokens, "--row-tokens")
-    ] = None,
-    runs: Annotated[
-        int | None, _number("Do everything N times.", _DEFAULT.runs, "--runs", "-r")
-    ] = None,
-    product: Annotated[
-        int | None,
-        _number("Side of the machine's own matrices.", _DEFAULT.product, "--product"),
-    ] = None,
-    details: o.Details = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    device: o.Device = "cpu",
-    dtype: o.Dtype = "float32",
-    quantize: o.Quantize = None,
-    threads: o.Threads = None,
+    context: typer.Context,
+    model: Annotated[ModelOptions, Without("engine", "seed", "check_finite")],
+    workload: Workload,
+    target: Target = None,
+    details: Details = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure a model's speed and memory, next to what the machine reaches by itself.
 
@@ -78,25 +42,13 @@ def bench(
     text is measured as generate writes it, several as batch does.
     """
     console.Settings.quiet = quiet
-    options = ModelOptions(
-        model=target if model is None else model,
-        config=config,
-        weights=weights,
-        offline=offline,
-        seed=0,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        check_finite=True,
-        quantize=quantize,
-    )
+    options = replace(with_target(model, target), seed=0)
     found = options.target()
     if found.config is None:
-        hint = "Name its config with --config"
+        hint = "Name its config with `config`"
         raise InputError(shown(found.name), "has no config beside it", hint)
     options = options.settled(found)
-    asked = {"prefill": prefill, "prompt": prompt, "new_tokens": new_tokens}
-    asked |= {"rows": rows, "row_tokens": row_tokens, "runs": runs, "product": product}
+    asked = {name: value for name, value in asdict(workload).items() if was_given(context, name)}
     work = fitted(found.config.context_length, **asked)
     document = _document(found, options, work, _measure(options, found, work))
     if json:
@@ -105,7 +57,7 @@ def bench(
         show(document, details=details)
 
 
-def _measure(options: ModelOptions, found: "Target", work: Workload) -> "list[Run]":
+def _measure(options: ModelOptions, found: "ModelTarget", work: Workload) -> "list[Run]":
     options.torch()  # so that importing it is no part of loading
     from gptcli.diagnostics.benchmark import run
 
@@ -134,7 +86,7 @@ def _quiet(*, now: bool) -> Iterator[None]:
 
 
 def _document(
-    found: "Target", options: ModelOptions, work: Workload, runs: "list[Run]"
+    found: "ModelTarget", options: ModelOptions, work: Workload, runs: "list[Run]"
 ) -> dict[str, Any]:
     """The JSON: what was measured and how, the runs as they came, and what they say.
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from gptcli.cli.command import CommandFunction, Without
-from gptcli.cli.common import Greedy, Quiet, sampling
 from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.options import Greedy, Quiet, sampling
 from gptcli.cli.plan import Plan
 from gptcli.cli.prompt_input import read_prompt
 from gptcli.cli.render import console

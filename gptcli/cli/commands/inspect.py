@@ -3,77 +3,101 @@
 Reads configs and headers; what reads more is imported only where it was asked for.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptcli.cli import options as o
+from gptcli.cli.command import CommandFunction, Without, was_given
 from gptcli.cli.model_files import ModelFiles, read_model_files
 from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.options import OUTPUT, Details
 from gptcli.cli.render import console, inspect_report
 from gptcli.cli.render.table import Canvas, Report
-from gptcli.cli.text_analysis import AnalysisOptions, TextAnalysis, analyse, text_of
+from gptcli.cli.text_analysis import RUN, AnalysisOptions, TextAnalysis, analyse
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
+from gptcli.core.options import SEEDS, Argument, Option, check
 
 if TYPE_CHECKING:
     from gptcli.interpret.tensor_stats import Stats
 
-RUN = "Run the model on a text"
-_PROMPT = 'Tokens, predictions and activations of this text; "-" reads standard input.'
-_GRADIENTS = "Loss and gradients, with and without shortcut connections."
-_ATTENTION = "Draw a head's attention map, as 0.0. Repeatable."
-_TOP = "List N tokens that may come next; 5 without it, with --details and --json 10."
-_CANDIDATES = 10
-_SEED = "Initialises an untrained model; 123, as in the book, without it."
+_ONE_TARGET = (
+    "config",
+    "weights",
+    "stats",
+    "prompt",
+    "gradients",
+    "attention",
+    "all_heads",
+    "html",
+    "svg",
+)  # options that go with one target, not with two
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Where the result goes: stdout unless a file was named; with --json to both."""
+
+    json: Annotated[bool, Option("Print one JSON object, with every name unescaped.", OUTPUT)] = (
+        False
+    )
+    html: Annotated[
+        Path | None, Option("Write one page with all of it.", OUTPUT, metavar="FILE")
+    ] = None
+    svg: Annotated[Path | None, Option("Write the view as a picture.", OUTPUT, metavar="FILE")] = (
+        None
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name, path in (("html", self.html), ("svg", self.svg)):
+            if path is not None and path.is_dir():
+                raise UsageError(name, f"is a directory ({shown(path)}, expected a file)")
+            if path is not None and not path.parent.is_dir():
+                raise InputError(shown(path.parent), "no such directory")
+
+    def write(self, findings: "Findings") -> None:
+        """Print or write all that was asked for."""
+        if self.json:
+            console.print_json(findings.document())
+        if self.html is not None:
+            _write(self.html, findings.page())
+        if self.svg is not None:
+            _write(self.svg, findings.svg())
+        if not (self.json or self.html or self.svg):
+            findings.show()
+
+
+@CommandFunction
 def inspect(
+    context: typer.Context,
+    model: Annotated[ModelOptions, Without("engine", "seed", "dtype", "quantize")],
+    analysis: AnalysisOptions,
+    outputs: Outputs,
     targets: Annotated[
-        list[str] | None,
-        typer.Argument(
+        tuple[str, ...],
+        Argument(
+            "A preset, a model directory, a config or a .safetensors file; two to compare.",
             metavar="TARGET [OTHER]",
-            help="A preset, a model directory, a config or a .safetensors file; two to compare.",
-            show_default=False,
+        ),
+    ] = (),
+    stats: Annotated[
+        bool, Option("Read every tensor: extremes, mean, deviation, histogram.", OUTPUT)
+    ] = False,
+    seed: Annotated[
+        int | None,
+        Option(
+            "Initialises an untrained model; 123, as in the book, without it.",
+            RUN,
+            metavar="N",
+            ge=0,
+            lt=SEEDS,
         ),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", metavar="FILE", help="Use this config.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", metavar="FILE", help="Use these weights.")
-    ] = None,
-    stats: Annotated[
-        bool,
-        typer.Option("--stats", help="Read every tensor: extremes, mean, deviation, histogram."),
-    ] = False,
-    prompt: Annotated[str | None, o.option(RUN, _PROMPT, "--prompt", metavar="TEXT")] = None,
-    gradients: Annotated[bool, o.option(RUN, _GRADIENTS, "--gradients")] = False,
-    attention: Annotated[
-        list[str] | None, o.option(RUN, _ATTENTION, "--attention", metavar="LAYER.HEAD")
-    ] = None,
-    all_heads: Annotated[
-        bool, o.option(RUN, "Draw the attention maps of all heads.", "--all-heads")
-    ] = False,
-    top: Annotated[int | None, o.option(RUN, _TOP, "--top", metavar="N")] = None,
-    seed: Annotated[int | None, o.option(RUN, _SEED, "--seed", metavar="N")] = None,
-    offline: o.Offline = False,
-    check_finite: o.CheckFinite = True,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
-    details: o.Details = False,
-    as_json: Annotated[
-        bool, o.option(o.OUTPUT, "Print one JSON object, with every name unescaped.", "--json")
-    ] = False,
-    html: Annotated[
-        Path | None, o.option(o.OUTPUT, "Write one page with all of it.", "--html", metavar="FILE")
-    ] = None,
-    svg: Annotated[
-        Path | None, o.option(o.OUTPUT, "Write the view as a picture.", "--svg", metavar="FILE")
-    ] = None,
+    details: Details = False,
 ) -> None:
     """Show the architecture as a tree, and every tensor of the weight files.
 
@@ -83,63 +107,31 @@ def inspect(
     With --prompt or --gradients the model is run. --html and --svg take the place of what would be
     printed.
     """
-    names = targets or []
+    names = [*filter(None, [model.model]), *targets]
     if len(names) > 1:
-        others = {
-            "--config": config,
-            "--weights": weights,
-            "--stats": stats,
-            "--prompt": prompt is not None,
-            "--gradients": gradients,
-            "--attention": attention,
-            "--all-heads": all_heads,
-            "--html": html,
-            "--svg": svg,
-        }
-        refuse_beside_two(names, others)
-        _compare(names[0], names[1], as_json=as_json, details=details)
+        _refuse_beside_two(names, [name for name in _ONE_TARGET if was_given(context, name)])
+        _compare(names[0], names[1], as_json=outputs.json, details=details)
         return
-    outputs = Outputs(as_json=as_json, html=html, svg=svg)
-    analysis_options = AnalysisOptions(
-        prompt=text_of(prompt),
-        gradients=gradients,
-        maps=tuple(attention or ()),
-        all_heads=all_heads,
-        top=_CANDIDATES if top is None else top,
-    )
-    is_run = prompt is not None or gradients
-    if stats and is_run and html is None:
-        raise UsageError("--stats", "goes with --prompt and --gradients only in a page (--html)")
-    files, analysis = None, None
+    model = replace(model, model=names[0] if names else None, seed=seed)
+    is_run = analysis.prompt is not None or analysis.gradients
+    if stats and is_run and outputs.html is None:
+        problem = "goes with `prompt` and `gradients` only in a page (`html`)"
+        raise UsageError("stats", problem)
+    files, found = None, None
     if is_run:
-        model_options = ModelOptions(
-            model=names[0] if names else None,
-            config=config,
-            weights=weights,
-            offline=offline,
-            seed=seed,
-            device=device,
-            dtype="float32",
-            threads=threads,
-            check_finite=check_finite,
-        )
-        analysis = analyse(model_options, analysis_options, every_map=html is not None)
-    if not is_run or html is not None:
-        files = read_model_files(names[0] if names else None, config, weights)
+        found = analyse(model, analysis, every_map=outputs.html is not None)
+    if not is_run or outputs.html is not None:
+        files = read_model_files(model.model, model.config, model.weights)
     measures = _measured(files) if files and stats else None
-    outputs.write(Findings(files, measures, analysis, details, top))
+    outputs.write(Findings(files, measures, found, details, analysis.top))
 
 
-def refuse_beside_two(names: Sequence[str], options: Mapping[str, object]) -> None:
-    """Two targets are compared, and nothing else.
-
-    Raises:
-        UsageError: there are more than two, or an option that is for one of them.
-    """
+def _refuse_beside_two(names: Sequence[str], options: Sequence[str]) -> None:
+    """Two targets are compared, and nothing else."""
     if len(names) > 2:
         raise UsageError("TARGET", f"one to look at or two to compare ({len(names)} are named)")
-    if given := [option for option, value in options.items() if value]:
-        raise UsageError(given[0], "goes with one target (2 are named)")
+    if options:
+        raise UsageError(options[0], "goes with one target (2 are named)")
 
 
 def _compare(a: str, b: str, *, as_json: bool, details: bool) -> None:
@@ -236,33 +228,6 @@ class Findings:
         picture = Picture()
         self.show(picture)
         return picture.svg("gptcli inspect")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outputs:
-    """Where the result goes: stdout unless a file was named; with --json to both."""
-
-    as_json: bool
-    html: Path | None
-    svg: Path | None
-
-    def __post_init__(self) -> None:
-        for option, path in (("--html", self.html), ("--svg", self.svg)):
-            if path is not None and path.is_dir():
-                raise UsageError(option, f"is a directory ({shown(path)}, expected a file)")
-            if path is not None and not path.parent.is_dir():
-                raise InputError(shown(path.parent), "no such directory")
-
-    def write(self, findings: Findings) -> None:
-        """Print or write all that was asked for."""
-        if self.as_json:
-            console.print_json(findings.document())
-        if self.html is not None:
-            _write(self.html, findings.page())
-        if self.svg is not None:
-            _write(self.svg, findings.svg())
-        if not (self.as_json or self.html or self.svg):
-            findings.show()
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,32 +4,33 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from gptcli.batch import output as outputs
 from gptcli.batch.io.inputs import open_input
 from gptcli.batch.io.tables import input_lines
 from gptcli.batch.merge import Parts
 from gptcli.batch.runner import Tally
-from gptcli.cli import options as o
+from gptcli.cli.command import CommandFunction
+from gptcli.cli.options import JOB, Json, Quiet
 from gptcli.cli.render import console
+from gptcli.core.options import Argument, Option
 
-_OUT = "Where the joined output goes; without it the parts are only checked."
 
-
+@CommandFunction
 def merge(
-    parts: Annotated[
-        list[Path], typer.Argument(metavar="PARTS...", help="The outputs of all shards.")
-    ],
-    input: Annotated[
-        str, o.option("Job", "The input that they answer.", "--input", "-i", metavar="FILE")
-    ],
-    output: Annotated[Path | None, o.option("Job", _OUT, "--output", "-o", metavar="FILE")] = None,
-    overwrite: Annotated[
-        bool, o.option("Job", "Replace an output that is there.", "--overwrite")
-    ] = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
+    parts: Annotated[tuple[Path, ...], Argument("The outputs of all shards.", metavar="PARTS...")],
+    input: Annotated[str, Option("The input that they answer.", JOB, short="-i", metavar="FILE")],
+    output: Annotated[
+        Path | None,
+        Option(
+            "Where the joined output goes; without it the parts are only checked.",
+            JOB,
+            short="-o",
+            metavar="FILE",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, Option("Replace an output that is there.", JOB)] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Join the outputs of gptcli batch --shard, in any order.
 

@@ -1,10 +1,10 @@
 """`gptcli models`: the presets, and which are on this machine. Never imports torch or downloads."""
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from gptcli.checkpoint.resolve import Available, available_presets
+from gptcli.cli.command import CommandFunction
+from gptcli.cli.options import Json
 from gptcli.cli.render import console
 from gptcli.cli.render.table import HEADING, QUIET, Report, Row
 
@@ -13,18 +13,15 @@ _HEAD = ("name", "parameters", "on disk", "")
 _NUMBERS = (1,)
 
 
-def models(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, the same facts in it.")
-    ] = False,
-) -> None:
+@CommandFunction
+def models(json: Json = False) -> None:
     """List the models that have a name, and say which are on this machine.
 
     A model with weights to download is fetched when it is first used, into the cache of
     huggingface_hub. Nothing is downloaded here.
     """
     all_models = available_presets()
-    if as_json:
+    if json:
         console.print_json({"schema": SCHEMA, "models": [_document(one) for one in all_models]})
         return
     rows = [Row(_cells(one), style="" if one.is_ready else QUIET) for one in all_models]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from gptcli.checkpoint.header import read_headers
 from gptcli.checkpoint.quantized import stored_width
 from gptcli.cli.command import CommandFunction, Only
-from gptcli.cli.common import JOB, Json, Quiet, Target, with_target
 from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.options import JOB, Json, Quiet, Target, with_target
 from gptcli.cli.render import console
 from gptcli.core.atomic import write_atomically
 from gptcli.core.errors import InputError, RunError, UsageError

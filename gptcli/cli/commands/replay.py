@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -15,41 +15,49 @@ from gptcli.batch.output import read_output
 from gptcli.batch.request import RecordReader
 from gptcli.batch.result_lines import Done, spec_of
 from gptcli.batch.runner import Reading
-from gptcli.cli import options as o
+from gptcli.cli.command import CommandFunction, Only
 from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.options import JOB, BatchSize, Details, Json, Quiet
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
+from gptcli.core.options import Argument, Option
+from gptcli.generation.model_spec import MACHINE, Dtype, Width
 from gptcli.model.batchsize import default_rows
 
 if TYPE_CHECKING:
     from gptcli.batch.replay import Difference, Pair
 
-_INPUT = "The job's input; not needed if it was run with --echo."
-_LINES = "Only this line of the input. Repeatable."
-_DTYPE = "Numbers to compute with; the recorded ones without it."
 _DIFFERENT = 1
 _MOST_DIFFERENCES = 20  # printed without --details
 _MODEL = ("config", "weights", "tokenizer")
 
 
+@CommandFunction
 def replay(
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="What gptcli batch wrote.")],
-    input: Annotated[str | None, o.option("Job", _INPUT, "--input", "-i", metavar="FILE")] = None,
-    line: Annotated[list[int] | None, o.option("Job", _LINES, "--line", metavar="N")] = None,
-    batch_size: Annotated[
-        int | None, o.option(o.MACHINE, "Texts at a time.", "--batch-size", metavar="N")
+    output: Annotated[Path, Argument("What gptcli batch wrote.", metavar="OUTPUT")],
+    model: Annotated[
+        ModelOptions, Only("model", "config", "weights", "offline", "device", "threads")
+    ],
+    input: Annotated[
+        str | None,
+        Option(
+            "The job's input; not needed if it was run with --echo.",
+            JOB,
+            short="-i",
+            metavar="FILE",
+        ),
     ] = None,
-    model: o.Model = None,
-    config: o.Config = None,
-    weights: o.Weights = None,
-    offline: o.Offline = False,
-    details: o.Details = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    device: o.Device = "cpu",
-    dtype: Annotated[o.Dtypes | None, o.option(o.MACHINE, _DTYPE, "--dtype")] = None,
-    threads: o.Threads = None,
+    line: Annotated[
+        tuple[int, ...], Option("Only this line of the input. Repeatable.", JOB, metavar="N", ge=1)
+    ] = (),
+    batch_size: BatchSize = None,
+    dtype: Annotated[
+        Dtype | None, Option("Compute dtype; the recorded one without it.", MACHINE)
+    ] = None,
+    details: Details = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a recorded job again, from its header, and say what differs.
 
@@ -58,22 +66,16 @@ def replay(
     processor or version is what this is for. Exit code 0 if all is equal, 1 if anything differs.
     """
     console.Settings.quiet = quiet
-    o.at_least("--batch-size", batch_size, 1)
     with ExitStack() as stack:
         header, done = stack.enter_context(read_output(output))
         spec = spec_of(header, shown(output))
-        options = ModelOptions(
-            model=_model(model, config, weights, header),
-            config=config,
-            weights=weights,
-            offline=offline,
+        options = replace(
+            model,
+            model=_model(model, header),
             seed=spec.seed,
-            device=device,
-            threads=threads,
-            check_finite=True,
-            **_numbers(dtype, header),
+            **_recorded_dtype(dtype, header),
         )
-        pairs = _Counted(_pairs(output, input, done, spec, frozenset(line or ()), stack))
+        pairs = _Counted(_pairs(output, input, done, spec, frozenset(line), stack))
         found = _replay(options, spec, header, pairs, batch_size, shown(output))
     _show(found, pairs.count, json=json, details=details)
     if found:
@@ -90,12 +92,12 @@ class _Counted:
             yield pair
 
 
-def _model(
-    model: str | None, config: Path | None, weights: Path | None, header: dict[str, Any]
-) -> str | None:
-    if model or config or weights or header.get("model"):
-        return model or (None if config or weights else header["model"])
-    raise UsageError("--model", "is needed: the job's model has no name of its own")
+def _model(options: ModelOptions, header: dict[str, Any]) -> str | None:
+    if options.model or options.config or options.weights:
+        return options.model
+    if not header.get("model"):
+        raise UsageError("model", "is needed: the job's model has no name of its own")
+    return str(header["model"])
 
 
 def _pairs(
@@ -110,8 +112,8 @@ def _pairs(
 
     if input is None:
         if not spec.echo:
-            hint = "Name it with --input; a job run with --echo needs none"
-            raise UsageError("--input", "is needed to run this job again", hint)
+            hint = "Name it with `input`; a job run with --echo needs none"
+            raise UsageError("input", "is needed to run this job again", hint)
         return echoed(done, spec, wanted)
     source = stack.enter_context(open_input(input))
     lines = input_lines(input, source, spec.column)
@@ -119,10 +121,10 @@ def _pairs(
     return pairs_of(done, records, wanted, shown(output))
 
 
-def _numbers(dtype: o.Dtypes | None, header: dict[str, Any]) -> dict[str, Any]:
-    """--dtype, or what the header says the weights were multiplied as."""
+def _recorded_dtype(dtype: Dtype | None, header: dict[str, Any]) -> dict[str, Any]:
+    """`dtype`, or that of the header."""
     recorded = header.get("dtype")
-    if dtype is None and recorded in get_args(o.Widths):
+    if dtype is None and recorded in get_args(Width):
         return {"dtype": "float32", "quantize": recorded}
     return {"dtype": dtype or recorded or "float32"}
 
@@ -137,7 +139,7 @@ def _replay(
 ) -> "list[Difference]":
     target = options.target()
     if target.config is None:
-        raise UsageError("--config", "is needed")
+        raise UsageError("config", "is needed")
     options = options.settled(target)
     tokenizer = options.tokenizer(target, target.config)
     from gptcli.batch.fingerprint import identity

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gptcli.cli.command import CommandFunction
 from gptcli.cli.computing import pytorch
+from gptcli.cli.options import OUTPUT, Json
 from gptcli.cli.render import console
+from gptcli.core.options import Option
 from gptcli.version import __version__
 
 if TYPE_CHECKING:
@@ -18,12 +21,12 @@ if TYPE_CHECKING:
 SCHEMA = "gptcli.selftest/1"
 
 
+@CommandFunction
 def selftest(
     quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Leave out the book's ten tokens, which need 700 MB."),
+        bool, Option("Leave out the book's ten tokens, which need 700 MB.", OUTPUT)
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Check known answers and properties on this machine, offline, and name what deviates.
 
@@ -37,7 +40,7 @@ def selftest(
     for name in names(quick=quick):
         with console.waiting(f"{name} ..."):
             checks.append(run(name))
-    if as_json:
+    if json:
         console.print_json(_document(checks))
     else:
         _show(checks)

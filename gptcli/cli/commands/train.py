@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gptcli.cli.command import CommandFunction, was_given
-from gptcli.cli.common import Quiet
+from gptcli.cli.options import Quiet
 from gptcli.cli.render import console
 from gptcli.cli.training import Request, carry_out
 from gptcli.core.errors import UsageError
