@@ -212,8 +212,8 @@ WHY_STORED = (
 
 
 TIED = (
-    "124M or 163M? An output head that is the token embedding (tied, as in OpenAI's GPT-2) counts "
-    "once; one of its own (untied, as in the book) adds vocab_size x emb_dim."
+    "124M or 163M? An output head tied to the token embedding (OpenAI's GPT-2) counts once; one of "
+    "its own (the book's model) adds vocab_size x emb_dim."
 )
 
 

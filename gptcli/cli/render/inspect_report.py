@@ -31,14 +31,16 @@ MOST_ROWS = 20  # of tensors that belong to no GPT-2
 def show(files: ModelFiles, canvas: Canvas | None = None, *, details: bool = False) -> None:
     """Print the tree and a summary of the files; with `details` every tensor of them."""
     report = Report(canvas)
-    report.title(shown(files.target.name))
+    name = shown(files.target.name)
+    if files.config and not details:
+        name += f": {_config_line(files, files.config)}"
+    report.title(name)
     if files.config and details:
         _show_config(report, files, files.config)
         tree = architecture(files.config)
         report.heading("Architecture (shapes as the book's class has them: out x in + bias)")
         report.rows(list(_tree(tree, tree.count)), right=(2, 3))
     elif files.config:
-        report.paragraph(_config_line(files, files.config), QUIET)
         tree = architecture(files.config)
         report.rows(list(_short_tree(tree, tree.count)), right=(2, 3))
     if files.weights and details:
