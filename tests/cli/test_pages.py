@@ -82,3 +82,9 @@ def test_a_number_may_be_off_by_one_in_its_last_place() -> None:
     assert not command.prints("1.27 and 300\n")
     assert not command.prints("1.3 and 300\n")
     assert not command.prints("1.25 and 301\n")
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    for page in pages.PAGES:
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == []

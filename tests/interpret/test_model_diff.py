@@ -248,6 +248,22 @@ def test_inspect_says_what_differs_and_where(tmp_path, capsys):
     assert "not finite" in out
 
 
+def test_of_many_changed_tensors_those_that_differ_most_are_shown(tmp_path, capsys):
+    model = untrained(SMALL, 0)
+    save(model, tmp_path / "a")
+    with torch.no_grad():
+        for number, weight in enumerate(model.parameters()):
+            weight.mul_(1 + number / 1000)
+    save(model, tmp_path / "b")
+    assert run(["inspect", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "the 10 that differ most" in out
+    last = list(dict(model.named_parameters()))[-1]
+    table = out[out.index("the 10 that differ most") :].splitlines()
+    assert last in table[2]
+    assert len([line for line in table if "F32" in line]) == 10
+
+
 def test_equal_changes_of_many_blocks_are_one_line(capsys):
     assert run(["inspect", "gpt2-124m", "gpt2-355m", "--details"]) == 0
     out = capsys.readouterr().out

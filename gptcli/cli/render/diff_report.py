@@ -127,15 +127,12 @@ def show_diff(names: tuple[str, str], found: Comparison, *, details: bool = Fals
         _show_rows(report, rows, details=details)
     changed = [pair for pair in found.pairs if pair.distance and not pair.is_equal]
     _show_values(report, changed, details=details)
-    if not details and not found.is_equal:
-        report.space()
-        report.more("every tensor that differs")
 
 
 def _show_rows(report: Report, rows: Sequence[Row], *, details: bool) -> None:
     report.rows(rows if details else rows[:MOST_ROWS])
     if len(rows) > MOST_ROWS and not details:
-        report.points([f"and {len(rows) - MOST_ROWS:,} lines more"], QUIET)
+        report.points([f"and {len(rows) - MOST_ROWS:,} lines more (--details)"], QUIET)
 
 
 def _show_values(report: Report, changed: Sequence[Pair], *, details: bool) -> None:
@@ -143,7 +140,7 @@ def _show_values(report: Report, changed: Sequence[Pair], *, details: bool) -> N
         return
     title = f"Other values or dtype: {_tensors(len(changed))}"
     if len(changed) > MOST_VALUES and not details:
-        title += f", the {MOST_VALUES} that differ most"
+        title += f", the {MOST_VALUES} that differ most (--details: all)"
         changed = sorted(changed, key=_relative, reverse=True)[:MOST_VALUES]
     report.heading(title)
     titles = ("differing", "max |a-b|", "at", "relative", "cosine", "dtype")

@@ -163,7 +163,7 @@ def _summarise_weights(report: Report, weights: WeightFiles) -> None:
         report.heading("Tensors")
         report.rows(rows[:MOST_ROWS])
         if len(rows) > MOST_ROWS:
-            report.points([f"and {len(rows) - MOST_ROWS:,} lines more"], QUIET)
+            report.points([f"and {len(rows) - MOST_ROWS:,} lines more (--details)"], QUIET)
 
 
 def _short_facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:

@@ -143,7 +143,7 @@ def _show_tokens(report: Report, analysis: TextAnalysis, forward: ForwardPass, m
         report.spans(list(_pieces(analysis, report.width or 80))[: None if most > SHORT else 3])
     first = max(0, count - most)
     if first:
-        report.points([f"the last {most} of them"], QUIET)
+        report.paragraph(f"  the last {most} of them:", QUIET)
     header = Row(("at", "id", "token", "probability", "rank", "bytes"), "  ", "    ", QUIET)
     rows = [_token(analysis, forward, position) for position in range(first, count)]
     report.table([header, *rows], right=(1, 3, 4), optional=(5, 4))
