@@ -39,7 +39,9 @@ def refuse_unknown(request: Mapping[str, Any], known: tuple[str, ...], where: st
     for name in request:
         if name not in known:
             near = get_close_matches(name[:100].lower(), known, n=1)
+            lacking = "prompt" in known and "prompt" not in request
             meant = f' (did you mean "{near[0]}"?)' if near else ""
+            meant = meant or (', and no field "prompt"' if lacking else "")
             raise BadRecordError(
                 "unknown_field", f'unknown field "{where}{shown(name, 60)}"{meant}'
             )

@@ -18,7 +18,7 @@ from gptcli.batch.job import OpenAIDefaults
 from gptcli.core.escape import shown
 
 _REQUEST = ("custom_id", "method", "url", "body")
-_URL = "/v1/completions"
+URL = "/v1/completions"
 _RENAMED = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "n": "num_samples"}
 _OURS = ("prompt", *OWN_FIELDS)
 _UNUSED = ("model", "user")  # of no consequence here
@@ -109,9 +109,9 @@ def refusal(line: int, code: str, message: str) -> dict[str, Any]:
 
 
 def _require_endpoint(request: Mapping[str, Any]) -> None:
-    url, method = request.get("url", _URL), request.get("method", "POST")
-    if url != _URL:
-        raise BadRecordError("unsupported", f'url: expected {_URL}, got "{shown(url, 60)}"')
+    url, method = request.get("url", URL), request.get("method", "POST")
+    if url != URL:
+        raise BadRecordError("unsupported", f'url: expected {URL}, got "{shown(url, 60)}"')
     if method != "POST":
         raise BadRecordError("unsupported", f'method: expected POST, got "{shown(method, 60)}"')
 

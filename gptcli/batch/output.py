@@ -43,6 +43,7 @@ class Opened:
         done: what is in it already, to be gone past first.
         old: an output whose good lines are to be copied first, whose failed ones are not.
         final: the name that the file gets in the end, where that is another.
+        is_new: whether this run created the file.
     """
 
     output: Output
@@ -50,6 +51,7 @@ class Opened:
     done: Iterator[Done] = field(default_factory=lambda: iter(()))
     old: Iterator[Done] | None = None
     final: Path | None = None
+    is_new: bool = False
     _old_journal: Journal | None = None
 
     def promote(self) -> None:
@@ -72,14 +74,19 @@ class Opened:
             self.output.close()
 
     def abandon(self) -> None:
-        """Save what there is after a failure that is being reported already."""
+        """Save what there is after a failure that is being reported already.
+
+        A new file without a single record goes, so that the command can be mended and run again.
+        """
         if isinstance(self.output, Journal):
             with suppress(RunError, OSError):
                 self.output.sync()
+            holds_nothing = self.is_new and not self.output.count
+            is_copied = self.old is not None and self.final is not None  # the old one has it all
+            if holds_nothing or is_copied:
+                self.output.path.unlink(missing_ok=True)
             with suppress(RunError):
                 self.output.close()
-            if self.old is not None and self.final is not None:
-                self.output.path.unlink(missing_ok=True)  # the old output has all that is in it
         if self._old_journal is not None:
             with suppress(RunError):
                 self._old_journal.close()
@@ -130,16 +137,16 @@ def open_output(path: Path, header: bytes, mode: Mode) -> Opened:
     if is_stream(path):
         return _stream_file(path, header, mode)
     if mode == "overwrite":
-        return Opened(_fresh(_beside(path, "new"), header), shown(path), final=path)
+        return Opened(_fresh(staged(path), header), shown(path), final=path, is_new=True)
     if mode == "overwrite-resume":
-        opened = _continued(_beside(path, "new"), header)
+        opened = _continued(staged(path), header)
         opened.final = path
         return opened
     if mode == "retry":
         return _retried(path, header)
     if mode == "resume":
         return _continued(path, header)
-    return Opened(Journal.create(path, header), shown(path))
+    return Opened(Journal.create(path, header), shown(path), is_new=True)
 
 
 def open_stream(stream: Bytes, name: str, header: bytes) -> Opened:
@@ -278,7 +285,7 @@ def refuse_same_file(path: Path, others: list[tuple[int, int]]) -> None:
 
 def _continued(path: Path, header: bytes) -> Opened:
     if not os.path.lexists(path):
-        return Opened(Journal.create(path, header), shown(path))
+        return Opened(Journal.create(path, header), shown(path), is_new=True)
     journal = Journal.reopen(path)
     with journal.closed_on_failure():
         lines = journal.lines()

@@ -23,6 +23,7 @@ from gptcli.batch.fields import (
     require_unicode,
 )
 from gptcli.batch.id_table import IdTable
+from gptcli.batch.input_check import hint_of
 from gptcli.batch.io.lines import MAX_LINE, Line
 from gptcli.batch.job import JobSpec
 from gptcli.core.errors import GptcliError
@@ -165,9 +166,11 @@ def _object(text: str) -> dict[str, Any]:
     try:
         value = strict_json(text, "record")
     except GptcliError as error:
-        raise BadRecordError("invalid_json", error.problem.removeprefix("line 1: ")) from None
+        problem = error.problem.removeprefix("line 1: ") + hint_of(text)
+        raise BadRecordError("invalid_json", problem) from None
     if not isinstance(value, dict):
-        raise BadRecordError("not_an_object", f"expected a JSON object, got {described(value)}")
+        problem = f"expected a JSON object, got {described(value)}"
+        raise BadRecordError("not_an_object", problem + hint_of(text))
     return value
 
 

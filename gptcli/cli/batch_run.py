@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptcli.batch import output as outputs
+from gptcli.batch.input_check import checked
 from gptcli.batch.io.inputs import InputStream, open_input
 from gptcli.batch.io.lines import Line
 from gptcli.batch.io.tables import input_lines
@@ -124,15 +125,17 @@ def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
         options.load(target, 0)  # says what is missing
         raise UsageError("config", "is needed")
     options = options.settled(target)
-    tokenizer = options.tokenizer(target, target.config)
     with ExitStack() as stack:
         source = stack.enter_context(open_input(plan.input))
         _refuse_overwriting(plan, source, target)
+        lines = input_lines(plan.input, source, spec.column)
+        if spec.form == "json":
+            lines = checked(lines, source.name, ahead=source.size is not None)
+        tokenizer = options.tokenizer(target, target.config)
         team = Team(plan.cluster, stack)
         what = _identity(options, target, target.config, tokenizer, full)
         what.update(team.machine(options.device))
         opened = _open(plan, header(spec, what))
-        lines = input_lines(plan.input, source, spec.column)
         job = _BatchRun(options, spec, plan, target, target.config, tokenizer, team, what)
         job.run(opened, source, lines)
 
