@@ -136,6 +136,34 @@ def test_a_producer_that_waits_for_an_answer_gets_it(folder: Path) -> None:
         assert process.wait(60) == 0
 
 
+def test_a_csv_that_comes_row_by_row_is_answered_so_and_can_be_interrupted(
+    folder: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "in.csv"
+    os.mkfifo(pipe)
+    with (
+        subprocess.Popen(
+            command("batch", pipe, "-o", "-", "-m", folder / "model", *SAMPLING, "-q"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        ) as process,
+        pipe.open("wb", buffering=0) as writer,
+    ):
+        assert process.stdout is not None
+        writer.write(b"id,prompt\n")
+        assert b'"gptcli": "batch"' in process.stdout.readline()
+        for row in (b'1,"one"\n', b'2,"two, in\ntwo lines"\n'):
+            writer.write(row)
+            assert json.loads(process.stdout.readline())["status"] == "ok"
+        writer.write(b'3,"begun')
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b"interrupted after line 2\n"
+
+
 @pytest.mark.parametrize("output", ["-", "/dev/full"])
 def test_a_full_disk_is_exit_1(folder: Path, output: str) -> None:
     script = '"$@" > /dev/full' if output == "-" else '"$@"'

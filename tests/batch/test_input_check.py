@@ -1,14 +1,11 @@
 """Inputs that are not JSON Lines are refused as a whole, with what was found and what to do."""
 
-import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from batch_jobs import tiny_directory
-from emission import command, environment, run
+from emission import run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,21 +109,3 @@ def test_a_table_that_lacks_the_column_leaves_no_output(tmp_path: Path) -> None:
         done = run("batch", source, "-o", output, "-m", model, *mode)
         assert (done.code, b'no column "prompt"' in done.err) == (3, True)
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith("o")] == []
-
-
-def test_a_csv_of_a_pipe_that_fails_ends_while_the_writer_waits(tmp_path: Path) -> None:
-    """A named pipe whose writer stays: the error is said, and the command ends."""
-    model, pipe = tiny_directory(tmp_path / "model"), tmp_path / "in.csv"
-    os.mkfifo(pipe)
-    with subprocess.Popen(
-        command("batch", pipe, "-o", tmp_path / "out", "-m", model),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-    ) as process:
-        with pipe.open("wb", buffering=0) as writer:
-            writer.write(b"text\n" + json.dumps("a").encode() + b"\n")
-            _, err = process.communicate(timeout=100)
-        assert process.returncode == 3
-        assert b'no column "prompt"' in err

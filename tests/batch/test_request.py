@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from gptcli.batch.fields import SAMPLING_FIELDS
 from gptcli.batch.id_table import IdTable
-from gptcli.batch.io import lines
+from gptcli.batch.io import lines, tables
 from gptcli.batch.io.inputs import InputStream, open_file
 from gptcli.batch.io.lines import MAX_LINE, Line, made_line, split_lines
 from gptcli.batch.io.tables import is_table, rows
@@ -389,7 +390,35 @@ def test_the_id_table_grows_and_stays_small() -> None:
 
 def table(path: Path, column: str) -> Iterator[Line]:
     with open_file(path) as source:
-        yield from rows(path.name, source, column)
+        yield from (line for line in rows(path.name, source, column) if line is not None)
+
+
+@given(
+    st.lists(st.lists(st.text('a,"\r\n é\x00', max_size=5), min_size=1, max_size=3), max_size=6),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.integers(1, 9),
+)
+@settings(max_examples=200)
+def test_csv_in_any_pieces_with_pauses_has_the_rows_of_pythons_reader(
+    cells: list[list[str]], end: str, size: int
+) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL).writerows([["prompt"], *cells])
+    data = text.getvalue().encode()
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    pauses: list[bytes | None] = [part for piece in pieces for part in (piece, None)]
+    expected = list(csv.reader(io.StringIO(text.getvalue(), newline="")))
+    lines = tables._RowLines(tables._text_lines(iter(pauses)))
+    reader, found = csv.reader(lines), []
+    while True:
+        try:
+            found.append(next(reader))
+            lines.forget()
+        except tables._NotYetError:
+            continue
+        except StopIteration:
+            break
+    assert found == expected
 
 
 def test_a_csv_column_is_a_prompt_a_row(tmp_path: Path) -> None:

@@ -100,14 +100,16 @@ class InputStream:
         """
         return split_lines(inflated(self._chunks()), self.name)
 
-    def plain(self) -> Iterator[bytes]:
+    def plain(self) -> Iterator[bytes | None]:
         """All that is stored, inflated if it is gzip, in pieces of at most 1 MiB.
+
+        None where the next is not here yet and `is_busy`.
 
         Raises:
             RunError: the input cannot be read.
             EndsEarlyError: a damaged gzip file. What is good of it has been given by then.
         """
-        return (piece for piece in inflated(iter(self.read, b"")) if piece)
+        return (piece for piece in inflated(self._chunks()) if piece != b"")
 
     def _chunks(self) -> Iterator[bytes | None]:
         while True:

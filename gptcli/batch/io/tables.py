@@ -1,15 +1,15 @@
 """The rows of a CSV or Parquet file as lines of JSON: a prompt, and an id where there is a column.
 
 Rows are numbered from 1, the CSV's header apart. CSV, plain or gzipped, is read by Python,
-Parquet by pyarrow where it is installed. Knows no model and no torch.
+Parquet by pyarrow where it is installed.
 """
 
 import csv
 import json
 import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from importlib import import_module
-from io import BufferedReader, RawIOBase, TextIOWrapper
 from pathlib import PurePath
 from typing import Any
 
@@ -18,9 +18,11 @@ from gptcli.batch.io.lines import MAX_LINE, EndsEarlyError, Line, made_line
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
 
+Row = tuple[Any, Any] | None  # prompt and id; None: the next is not here yet
 SUFFIXES = (".csv", ".parquet")
 _GZIPPED = ".gz"
 _ID = "id"
+_LINE_END = re.compile(r"\r\n|\r|\n")
 # Characters of a CSV's line, which may have many columns: a gzip of a few MB can hold one of GBs.
 _LONGEST = 4 * MAX_LINE
 
@@ -35,8 +37,8 @@ def input_lines(name: str, source: InputStream, column: str | None) -> Iterator[
     return source.lines() if column is None else rows(name, source, column)
 
 
-def rows(name: str, source: InputStream, column: str) -> Iterator[Line]:
-    """Each row as a line; `name` says which kind of table it is.
+def rows(name: str, source: InputStream, column: str) -> Iterator[Line | None]:
+    """Each row as a line; `name` says which kind of table it is. None: it is not here yet.
 
     Raises:
         InputError: no such column, or the file is not what its name says.
@@ -46,7 +48,11 @@ def rows(name: str, source: InputStream, column: str) -> Iterator[Line]:
     read = _csv if _suffix(name) == ".csv" else _parquet
     number = 0
     try:
-        for number, (prompt, id) in enumerate(read(source, column), 1):
+        for row in read(source, column):
+            if row is None:
+                yield None
+                continue
+            number, (prompt, id) = number + 1, row
             record = {"prompt": prompt} if id is None else {_ID: id, "prompt": prompt}
             yield made_line(number, json.dumps(record, default=str).encode())
     except EndsEarlyError as problem:
@@ -59,59 +65,104 @@ def _suffix(name: str) -> str:
     return PurePath(path.lower().removesuffix(_GZIPPED)).suffix
 
 
-class _Raw(RawIOBase):
-    """Pieces of any size as Python's text files want their bytes."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, memoryview(b"")
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill some of a buffer."""
-        if not self._rest:
-            self._rest = memoryview(next(self._pieces, b""))
-        size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size
+class _NotYetError(Exception):
+    """The next line of a CSV is not here yet."""
 
 
-def _csv(source: InputStream, column: str) -> Iterator[tuple[Any, Any]]:
+class _RowLines:
+    """The lines of a CSV, as its reader takes them; a row is begun again after `_NotYetError`.
+
+    The reader forgets the lines of a row that it could not finish, so they are kept here.
+    """
+
+    def __init__(self, lines: Iterator[str | None]) -> None:
+        self._lines = lines
+        self._row: list[str] = []
+        self._at = 0
+
+    def __iter__(self) -> "_RowLines":
+        return self
+
+    def __next__(self) -> str:
+        if self._at == len(self._row):
+            if (line := next(self._lines)) is None:
+                self._at = 0
+                raise _NotYetError
+            self._row.append(line)
+        self._at += 1
+        return self._row[self._at - 1]
+
+    def forget(self) -> None:
+        """The row is whole."""
+        self._row, self._at = [], 0
+
+
+def _csv(source: InputStream, column: str) -> Iterator[Row]:
     csv.field_size_limit(MAX_LINE)
-    # What is not UTF-8 becomes lone surrogates, which fail their own record only.
-    file = TextIOWrapper(
-        BufferedReader(_Raw(source.plain())),
-        encoding="utf-8-sig",
-        errors="surrogateescape",
-        newline="",
-    )
     try:
-        reader = csv.reader(_bounded(file))
-        names = next(reader, [])
+        found = _csv_rows(source)
+        names = next((row for row in found if row is not None), [])
         _require(source, column, names)
         prompt, id = names.index(column), names.index(_ID) if _ID in names else None
-        for row in reader:
-            if row:  # a blank line is no row
+        for row in found:
+            if row is None:
+                yield None
+            elif row:  # a blank line is no row
                 yield _cell(row, prompt), None if id is None else _cell(row, id)
     except csv.Error as error:
         raise InputError(source.name, f"not CSV ({shown(error)})") from None
 
 
-def _bounded(file: TextIOWrapper) -> Iterator[str]:
-    """The lines of a file, with their ends; none that would take all memory."""
-    while line := file.readline(_LONGEST + 1):
-        if len(line) > _LONGEST and line[-1] not in "\r\n":
+def _csv_rows(source: InputStream) -> Iterator[list[str] | None]:
+    lines = _RowLines(_text_lines(source.plain()))
+    reader = csv.reader(lines)
+    while True:
+        try:
+            row = next(reader)
+        except _NotYetError:
+            yield None
+        except StopIteration:
+            return
+        else:
+            lines.forget()
+            yield row
+
+
+def _text_lines(pieces: Iterator[bytes | None]) -> Iterator[str | None]:
+    """Bytes → lines with their ends, which are those of CSV: CR, LF or both.
+
+    What is not UTF-8 becomes lone surrogates, which fail their own record only. A line that would
+    take all memory is refused.
+    """
+    decoder = getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
+    begun: list[str] = []  # parts of a line whose end is not here yet
+    size = 0  # their characters
+    held = ""  # a CR that came last: it may be half of a CR LF
+    for piece in pieces:
+        if piece is None:
+            yield None
+            continue
+        text = held + decoder.decode(piece)
+        held = "\r" if text.endswith("\r") else ""
+        text, start = text.removesuffix(held), 0
+        for end in _LINE_END.finditer(text):
+            yield "".join([*begun, text[start : end.end()]])
+            begun, size, start = [], 0, end.end()
+        begun.append(text[start:])
+        size += len(text) - start
+        if size > _LONGEST:
             raise csv.Error(f"a line is longer than {_LONGEST:,} characters")
-        yield line
+    last, more = "".join([*begun, held]), decoder.decode(b"", final=True)
+    yield from filter(None, (last, more) if held else (last + more,))
 
 
 def _cell(row: list[str], index: int) -> str | None:
     return row[index] if index < len(row) else None
 
 
-def _parquet(source: InputStream, column: str) -> Iterator[tuple[Any, Any]]:
+def _parquet(source: InputStream, column: str) -> Iterator[Row]:
+    if source.size is None:
+        raise InputError(source.name, "a pipe (expected a file: Parquet is read from its end)")
     try:
         parquet: Any = import_module("pyarrow.parquet")
         refusals = (OSError, import_module("pyarrow").ArrowException)
