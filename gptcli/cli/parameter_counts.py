@@ -11,7 +11,7 @@ from gptcli.checkpoint.presets import BUILT_IN, PRESETS, preset_config
 from gptcli.cli.model_files import read_model_files
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
-from gptcli.interpret.weight_summary import Stored, stored
+from gptcli.interpret.weight_summary import FileTotals, file_totals
 from gptcli.model.config import KEYS, GPTConfig
 from gptcli.model.largest import largest, relative
 from gptcli.model.memory_estimate import Running, Training, running, training
@@ -62,7 +62,7 @@ class ModelCount:
     config: GPTConfig
     knows_heads: bool
     counts: Counts
-    stored: Stored | None
+    stored: FileTotals | None
     problems: tuple[str, ...]
     changed: Mapping[str, object] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
@@ -93,7 +93,7 @@ def count_parameters(name: str | None, config: Path | None, weights: Path | None
     assert files.config is not None, "a target without a config has weights that imply one"
     sums, wrong = None, []
     if files.weights and files.weights.layout:
-        sums = stored(files.weights.headers, files.weights.layout)
+        sums = file_totals(files.weights.headers, files.weights.layout)
         wrong = files.weights.problems
     counts = count(files.config)
     return ModelCount(

@@ -1,7 +1,7 @@
 """A model's tensors by the book's names and in the book's shapes, whatever the file calls them.
 
 Fused tensors are split, transposed ones turned and quantised ones multiplied out while they are
-read, so two files of the same weights give the same values in the same order. Knows no torch.
+read, so two files of the same weights give the same values in the same order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ Tying = Literal["shared", "copied", "own"]
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedTensor:
     """One tensor under the book's name.
 
     Attributes:
@@ -50,7 +50,7 @@ class Named:
 class Weights:
     """The tensors of one model's files, or of a config, which have no values."""
 
-    def __init__(self, tensors: dict[str, Named], headers: Sequence[Header] = ()) -> None:
+    def __init__(self, tensors: dict[str, NamedTensor], headers: Sequence[Header] = ()) -> None:
         self.tensors = tensors
         self._headers = {header.path: header for header in headers}
 
@@ -60,7 +60,7 @@ class Weights:
         shapes = expected_shapes(config)
         if config.tie_weights:
             del shapes[HEAD]
-        return cls({name: Named(shape) for name, shape in shapes.items()})
+        return cls({name: NamedTensor(shape) for name, shape in shapes.items()})
 
     @classmethod
     def of_files(cls, headers: Sequence[Header], layout: Layout | None) -> "Weights":
@@ -72,7 +72,7 @@ class Weights:
         if layout.width:
             tensors = {name: _quantized(name, tensor, infos) for name, tensor in tensors.items()}
         for name in layout.zeros:  # each has as many elements as its block is wide, or four times
-            tensors[name] = Named(_bias_shape(name, tensors), source=Source(""))
+            tensors[name] = NamedTensor(_bias_shape(name, tensors), source=Source(""))
         ordered = {name: tensors[name] for name in sorted(tensors, key=_place)}
         others = (*layout.unexpected, *layout.other_heads)
         return cls(ordered | {name: _plain(infos[name]) for name in others}, headers)
@@ -82,7 +82,7 @@ class Weights:
         """Whether the output head is the token embedding because nothing else is stored."""
         return EMBEDDING in self.tensors and HEAD not in self.tensors
 
-    def get(self, name: str) -> Named | None:
+    def get(self, name: str) -> NamedTensor | None:
         """A tensor by the book's name; a head that is not stored is the embedding."""
         stored = EMBEDDING if name == HEAD and self.is_shared else name
         return self.tensors.get(stored)
@@ -121,11 +121,11 @@ def _place(name: str) -> tuple[int, int, str]:
     return _PARTS.index(outer), int(number) if rest else 0, rest or inner
 
 
-def _plain(info: TensorInfo) -> Named:
-    return Named(info.shape, info.dtype, info, Source(info.name))
+def _plain(info: TensorInfo) -> NamedTensor:
+    return NamedTensor(info.shape, info.dtype, info, Source(info.name))
 
 
-def _named(info: TensorInfo, source: Source) -> Named:
+def _named(info: TensorInfo, source: Source) -> NamedTensor:
     """In the book's shape; one that cannot be turned or split, as it is in the file."""
     shape = info.shape[::-1] if source.transposed else info.shape
     splits = source.part is None or (shape and shape[0] % 3 == 0 and shape[0] > 0)
@@ -133,10 +133,10 @@ def _named(info: TensorInfo, source: Source) -> Named:
         return _plain(info)
     if source.part is not None:
         shape = (shape[0] // 3, *shape[1:])
-    return Named(shape, info.dtype, info, source)
+    return NamedTensor(shape, info.dtype, info, source)
 
 
-def _quantized(name: str, tensor: Named, infos: dict[str, TensorInfo]) -> Named:
+def _quantized(name: str, tensor: NamedTensor, infos: dict[str, TensorInfo]) -> NamedTensor:
     """With its scales and its shape in the model, if all that it is made of fits together."""
     beside = tuple(info for part in (SCALES, ZEROS) if (info := infos.get(name + part)))
     if not beside or len(tensor.shape) != 2:
@@ -150,7 +150,7 @@ def _quantized(name: str, tensor: Named, infos: dict[str, TensorInfo]) -> Named:
     return replace(tensor, shape=(rows, columns), beside=beside) if fits else tensor
 
 
-def _multiplied_out(fd: int, tensor: Named) -> Values:
+def _multiplied_out(fd: int, tensor: NamedTensor) -> Values:
     """The (M, K) weights that values and scales, or levels, scales and zeros stand for."""
     assert tensor.info is not None
     numbers, *factors = (
@@ -174,7 +174,7 @@ def _slice(info: TensorInfo, source: Source, shape: Shape) -> TensorInfo:
     return replace(info, shape=shape, start=start, end=start + nbytes)
 
 
-def _bias_shape(name: str, tensors: dict[str, Named]) -> Shape:
+def _bias_shape(name: str, tensors: dict[str, NamedTensor]) -> Shape:
     """As wide as what the bias is added to: the rows of its own weight, or the norm's scale."""
     partner = name.removesuffix("bias") + "weight"
     if name.endswith(".shift"):

@@ -1,7 +1,7 @@
 """One HTML page with everything `inspect` found out: a file by itself, without network.
 
-The page's own script and style are in `picture/`. A content security policy in the page allows
-these two, by their hashes, and nothing else: no request leaves it. Knows no model and no terminal.
+The page's own script and style are in `html/`. A content security policy in the page allows these
+two, by their hashes, and nothing else: no request leaves it.
 """
 
 import base64
@@ -43,7 +43,7 @@ def page(
     }
     script = "".join(_part(f"{name}.js") for name in SCRIPTS)
     style = _part("page.css")
-    # One pass over the template: what is put in is never searched for marks.
+    # One pass over the template, so that marks in the data are not replaced.
     own = f"script-src {_hash(script)}; style-src {_hash(style)}"
     parts = {
         "POLICY": f"default-src 'none'; img-src data:; {own}",

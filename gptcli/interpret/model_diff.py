@@ -1,7 +1,7 @@
 """What differs between two models: config, names, shapes, dtypes, tying, and every value.
 
-Streamed: memory is that of the largest tensor at most, whatever the files' size. Layouts are
-normalised first (`gptcli.interpret.canonical_weights`). Knows no terminal and no torch.
+Streamed: memory is that of the largest tensor at most, whatever the files' size. Tensors
+are brought to the book's names and shapes first (`gptcli.interpret.canonical_weights`).
 """
 
 import math
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from gptcli.checkpoint.header import DTYPE_BITS
 from gptcli.checkpoint.layouts import EMBEDDING, HEAD
 from gptcli.checkpoint.tensordata import Values, can_read
-from gptcli.interpret.canonical_weights import Named, Shape, Tying, Weights
+from gptcli.interpret.canonical_weights import NamedTensor, Shape, Tying, Weights
 from gptcli.model.config import GPTConfig
 
-Told = Callable[[str, int], object]
+OnRead = Callable[[str, int], object]
 """Called with a tensor's name and how many bytes of both files were read."""
 
 
@@ -72,8 +72,8 @@ class Comparison:
     """Everything that was found; `removed` is what only A has, `added` what only B has."""
 
     config: dict[str, tuple[object, object]]
-    removed: dict[str, Named]
-    added: dict[str, Named]
+    removed: dict[str, NamedTensor]
+    added: dict[str, NamedTensor]
     tying: tuple[Tying | None, Tying | None]
     pairs: list[Pair]
     whole: Distance | None
@@ -87,7 +87,7 @@ class Comparison:
         return same_names and same_tying and all(pair.is_equal for pair in self.pairs)
 
 
-def compare(a: Weights, b: Weights, told: Told = lambda _name, _read: None) -> Comparison:
+def compare(a: Weights, b: Weights, on_read: OnRead = lambda _name, _read: None) -> Comparison:
     """Compare tensors by their names; `config` is left empty (see `config_changes`).
 
     Raises:
@@ -98,7 +98,7 @@ def compare(a: Weights, b: Weights, told: Told = lambda _name, _read: None) -> C
     total = _Sums()
     pairs = []
     for name in both:
-        pair, sums = _compared((a, b), name, (ours[name], theirs[name]), told)
+        pair, sums = _compared((a, b), name, (ours[name], theirs[name]), on_read)
         pairs.append(pair)
         total.merge(sums)
     return Comparison(
@@ -112,13 +112,13 @@ def compare(a: Weights, b: Weights, told: Told = lambda _name, _read: None) -> C
 
 
 def bytes_to_read(a: Weights, b: Weights) -> int:
-    """How many bytes `compare` will have told of at its end."""
+    """How many bytes `compare` will have reported at its end."""
     ours, theirs = _paired(a, b)
     pairs = [(ours[name], theirs[name]) for name in ours if name in theirs]
     return sum(math.prod(x.shape) * _width((x, y)) for x, y in pairs if _is_comparable(x, y))
 
 
-def _paired(a: Weights, b: Weights) -> tuple[dict[str, Named], dict[str, Named]]:
+def _paired(a: Weights, b: Weights) -> tuple[dict[str, NamedTensor], dict[str, NamedTensor]]:
     """The tensors of both, with the embedding as the head where only the other has a head."""
     ours, theirs = dict(a.tensors), dict(b.tensors)
     head, other = a.get(HEAD), b.get(HEAD)
@@ -149,21 +149,24 @@ def tying(weights: Weights) -> Tying | None:
     return "copied" if all(np.array_equal(x, y) for x, y in both) else "own"
 
 
-def _can_read(tensor: Named) -> bool:
+def _can_read(tensor: NamedTensor) -> bool:
     return tensor.has_values and (tensor.dtype is None or can_read(tensor.dtype))
 
 
-def _is_comparable(a: Named, b: Named) -> bool:
+def _is_comparable(a: NamedTensor, b: NamedTensor) -> bool:
     return a.shape == b.shape and _can_read(a) and _can_read(b)
 
 
-def _width(pair: tuple[Named, Named]) -> int:
+def _width(pair: tuple[NamedTensor, NamedTensor]) -> int:
     """Bytes of an element of the one and one of the other."""
     return sum(DTYPE_BITS[tensor.dtype] // 8 for tensor in pair if tensor.dtype)
 
 
 def _compared(
-    sides: tuple[Weights, Weights], name: str, tensors: tuple[Named, Named], told: Told
+    sides: tuple[Weights, Weights],
+    name: str,
+    tensors: tuple[NamedTensor, NamedTensor],
+    on_read: OnRead,
 ) -> tuple[Pair, "_Sums"]:
     sums, shape = _Sums(), tensors[0].shape
     shapes = (shape, tensors[1].shape)
@@ -172,7 +175,7 @@ def _compared(
         return Pair(name, shapes, dtypes, (), None), sums
     for x, y in zip(sides[0].read(name), sides[1].read(name), strict=True):
         sums.add(x, y)
-        told(name, _width(tensors) * len(x))
+        on_read(name, _width(tensors) * len(x))
     at = () if sums.at is None else tuple(int(i) for i in np.unravel_index(sums.at, shape))
     return Pair(name, shapes, dtypes, at, sums.distance()), sums
 

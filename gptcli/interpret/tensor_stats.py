@@ -1,7 +1,7 @@
 """What the values of a tensor are like: extremes, mean, spread, zeros, damage, a histogram.
 
 Streamed: each tensor is read twice, a piece at a time (the second time for the histogram, whose
-range is known only then), so memory does not grow with the file. Knows no model and no torch.
+range is known only then), so memory does not grow with the file.
 """
 
 import math
@@ -16,7 +16,7 @@ from gptcli.checkpoint.tensordata import Values, can_read, pieces, reading
 
 BINS = 12
 
-Told = Callable[[str, int], object]
+OnRead = Callable[[str, int], object]
 """Called with a tensor's name and bytes that were read, of which each is read twice."""
 
 
@@ -61,7 +61,7 @@ class Stats:
 
 
 def statistics(
-    headers: Sequence[Header], told: Told = lambda _name, _read: None
+    headers: Sequence[Header], on_read: OnRead = lambda _name, _read: None
 ) -> Iterator[Stats]:
     """The tensors of a model's files in the order of their data, each as soon as it is read.
 
@@ -72,17 +72,17 @@ def statistics(
         with reading(header) as fd:
             for info in header.tensors.values():
                 if can_read(info.dtype):
-                    yield _of_tensor(fd, info, told)
+                    yield _of_tensor(fd, info, on_read)
                 else:
-                    told(info.name, 2 * info.nbytes)
+                    on_read(info.name, 2 * info.nbytes)
                     yield Stats(info.name, info.dtype, info.shape, info.numel)
 
 
-def _of_tensor(fd: int, info: TensorInfo, told: Told) -> Stats:
+def _of_tensor(fd: int, info: TensorInfo, on_read: OnRead) -> Stats:
     def read() -> Iterator[Values]:
         for piece in pieces(fd, info):
             yield piece
-            told(info.name, len(piece) * info.nbytes // info.numel)
+            on_read(info.name, len(piece) * info.nbytes // info.numel)
 
     return summary(read, info.name, info.dtype, info.shape)
 

@@ -1,6 +1,6 @@
-"""What weight files hold, as their headers tell it: sums, the model they imply, what is odd.
+"""What the headers of weight files say: totals, the config they imply, problems and oddities.
 
-Knows no tensor data, so it cannot say whether two tensors are equal; no terminal, no torch.
+No tensor data is read, so whether two tensors are equal is not known here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,8 @@ GPT2_VOCABULARY = 50257
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """Sums over all tensors of one model's files; elements where nothing else is said.
+class FileTotals:
+    """Totals over the tensors of one model's files, in elements unless said otherwise.
 
     A byte that packs two 4-bit levels is two elements.
 
@@ -49,7 +49,7 @@ class Stored:
     dtypes: dict[str, int]
 
 
-def stored(headers: Sequence[Header], layout: Layout) -> Stored:
+def file_totals(headers: Sequence[Header], layout: Layout) -> FileTotals:
     """Add up the tensors of a model's files."""
     infos = all_tensors(headers)
     dtypes: dict[str, int] = {}
@@ -57,7 +57,7 @@ def stored(headers: Sequence[Header], layout: Layout) -> Stored:
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.nbytes
     used = {source.name for source in layout.sources.values()}
     head = layout.sources.get(HEAD)
-    return Stored(
+    return FileTotals(
         files=len(headers),
         size=sum(header.size for header in headers),
         tensors=len(infos),

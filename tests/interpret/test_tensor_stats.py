@@ -205,7 +205,7 @@ def test_statistics_of_several_tensors_are_those_of_their_values_together(values
 def test_tensors_that_repeat_by_block_are_one_line(tmp_path, capsys):
     assert run(["inspect", str(small_model(tmp_path, damage=True)), "--stats"]) == 0
     out = capsys.readouterr().out
-    table = out[: out.index("Odd")].splitlines()
+    table = out[: out.index("Suspicious")].splitlines()
     rows = {line.split()[0]: line.split() for line in table if line.startswith("  ")}
     assert rows["trf_blocks.0-1.norm2.scale"][1:5] == ["1", "1", "1", "0"]
     assert len([name for name in rows if name.startswith("trf_blocks")]) == 13

@@ -135,9 +135,9 @@ def _refuse_beside_two(names: Sequence[str], options: Sequence[str]) -> None:
 
 
 def _compare(a: str, b: str, *, as_json: bool, details: bool) -> None:
-    from gptcli.cli.render.diff_report import compared, diff_document, show_diff
+    from gptcli.cli.render.diff_report import compare_models, diff_document, show_diff
 
-    found = compared(read_model_files(a, None, None), read_model_files(b, None, None))
+    found = compare_models(read_model_files(a, None, None), read_model_files(b, None, None))
     if as_json:
         console.print_json(diff_document((a, b), found))
     else:
@@ -145,9 +145,9 @@ def _compare(a: str, b: str, *, as_json: bool, details: bool) -> None:
 
 
 def _measured(files: ModelFiles) -> "list[Stats]":
-    from gptcli.cli.render.stats_report import measured
+    from gptcli.cli.render.stats_report import read_statistics
 
-    return measured(files)
+    return read_statistics(files)
 
 
 @dataclass(frozen=True, slots=True)

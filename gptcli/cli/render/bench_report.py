@@ -1,4 +1,4 @@
-"""The table of `bench`: speeds, how near they are to the machine's own, and what they cost."""
+"""The report of `bench`: speeds, compared with the machine's own, and memory."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,19 +12,19 @@ Spread = dict[str, float]
 _KEYS = ("median", "low", "high")
 
 NOTES = (
-    "decode moves every weight of the linear layers once a token, and the keys and values so far. "
-    "The machine's bytes are those of summing or copying as many, whichever is faster, both ways "
-    "counted; a small model may stay in a cache that the machine's own pass leaves.",
-    "products are multiplications and additions of the linear layers and of attention. The "
-    "machine's are those of a square product at this width (bfloat16 for int4).",
-    "outside the blocks is the same loop around the placeholder, whose blocks do nothing: "
-    "embedding, norm, output head, choosing the token.",
-    "batch counts new tokens; its time includes reading the prompts.",
+    "decode, memory: each token moves all weights of the linear layers, and the keys and values so "
+    "far. The machine's rate is that of summing or copying as many bytes, whichever is faster, "
+    "reads and writes counted; a small model that stays in a cache can beat it.",
+    "matmul: multiplications and additions of the linear layers and of attention. The machine's "
+    "rate is that of a square matmul in this dtype (bfloat16 for int4).",
+    "outside the blocks: the same loop around a model whose blocks do nothing: embedding, final "
+    "norm, output head, sampling.",
+    "batch: new tokens only, though its time includes the prefill.",
 )
 
 
 def show(document: dict[str, Any], *, details: bool = False) -> None:
-    """Print a document of `gptcli.cli.commands.bench`; with `details` what the words mean."""
+    """Print a document of `gptcli.cli.commands.bench`; with `details` what is measured."""
     report, work, found = Report(), document["workload"], document["summary"]
     total = count(GPTConfig(**document["config"])).total
     report.title(
@@ -34,11 +34,11 @@ def show(document: dict[str, Any], *, details: bool = False) -> None:
     report.title(f"{shown(document['processor'])}, PyTorch {document['torch']}", QUIET)
     report.rows(list(_rows(work, found)), right=range(1, 4))
     if details:
-        report.heading("What the words mean")
+        report.heading("What is measured")
         report.points(NOTES)
     else:
         report.space()
-        report.more("what the words mean")
+        report.more("what is measured")
 
 
 def _rows(work: dict[str, int], found: dict[str, Any]) -> Iterator[Row]:
@@ -50,17 +50,17 @@ def _rows(work: dict[str, int], found: dict[str, Any]) -> Iterator[Row]:
     if found["batch"]:
         name = f"batch, {work['rows']} x {work['row_tokens']}"
         yield _line(name, found["batch"], 1, "tok/s")
-    yield from _section("Next to the machine", ("model", "machine", "share"))
+    yield from _section("Compared with the machine", ("model", "machine", "share"))
     yield _compared("decode, memory", found["memory"], "GB/s")
-    yield _compared("prefill, products", found["products"], "GFLOP/s")
+    yield _compared("prefill, matmul", found["products"], "GFLOP/s")
     if found["batch_products"]:
-        yield _compared("batch, products", found["batch_products"], "GFLOP/s")
+        yield _compared("batch, matmul", found["batch_products"], "GFLOP/s")
     yield from _section("Time of a token", _KEYS)
     yield _line("decode", found["token"], 1e3, "ms")
     yield _line("outside the blocks", found["outside"], 1e3, "ms")
     yield from _section("Memory", ("",))
-    yield Row(("weights a token reads", f"{found['weights'] / 1e6:,.1f} MB"), "  ", "  ")
-    yield Row(("peak, with one text", _peak(found["peak"])), "  ", "  ")
+    yield Row(("weights read per token", f"{found['weights'] / 1e6:,.1f} MB"), "  ", "  ")
+    yield Row(("peak, one sequence", _peak(found["peak"])), "  ", "  ")
 
 
 def _section(title: str, columns: Iterable[str]) -> Iterator[Row]:

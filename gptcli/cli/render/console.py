@@ -38,7 +38,7 @@ READER_GONE = 141  # what a shell shows for a process that SIGPIPE ended
 
 
 class Settings:
-    """What the whole process was told by `--color`, `--debug` and `--quiet`."""
+    """Settings of the process: `--color`, `--debug` and `--quiet`."""
 
     color: ColorChoice = "auto"
     debug: bool = False
@@ -244,7 +244,7 @@ def _send(console: "Console", pieces: Iterable[tuple[str, str]]) -> None:
 
 
 class ReaderGone(SystemExit):
-    """Whoever read standard output has closed it: leave with 141 and say nothing."""
+    """The reader of standard output has closed it: exit with 141, silently."""
 
     def __init__(self) -> None:
         super().__init__(READER_GONE)
@@ -300,15 +300,15 @@ class _Stdout(io.FileIO):
 class _ClosedStdout(io.RawIOBase):
     """Stands in for a standard output that was closed before we started (`>&-`)."""
 
-    _is_known = False  # said once; what is still in the buffer then goes nowhere
+    _was_reported = False  # one error; the rest of the buffer is dropped
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        if self._is_known:
+        if self._was_reported:
             return memoryview(data).nbytes
-        self._is_known = True
+        self._was_reported = True
         raise RunError("standard output is closed", "there is nowhere to write the result")
 
 

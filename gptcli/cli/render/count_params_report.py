@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from gptcli.cli.parameter_counts import Fit, ModelCount, Usage
 from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row, folded
 from gptcli.core.escape import shown
-from gptcli.interpret.weight_summary import Stored
+from gptcli.interpret.weight_summary import FileTotals
 from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.memory_estimate import PROGRAM, Running, Training
 from gptcli.model.parameters import (
@@ -62,7 +62,7 @@ def _cache(dtype: str) -> Lines:
     return [(f"{dtype}, a token", a_token), *full]
 
 
-def _of_file(get: Callable[[Stored], int]) -> Value:
+def _of_file(get: Callable[[FileTotals], int]) -> Value:
     return lambda one: f"{get(one.stored):,}" if one.stored else "-"
 
 

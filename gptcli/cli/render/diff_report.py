@@ -14,7 +14,7 @@ from gptcli.cli.render.inspect_report import gathered
 from gptcli.cli.render.progress import reading
 from gptcli.cli.render.table import QUIET, Report, Row
 from gptcli.core.escape import listed, shown
-from gptcli.interpret.canonical_weights import Named, Shape, Weights
+from gptcli.interpret.canonical_weights import NamedTensor, Shape, Weights
 from gptcli.interpret.model_diff import (
     Comparison,
     Distance,
@@ -34,7 +34,7 @@ TYING = {
 }
 
 
-def compared(a: ModelFiles, b: ModelFiles) -> Comparison:
+def compare_models(a: ModelFiles, b: ModelFiles) -> Comparison:
     """Compare two targets by the book's names; by the files' own where one is no GPT-2.
 
     Raises:
@@ -42,8 +42,8 @@ def compared(a: ModelFiles, b: ModelFiles) -> Comparison:
     """
     raw = any(one.weights and one.weights.layout is None for one in (a, b))
     first, second = _weights(a, raw=raw), _weights(b, raw=raw)
-    with reading(bytes_to_read(first, second)) as told:
-        found = compare(first, second, told)
+    with reading(bytes_to_read(first, second)) as on_read:
+        found = compare(first, second, on_read)
     if a.config and b.config:
         unknown = (
             set() if a.knows_heads and b.knows_heads else {"n_heads", "drop_rate", "tokenizer"}
@@ -86,7 +86,7 @@ def diff_document(names: tuple[str, str], found: Comparison) -> dict[str, Any]:
     }
 
 
-def _lone(name: str, tensor: Named) -> dict[str, Any]:
+def _lone(name: str, tensor: NamedTensor) -> dict[str, Any]:
     return {"name": name, "shape": tensor.shape, "dtype": tensor.dtype}
 
 
@@ -161,7 +161,7 @@ def _result(found: Comparison) -> Iterator[str]:
     else:
         unequal = sum(not pair.is_equal for pair in found.pairs)
         parts = [
-            f"{_counted(len(found.config), 'key')} of the config" if found.config else "",
+            f"{_plural(len(found.config), 'key')} of the config" if found.config else "",
             f"{_tensors(len(found.removed))} only in A" if found.removed else "",
             f"{_tensors(len(found.added))} only in B" if found.added else "",
             f"{unequal:,} of the {_tensors(len(found.pairs))} in both" if unequal else "",
@@ -190,10 +190,10 @@ def _whole(whole: Distance) -> str:
 
 
 def _tensors(count: int) -> str:
-    return _counted(count, "tensor")
+    return _plural(count, "tensor")
 
 
-def _counted(count: int, noun: str) -> str:
+def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -209,7 +209,7 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
-def _described(tensor: Named) -> str:
+def _described(tensor: NamedTensor) -> str:
     return f"{_shape(tensor.shape)}  {tensor.dtype or ''}".rstrip()
 
 

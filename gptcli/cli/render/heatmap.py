@@ -39,7 +39,7 @@ def shade(value: float) -> str:
 
 
 def _clamped(value: float) -> float:
-    """Into 0 to 1; what is no number is nothing."""
+    """Into 0 to 1; NaN becomes 0."""
     return min(value, 1.0) if value > 0 else 0.0
 
 

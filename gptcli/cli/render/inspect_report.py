@@ -1,4 +1,4 @@
-"""The report of `inspect`: the tree, then the files, their tensors and what is odd; its JSON."""
+"""The report of `inspect`: the architecture as a tree, and the weight files; its JSON."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from gptcli.cli.model_files import ModelFiles, WeightFiles
 from gptcli.cli.render.count_params_report import config_document
 from gptcli.cli.render.table import QUIET, WRONG, Canvas, Report, Row
 from gptcli.core.escape import shown
-from gptcli.interpret.weight_summary import Stored, stored
+from gptcli.interpret.weight_summary import FileTotals, file_totals
 from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.parameters import Part, architecture
 
@@ -93,7 +93,7 @@ def _plain(value: object) -> str:
 
 
 def _tree(part: Part, total: int, first: str = "", rest: str = "") -> Iterator[Row]:
-    """A part, then what is in it; tensors stand on the line of their module."""
+    """A module, then its children; its own tensors stand on its line, as shapes."""
     inner = [child for child in part.parts if not child.shape]
     if part.kind == "TransformerBlock":
         yield _branch(part.name, f"{part.copies:,} equal blocks", part.count, total, first, rest, 1)
@@ -175,7 +175,7 @@ def _short_facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:
         return
     yield "layout", LAYOUTS[weights.layout.name]
     infos = all_tensors(weights.headers)
-    sums = stored(weights.headers, weights.layout)
+    sums = file_totals(weights.headers, weights.layout)
     inside = [match for name in infos if (match := NUMBERED.fullmatch(name))]
     blocks = {match[2] for match in inside}
     repeated = len({match[3] for match in inside})
@@ -188,7 +188,7 @@ def _short_facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:
 
 def _show_notes(report: Report, weights: WeightFiles) -> None:
     for title, texts, style in (
-        ("Odd", weights.oddities, ""),
+        ("Notes", weights.oddities, ""),
         ("Missing or wrong", weights.problems, WRONG),
     ):
         if texts:
@@ -236,13 +236,13 @@ def _facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:
         return
     prefix = f', after "{weights.layout.prefix}"' if weights.layout.prefix else ""
     yield "layout", LAYOUTS[weights.layout.name] + prefix
-    sums = stored(weights.headers, weights.layout)
+    sums = file_totals(weights.headers, weights.layout)
     yield "tensors", f"{sums.tensors:,}"
     yield "elements", f"{sums.elements:,}{_split(sums)}"
     yield "dtypes", ", ".join(f"{dtype} {size:,} bytes" for dtype, size in sums.dtypes.items())
 
 
-def _split(sums: Stored) -> str:
+def _split(sums: FileTotals) -> str:
     parts = {
         "parameters": sums.parameters,
         "scales and zeros": sums.scales,
@@ -300,7 +300,7 @@ def _weights_document(weights: WeightFiles) -> dict[str, Any]:
         "layout": layout.name if layout else None,
         "prefix": layout.prefix if layout else None,
         "implied_config": weights.implied,
-        "stored": asdict(stored(weights.headers, layout)) if layout else None,
+        "stored": asdict(file_totals(weights.headers, layout)) if layout else None,
         "problems": weights.problems,
         "oddities": weights.oddities,
         "tensors": [_tensor(info) for info in all_tensors(weights.headers).values()],

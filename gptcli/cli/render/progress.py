@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from gptcli.train.state import Progress as TrainingState
     from gptcli.train.trainer import Report
 
-LARGE = 1 << 26  # bytes; less than this is read before a bar could be looked at
+LARGE = 1 << 26  # bytes; fewer are read before anyone could look at a bar
 _REDRAW_SECONDS = 0.1
 _PRINT_SECONDS = {"batch": 5.0, "training": 10.0}
 _BAR, _ROOM_FOR_BAR = 20, 60  # columns of the bar, and of a terminal that has room for it
 _SHOW_CURSOR = "\x1b[?25h"
-_MOST_FAILURES = 20  # of a batch that are told one by one
+_MOST_FAILURES = 20  # of a batch that are printed one by one
 _SMOOTHING = 0.98  # of the shown training loss and speed: about the last fifty steps
 
 
@@ -110,7 +110,7 @@ class Line:
 
 @contextmanager
 def downloads() -> Iterator[DownloadProgress]:
-    """Inside, the function given back shows how far a download is; in a log, a line a file."""
+    """Yields a function that shows how far a download is; in a log, one line for each file."""
     named: set[str] = set()
     with Line() as line:
 
@@ -127,7 +127,7 @@ def downloads() -> Iterator[DownloadProgress]:
 
 @contextmanager
 def reading(total: int) -> Iterator[Callable[[str, int], object]]:
-    """Inside, the function given back is told a name and how many more of `total` bytes are read.
+    """Yields a function to call with a name and how many more of `total` bytes are read.
 
     Shown on a terminal only, and only for large files.
     """

@@ -25,7 +25,7 @@ EXPLANATION = (
 )
 
 
-def measured(found: ModelFiles) -> list[Stats]:
+def read_statistics(found: ModelFiles) -> list[Stats]:
     """Read every tensor of a target's files.
 
     Raises:
@@ -36,8 +36,8 @@ def measured(found: ModelFiles) -> list[Stats]:
         problem = "has no weights whose values could be measured"
         raise InputError(shown(found.target.name), problem)
     headers = found.weights.headers
-    with reading(2 * sum(header.size - header.header_bytes for header in headers)) as told:
-        return list(statistics(headers, told))
+    with reading(2 * sum(header.size - header.header_bytes for header in headers)) as on_read:
+        return list(statistics(headers, on_read))
 
 
 def stats_document(measures: Sequence[Stats]) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def show_stats(
     *,
     details: bool = False,
 ) -> None:
-    """Print the table, and below it what is wrong or suspicious.
+    """Print the table, and below it what looks wrong.
 
     Without `details` tensors that repeat by block are one line, without a histogram.
     """
@@ -69,9 +69,9 @@ def show_stats(
     if details:
         report.heading("What the numbers are")
         report.points([EXPLANATION])
-    if odd := list(suspicious(measures)):
-        report.heading("Odd")
-        report.points(odd, WRONG)
+    if sentences := list(suspicious(measures)):
+        report.heading("Suspicious")
+        report.points(sentences, WRONG)
     if not details:
         report.space()
         report.more("each tensor by itself, with a histogram")
@@ -134,10 +134,10 @@ def _table(measures: Sequence[Stats]) -> tuple[list[str], list[Row]]:
     drawn = any(one.histogram for one in measures)
     rows = []
     for one, cells in zip(measures, counts, strict=True):
-        told = (*_numbers(one), *(cells[column] for column in used))
-        told += (bars(one.histogram),) if drawn else ()
+        values = (*_numbers(one), *(cells[column] for column in used))
+        values += (bars(one.histogram),) if drawn else ()
         style = WRONG if one.nan or one.infinite else ""
-        rows.append(Row((shown(one.name, MAX_NAME), *told), "  ", "    ", style))
+        rows.append(Row((shown(one.name, MAX_NAME), *values), "  ", "    ", style))
     counted = [("zeros", "damaged")[column] for column in used]
     return [*NUMBERS, *counted, *(["histogram"] if drawn else [])], rows
 

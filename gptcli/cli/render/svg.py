@@ -36,7 +36,7 @@ xmlns="http://www.w3.org/2000/svg">
 
 
 class Picture:
-    """Takes the place of `console.Output`: what is written to it becomes a picture."""
+    """Collects what is written to it, like `console.Output`, as a picture."""
 
     def __init__(self, width: int = WIDTH) -> None:
         from rich.console import Console

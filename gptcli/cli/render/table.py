@@ -30,7 +30,7 @@ class Row:
 
 
 class Canvas(Protocol):
-    """What a report is written on where that is not stdout."""
+    """Where a report is written instead of stdout."""
 
     width: int
 
@@ -39,7 +39,7 @@ class Canvas(Protocol):
 
 
 class Report:
-    """Collects nothing: every call writes. `colored` is whether styles are seen."""
+    """Writes at each call. `colored` is whether styles are shown; `width` None is no limit."""
 
     def __init__(self, canvas: Canvas | None = None) -> None:
         self._output = canvas or console.Output(colored=True)
@@ -125,7 +125,7 @@ class Report:
             self._write((line, style) for line in lines)
 
     def spans(self, lines: Iterable[Iterable[tuple[str, str]]]) -> None:
-        """Lines of (text, style) pieces, as they are: whoever calls knows the width."""
+        """Lines of (text, style) pieces, as they are; the caller fits them to `width`."""
         for line in lines:
             for text, style in line:
                 self._output.write(text, style)
