@@ -7,17 +7,18 @@ attribute of `gptcli.batch.request.Record`.
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from gptcli.batch.job import MOST_SAMPLES
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import described, shown
+from gptcli.core.options import SEEDS
+from gptcli.core.suggest import nearest
 from gptcli.sampling.params import CONSTRAINTS, SamplingParams
 
-MAX_SEED = 2**64 - 1
 SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams))
 MOST_ALTERNATIVES = 20
+_MEANT = {"max_tokens": "max_new_tokens", "max_length": "max_new_tokens", "n": "num_samples"}
 OWN_FIELDS = (*SAMPLING_FIELDS, "stop", "num_samples", "seed", "logprobs")
 
 
@@ -38,9 +39,9 @@ def refuse_unknown(request: Mapping[str, Any], known: tuple[str, ...], where: st
     """Name the first field that means nothing, and the nearest that does."""
     for name in request:
         if name not in known:
-            near = get_close_matches(name[:100].lower(), known, n=1)
+            near = nearest(name, known, _MEANT)
             lacking = "prompt" in known and "prompt" not in request
-            meant = f' (did you mean "{near[0]}"?)' if near else ""
+            meant = f' (did you mean "{near}"?)' if near else ""
             meant = meant or (', and no field "prompt"' if lacking else "")
             raise BadRecordError(
                 "unknown_field", f'unknown field "{where}{shown(name, 60)}"{meant}'
@@ -95,7 +96,7 @@ def own_num_samples(given: Mapping[str, Any], usual: int) -> int:
 def own_seed(given: Mapping[str, Any]) -> int | None:
     """The record's own seed."""
     value = given.get("seed")
-    return None if value is None else _whole("seed", value, 0, MAX_SEED)
+    return None if value is None else _whole("seed", value, 0, SEEDS - 1)
 
 
 def own_logprobs(given: Mapping[str, Any], most: int = MOST_ALTERNATIVES) -> int | None:

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +23,7 @@ from gptcli.checkpoint.presets import (
 )
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
+from gptcli.core.suggest import did_you_mean, nearest
 from gptcli.model.config import CONFIG_SUFFIXES, GPTConfig, read_config
 from gptcli.model.parameters import count
 
@@ -227,10 +227,9 @@ def _existing(name: str, option: str) -> str:
             return name
     except (OSError, ValueError):  # not there, not reachable, or not a file name at all
         pass
-    near = get_close_matches(name[:200].lower(), PRESETS, n=1)
-    ask = f'Did you mean "{near[0]}"? ' if near else ""
+    ask = did_you_mean(nearest(name, PRESETS))
     problem = f'no such file or directory, and no preset of this name ("{shown(name)}")'
-    raise UsageError(option, problem, f'{ask}"gptcli models" lists the presets')
+    raise UsageError(option, problem, f'{ask} "gptcli models" lists the presets'.lstrip())
 
 
 def _not_here(name: str, option: str) -> UsageError:

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from gptcli.checkpoint.presets import BUILT_IN, PRESETS, preset_config
 from gptcli.cli.model_files import read_model_files
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
+from gptcli.core.suggest import did_you_mean, nearest
 from gptcli.interpret.weight_summary import FileTotals, file_totals
 from gptcli.model.config import KEYS, GPTConfig
 from gptcli.model.largest import largest, relative
@@ -141,8 +141,7 @@ def changes(text: str) -> dict[str, Value]:
 
 
 def _unknown(part: str, key: str) -> UsageError:
-    near = get_close_matches(key[:200], _KEYS, n=1)
-    hint = f'Did you mean "{near[0]}"?' if near else f"Keys are {', '.join(_KEYS)}"
+    hint = did_you_mean(nearest(key, _KEYS)) or f"Keys are {', '.join(_KEYS)}"
     return UsageError("what_if", f'expected key=value of a config, got "{shown(part)}"', hint)
 
 

@@ -1,46 +1,54 @@
-"""What Typer says about a command line, in our own one-line form."""
+"""Typer's errors about a command line, in our own one-line form and with a suggestion."""
 
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from typer.exceptions import TyperException
 
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
+from gptcli.core.suggest import did_you_mean, nearest
 
 __all__ = ["TyperException", "as_usage_error", "no_such_command"]
 
-# What pydantic, which Typer parses values with, calls the ways a number can be wrong.
-_EXPECTED = {
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "int_parsing": "an integer",
-    "int_from_float": "an integer",
-    "int_parsing_size": "a smaller integer",
-    "int_type": "an integer",
+# What other programs call our options and commands.
+_OPTIONS = {
+    "--max-length": "--max-new-tokens",
+    "--max-tokens": "--max-new-tokens",
+    "--n-predict": "--max-new-tokens",
+    "--num-beams": "--beams",
+    "--num-return-sequences": "--num-samples",
+    "--n": "--num-samples",
+    "--repeat-penalty": "--repetition-penalty",
+    "--checkpoint": "--weights",
+    "--learning-rate": "--lr",
 }
-_LIMITS = {"greater_than_equal": ("ge", ">="), "less_than_equal": ("le", "<=")}
+_COMMANDS = {
+    "run": "generate",
+    "complete": "generate",
+    "sample": "generate",
+    "list": "models",
+    "finetune": "train",
+    "convert": "export",
+    "perplexity": "score",
+    "test": "selftest",
+}
 
 
 def as_usage_error(problem: TyperException) -> UsageError:
-    """A Typer error → ours, named after the option it is about."""
-    parameter = getattr(problem, "param", None)
-    if parameter is not None:
-        return UsageError(_name(parameter), _value_problem(problem, parameter))
+    """A Typer error as ours, named after the option it is about."""
+    context: Any = getattr(problem, "ctx", None)
     option = getattr(problem, "option_name", None)
     if option is not None:
-        return _option_problem(problem, str(option))
-    context = getattr(problem, "ctx", None)
+        return _option_problem(problem, str(option), context.command.params if context else ())
     where = context.info_name if context is not None and context.info_name else "gptcli"
     return UsageError(where, _sentence(problem.format_message()), _extra_hint(problem))
 
 
 def no_such_command(name: str, names: Sequence[str]) -> UsageError:
     """For a first argument that is no command; a prompt without `generate` is a common one."""
-    near = get_close_matches(name, names, n=1)
-    if near:
-        hint = f'Did you mean "gptcli {near[0]}"?'
+    if near := nearest(name, names, _COMMANDS):
+        hint = did_you_mean(near, '"gptcli {}"')
     elif " " in name:
         hint = f'To continue a text: gptcli generate "{shown(name, 40)}"'
     else:
@@ -48,41 +56,19 @@ def no_such_command(name: str, names: Sequence[str]) -> UsageError:
     return UsageError(shown(name), "no such command", hint)
 
 
-def _option_problem(problem: TyperException, option: str) -> UsageError:
-    near = getattr(problem, "possibilities", None)
-    if near is None and "requires" in problem.message:
+def _option_problem(problem: TyperException, option: str, parameters: Iterable[Any]) -> UsageError:
+    if "requires" in problem.message:
         return UsageError(shown(option), "needs a value")
-    if near is None and "No such option" not in problem.message:
+    if "No such option" not in problem.message:
         return UsageError(shown(option), _sentence(problem.message))
-    hint = f"Did you mean {' or '.join(sorted(near))}?" if near else ""
-    return UsageError(shown(option), "no such option", hint)
-
-
-def _value_problem(problem: TyperException, parameter: Any) -> str:
-    errors = getattr(problem.__cause__, "errors", None)
-    first = errors()[0] if errors is not None else {}
-    kind, given = first.get("type", ""), shown(first.get("input", ""), 60)
-    if kind in _EXPECTED:
-        return f'must be {_EXPECTED[kind]}, got "{given}"'
-    if kind in _LIMITS:
-        key, sign = _LIMITS[kind]
-        return f"must be {sign} {first['ctx'][key]}, got {given}"
-    choices = parameter.type_descriptor.choices
-    if choices:
-        return f'must be {" or ".join(map(str, choices))}, got "{given}"'
-    return _sentence(problem.message) if problem.message else "is missing"
-
-
-def _name(parameter: Any) -> str:
-    """The longest spelling of an option, the name of an argument."""
-    if parameter.param_type_name == "argument":
-        return str(parameter.metavar or parameter.name).upper()
-    return str(max(parameter.opts, key=len))
+    names = [name for each in parameters for name in (*each.opts, *each.secondary_opts)]
+    near = nearest(option, [name for name in names if name.startswith("--")], _OPTIONS)
+    return UsageError(shown(option), "no such option", did_you_mean(near, "{}"))
 
 
 def _sentence(text: str) -> str:
     """Typer's sentence as the middle of ours: no capital, no full stop."""
-    text = text.strip().rstrip(".").removeprefix("Value error, ")
+    text = text.strip().rstrip(".")
     return shown(text[:1].lower() + text[1:])
 
 

@@ -6,7 +6,6 @@ nanoGPT (`gptcli.model.hf_config`).
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -15,6 +14,7 @@ from gptcli.core.errors import MAX_PROBLEMS, InputError, one_message
 from gptcli.core.escape import described, shown
 from gptcli.core.files import decode_utf8, read_bounded, strict_json
 from gptcli.core.strict_yaml import parse_yaml
+from gptcli.core.suggest import nearest
 from gptcli.model.hf_config import (
     from_huggingface,
     from_nanogpt,
@@ -161,6 +161,21 @@ class GPTConfig:
 
 
 KEYS = tuple(f.name for f in fields(GPTConfig))
+# What GPT-2's, nanoGPT's and other configs call these keys.
+_MEANT = {
+    "n_embd": "emb_dim",
+    "hidden_size": "emb_dim",
+    "d_model": "emb_dim",
+    "n_head": "n_heads",
+    "num_heads": "n_heads",
+    "n_layer": "n_layers",
+    "num_layers": "n_layers",
+    "block_size": "context_length",
+    "n_ctx": "context_length",
+    "n_positions": "context_length",
+    "dropout": "drop_rate",
+    "tie_word_embeddings": "tie_weights",
+}
 OPTIONAL_KEYS = KEYS[KEYS.index("tokenizer") :]
 
 
@@ -228,7 +243,8 @@ def _key_problems(values: Mapping[str, object], names: Mapping[str, str]) -> lis
 
 
 def _nearest(key: str, real: Collection[str]) -> list[str]:
-    return get_close_matches(key[:200].lower(), real, n=1)
+    near = nearest(key, real, _MEANT)
+    return [] if near is None else [near]
 
 
 def _value_problems(

@@ -1,0 +1,44 @@
+"""The name that was probably meant by one that does not exist."""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+_SEPARATORS = re.compile(r"[-_.\s]+")
+_SHORTEST = 3  # a piece of a name says nothing below this
+_LONGEST = 200
+_TYPING_ERROR = 0.9  # difflib's ratio for one letter too many or too few in a name of ten
+
+
+def nearest(word: str, names: Iterable[str], meant: Mapping[str, str] | None = None) -> str | None:
+    """The name nearest to `word`, None where none is near.
+
+    In this order: what `meant` says of other programs' words; the same letters; one with a single
+    typing error; the shortest name that begins with the word; the shortest that holds it; one that
+    looks like it. Case, dashes and underscores are no difference.
+    """
+    by_letters = {_letters(name): name for name in sorted(names, key=len, reverse=True)}
+    wanted = _letters(word[:_LONGEST])
+    for other, name in (meant or {}).items():
+        if _letters(other) == wanted and name in by_letters.values():
+            return name
+    if wanted in by_letters:
+        return by_letters[wanted]
+    if typo := get_close_matches(wanted, by_letters, n=1, cutoff=_TYPING_ERROR):
+        return by_letters[typo[0]]
+    if len(wanted) >= _SHORTEST:
+        beginning = [letters for letters in by_letters if letters.startswith(wanted)]
+        holding = [letters for letters in by_letters if wanted in letters]
+        if near := beginning or holding:
+            return by_letters[min(near, key=len)]
+    alike = get_close_matches(wanted, by_letters, n=1)
+    return by_letters[alike[0]] if alike else None
+
+
+def did_you_mean(name: str | None, quoted: str = '"{}"') -> str:
+    """A hint; empty without a name."""
+    return "" if name is None else f"Did you mean {quoted.format(name)}?"
+
+
+def _letters(name: str) -> str:
+    return _SEPARATORS.sub("", name.lower())
