@@ -62,6 +62,7 @@ def completions(
             tokenizer,
             stop,
             keep_stop,
+            score=best.score,
         )
         for best in found
     ]

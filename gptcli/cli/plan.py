@@ -1,6 +1,6 @@
 """What one `generate` command was asked for, besides model and sampling; checked without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,6 +18,7 @@ from gptcli.generation.text_options import (
 from gptcli.sampling.params import SAMPLING, STOPPING
 
 Shows = Literal["probs"]
+OF_DRAWS = ("temperature", "greedy", "top_k", "top_p", "min_p", "typical_p")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class Plan:
 
     Attributes:
         show: "probs" colours the text by probability, or lists it where there is no colour.
-        top: alternatives to list for each token.
+        top: alternatives to list for each token; with `beams`, how many of their texts to list.
         logprobs: whether the JSON has log-probabilities.
     """
 
@@ -56,7 +57,7 @@ class Plan:
     top: Annotated[
         int | None,
         Option(
-            "List N likely tokens for each place, as a table or in --logprobs.",
+            "List N likely tokens for each place, or the N best texts of --beams.",
             OUTPUT,
             metavar="N",
             ge=1,
@@ -104,6 +105,15 @@ class Plan:
         wanted = self.logprobs or self.show is not None or self.top is not None
         return (self.top or 0) if wanted else None
 
+    def refuse_unused(self, is_given: Callable[[str], bool]) -> None:
+        """Refuse options of sampling that a beam search, which draws nothing, does not use.
+
+        Raises:
+            UsageError: one of them was given.
+        """
+        if self.beams is not None:
+            self._refuse("beams", self.beams, {name: is_given(name) for name in OF_DRAWS})
+
     def is_single(self, *, quantized: bool) -> bool:
         """Whether the model is best arranged for one text at a time: there are no beams.
 
@@ -118,7 +128,6 @@ class Plan:
             return
         others = {
             "show": self.show,
-            "top": self.top,
             "logprobs": self.logprobs,
             "time_limit": self.time_limit,
             "lookup": self.lookup,
@@ -126,9 +135,10 @@ class Plan:
             f"overflow={self.overflow}": self.overflow != "stop",
         }
         self._refuse("beams", self.beams, others)
-        if self.num_samples > self.beams:
-            problem = f"must be at most `beams` ({self.beams}), got {self.num_samples}"
-            raise UsageError("num_samples", problem)
+        self._refuse("top", self.top, {"num_samples": self.num_samples > 1})
+        for name, count in (("num_samples", self.num_samples), ("top", self.top or 1)):
+            if count > self.beams:
+                raise UsageError(name, f"must be at most `beams` ({self.beams}), got {count}")
 
     @staticmethod
     def _refuse(option: str, value: object, others: Mapping[str, object]) -> None:

@@ -12,6 +12,7 @@ from gptcli.cli.model_options import ModelOptions, fresh_seed
 from gptcli.cli.plan import Plan
 from gptcli.cli.render import console
 from gptcli.cli.render.completion_views import (
+    BeamsView,
     JsonView,
     Run,
     TableView,
@@ -104,7 +105,7 @@ def _completions(
     found = beaming.completions(
         model, job.ids, params, plan.beams, job.tokenizer, plan.stop, plan.keep_stop
     )
-    yield from found[: plan.num_samples]
+    yield from found[: plan.top or plan.num_samples]
 
 
 def _samples(
@@ -140,6 +141,8 @@ def _samples(
 def _view(job: Run, plan: Plan) -> View:
     if plan.json:
         return JsonView(job, plan.echo, plan.logprobs)
+    if plan.beams is not None and plan.top is not None:
+        return BeamsView()
     if plan.top is not None or (plan.show is not None and not console.wants_color(sys.stdout)):
         return TableView(job.tokenizer)
     if plan.show is not None:

@@ -65,6 +65,7 @@ class Completion:
         text: all of it so far.
         finish_reason: as the generation's; "stop" if a stop string ended it.
         stop: the stop string that ended it.
+        score: of a beam search, the mean log-probability of a token; None where tokens were drawn.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Completion:
         tokenizer: Tokenizer,
         stop: Sequence[str] = (),
         keep_stop: bool = False,
+        score: float | None = None,
     ) -> None:
-        self.generation = generation
+        self.generation, self.score = generation, score
         self.text = ""
         self.stop: str | None = None
         self.finish_reason: FinishReason | None = None

@@ -13,6 +13,7 @@ from emission import write_emission
 from gptcli import cli
 from gptcli.checkpoint.presets import built_in_directory
 from gptcli.cli.render import console
+from gptcli.core.escape import shown
 
 TEXT = "he said: stop here, naïve 🙂\nend"
 SIZE = len(TEXT.encode())
@@ -204,6 +205,25 @@ def test_beams_find_the_likeliest_text(run: Run) -> None:
     assert (value["completion"], value["finish_reason"]) == (TEXT, "length")
     assert run("A", "--beams", 2, "--stop", "said", "--no-echo")[1] == "he \n"
     assert run("A" * 99, "--beams", 2)[0] == 2
+
+
+def test_beams_say_the_score_of_each_text(run: Run) -> None:
+    """The mean of the log-probabilities that greedy decoding of the same tokens reports."""
+    asked = ("A", "-n", 6, "--beams", 3, "--num-samples", 3, "--json")
+    found = [json.loads(line) for line in run(*asked)[1].splitlines()]
+    scores = [value["score"] for value in found]
+    assert scores == sorted(scores, reverse=True)
+    greedy = as_json(run, "A", "-n", 6, "--greedy", "--logprobs")
+    mean = sum(token["logprob"] for token in greedy["logprobs"]) / len(greedy["ids"])
+    same = next(value for value in found if value["ids"] == greedy["ids"])
+    assert same["score"] == pytest.approx(mean, abs=1e-5)
+    assert "score" not in greedy
+    code, table, _ = run("A", "-n", 6, "--beams", 3, "--top", 2)
+    lines = table.splitlines()
+    assert (code, len(lines)) == (0, 3)
+    for line, value in zip(lines[1:], found, strict=False):
+        assert line.split()[:2] == [f"{value['score']:.4f}", value["finish_reason"]]
+        assert shown(value["completion"]) in line
 
 
 def test_stats_and_notices_go_to_stderr(run: Run) -> None:

@@ -86,7 +86,23 @@ USAGE = [
     ),
     (
         ["generate", "x", "--beams", "2", "--top", "3"],
-        "--beams: cannot be used together with --top",
+        "--top: must be at most --beams (2), got 3",
+    ),
+    (
+        ["generate", "x", "--beams", "2", "--top", "2", "--num-samples", "2"],
+        "--top: cannot be used together with --num-samples",
+    ),
+    (
+        ["generate", "x", "--beams", "2", "-t", "0.8"],
+        "--beams: cannot be used together with --temperature",
+    ),
+    (
+        ["generate", "x", "--beams", "2", "--greedy"],
+        "--beams: cannot be used together with --greedy",
+    ),
+    (
+        ["generate", "x", "--beams", "2", "--top-p", "1"],
+        "--beams: cannot be used together with --top-p",
     ),
     (["generate", "x", "--device", "tpu"], '--device: must be cpu, cuda, cuda:N or mps, got "tpu"'),
     (["generate", "x", "--prompt-file", "y"], "--prompt-file: cannot be used together with PROMPT"),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gptcli.cli.command import CommandFunction, Without
+from gptcli.cli.command import CommandFunction, Without, was_given
 from gptcli.cli.model_options import ModelOptions
 from gptcli.cli.options import Greedy, Quiet, sampling
 from gptcli.cli.plan import Plan
@@ -39,5 +39,6 @@ def generate(
     prompt and it is not a terminal. One final newline of it is dropped.
     """
     console.Settings.quiet = quiet
+    plan.refuse_unused(lambda name: was_given(context, name))
     params = sampling(context, params, model, greedy=greedy)
     run(model, params, plan, read_prompt(prompt, prompt_file, allow_empty=allow_empty))

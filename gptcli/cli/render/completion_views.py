@@ -91,6 +91,27 @@ class TableView:
         return ["", *(indent + line for line in packed(items, console.width() - _INDENT))]
 
 
+@dataclass(slots=True)
+class BeamsView:
+    """A line for each text of a beam search: its score, why it ended, and the text."""
+
+    is_first: bool = True
+
+    def show(self, completion: "Completion", sample: int) -> None:
+        """Drain the completion, then write its line."""
+        for _piece in completion:
+            pass
+        output = console.Output(colored=True)
+        if self.is_first:
+            output.write(
+                "    score  ended    text (score: mean log-probability of a token)\n", "dim"
+            )
+            self.is_first = False
+        assert completion.score is not None
+        output.write(f"{completion.score:9.4f}  {completion.finish_reason:<7}  ")
+        output.write(f'"{shown(completion.text)}"\n')
+
+
 def grade(logprob: float | None) -> str:
     """The style that stands for a probability."""
     p = math.exp(logprob) if logprob is not None else 0.0
@@ -188,6 +209,7 @@ def record(run: Run, completion: "Completion", sample: int, *, echo: bool) -> di
         "new_tokens": len(generation.ids),
         "prompt_ids": run.ids,
         "ids": list(generation.ids),
+        **({} if completion.score is None else {"score": completion.score}),
         "seconds": {
             "load": round(run.load_seconds, 6),
             "prefill": round(run.prefill_seconds, 6),
