@@ -248,6 +248,13 @@ def test_inspect_says_what_differs_and_where(tmp_path, capsys):
     assert "not finite" in out
 
 
+def test_blocks_that_only_one_model_has_are_one_line(capsys):
+    assert run(["inspect", "gpt2-124m", "gpt2-355m"]) == 0
+    assert (
+        "Only in B: 156 tensors\n  trf_blocks.12-23.*  13 tensors each\n" in capsys.readouterr().out
+    )
+
+
 def test_of_many_changed_tensors_those_that_differ_most_are_shown(tmp_path, capsys):
     model = untrained(SMALL, 0)
     save(model, tmp_path / "a")

@@ -4,13 +4,13 @@ Reads the data of both where both have some, and needs no torch for it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
 from gptcli.cli.model_files import ModelFiles
-from gptcli.cli.render.inspect_report import gathered
+from gptcli.cli.render.inspect_report import NUMBERED, gathered
 from gptcli.cli.render.progress import reading
 from gptcli.cli.render.table import QUIET, Report, Row
 from gptcli.core.escape import listed, shown
@@ -118,8 +118,10 @@ def show_diff(names: tuple[str, str], found: Comparison, *, details: bool = Fals
     for title, tensors in (("Only in A", found.removed), ("Only in B", found.added)):
         if tensors:
             report.heading(f"{title}: {_tensors(len(tensors))}")
-            rows = gathered((name, _described(t)) for name, t in tensors.items())
-            _show_rows(report, rows, details=details)
+            described = {name: _described(tensor) for name, tensor in tensors.items()}
+            if not details:
+                described = _by_block(described, [pair.name for pair in found.pairs])
+            _show_rows(report, gathered(described.items()), details=details)
     unlike = [pair for pair in found.pairs if pair.shapes[0] != pair.shapes[1]]
     if unlike:
         report.heading(f"Other shape: {_tensors(len(unlike))}")
@@ -127,6 +129,22 @@ def show_diff(names: tuple[str, str], found: Comparison, *, details: bool = Fals
         _show_rows(report, rows, details=details)
     changed = [pair for pair in found.pairs if pair.distance and not pair.is_equal]
     _show_values(report, changed, details=details)
+
+
+def _by_block(described: Mapping[str, str], common: Iterable[str]) -> dict[str, str]:
+    """The tensors with one entry for each block of which the other model has no tensor."""
+    shared = {match.group(1, 2) for name in common if (match := NUMBERED.fullmatch(name))}
+    blocks: dict[str, int] = {}
+    short: dict[str, str] = {}
+    for name, what in described.items():
+        match = NUMBERED.fullmatch(name)
+        if match is None or match.group(1, 2) in shared:
+            short[name] = what
+            continue
+        block = f"{match[1]}{match[2]}.*"
+        blocks[block] = blocks.get(block, 0) + 1
+        short[block] = f"{_tensors(blocks[block])} each"
+    return short
 
 
 def _show_rows(report: Report, rows: Sequence[Row], *, details: bool) -> None:
