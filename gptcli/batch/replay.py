@@ -124,7 +124,7 @@ def _difference(
     for number, (old, new) in enumerate(
         zip(_samples(recorded.value, result), result.samples, strict=False)
     ):
-        at, recorded_id = _first_difference(old, new, answerer.tokenizer)
+        at, recorded_id = _first_difference(old, new, answerer.tokenizer, result.prompt_ids)
         if at is not None:
             text = list(answerer.texts(result.record, result.prompt_ids))[number]
             text.ids.extend(new.ids[:at])
@@ -146,7 +146,7 @@ def _samples(value: Mapping[str, Any], result: Answer) -> list[dict[str, Any]]:
 
 
 def _first_difference(
-    old: Mapping[str, Any], new: Sample, tokenizer: Tokenizer
+    old: Mapping[str, Any], new: Sample, tokenizer: Tokenizer, prompt: Sequence[int]
 ) -> tuple[int | None, int | None]:
     """Position and recorded id of the first new token that differs; None, None without one.
 
@@ -159,7 +159,7 @@ def _first_difference(
         if at is None and len(ids) != len(new.ids):
             at = min(len(ids), len(new.ids))
         return at, None if at is None or at >= len(ids) else ids[at]
-    text, decoder, written = str(old["completion"]), tokenizer.decoder(), ""
+    text, decoder, written = str(old["completion"]), tokenizer.decoder(prompt), ""
     if text == new.text:
         return None, None
     for at, id in enumerate(new.ids):
@@ -179,7 +179,7 @@ def _recorded_id(
     """The recorded token where its id was not: the end of the text, or the likeliest that fits."""
     if old.get("ids") is not None:
         return tokenizer.eos_id
-    rest = str(old["completion"]).removeprefix(tokenizer.decode(text.ids))
+    rest = str(old["completion"]).removeprefix(tokenizer.decode(text.ids, text.prompt))
     return _likeliest(rest, logits, now, tokenizer) if rest else tokenizer.eos_id
 
 

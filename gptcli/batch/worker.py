@@ -38,7 +38,7 @@ class _Writing:
     def restart(self) -> None:
         """Forget what has been written."""
         self._finder = StopFinder(self.pending.record.stop)
-        self._decoder, self._written = self._tokenizer.decoder(), ""
+        self._decoder, self._written = self._tokenizer.decoder(self.text.prompt), ""
         self._scores: list[Score] | None = None if self.text.logprobs is None else []
 
     def watch(self, token: Token) -> bool:
@@ -56,7 +56,7 @@ class _Writing:
         """What has been written, once it has ended."""
         reason = str(self.text.finish_reason)
         if not self.pending.record.stop:
-            return self._sample(self._tokenizer.decode(self.text.ids), reason)
+            return self._sample(self._tokenizer.decode(self.text.ids, self.text.prompt), reason)
         if self._finder.found is None:
             self._written += self._finder.feed(self._decoder.finish())
         stop = self._finder.found

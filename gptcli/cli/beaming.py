@@ -63,6 +63,7 @@ def completions(
             stop,
             keep_stop,
             score=best.score,
+            after=ids,
         )
         for best in found
     ]

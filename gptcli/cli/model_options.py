@@ -74,12 +74,15 @@ class ModelOptions(ModelSpec):
             )
 
     def tokenizer(self, target: "Target", config: "GPTConfig") -> "Tokenizer":
-        """The tokenizer that goes with the model."""
+        """The tokenizer that goes with the model; says what is odd in its files."""
         from gptcli.tokenizer.tokenizer import load_tokenizer
 
-        return load_tokenizer(
+        tokenizer = load_tokenizer(
             config.tokenizer, target.directory, vocab_size=config.vocab_size, offline=self.offline
         )
+        for line in tokenizer.notices:
+            console.notice(line)
+        return tokenizer
 
     def load_fast(self, target: "Target", seed: int, *, single: bool = False) -> "FastGPT":
         """The model arranged for speed, at the width of --quantize or of its weights.

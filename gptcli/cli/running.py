@@ -135,7 +135,7 @@ def _samples(
             stopped=signals.interrupted,
             logprobs=plan.alternatives,
         )
-        yield Completion(generation, job.tokenizer, plan.stop, plan.keep_stop)
+        yield Completion(generation, job.tokenizer, plan.stop, plan.keep_stop, after=job.ids)
 
 
 def _view(job: Run, plan: Plan) -> View:

@@ -28,8 +28,7 @@ from gptcli.model.parameters import count
 from gptcli.model.shortcut import BOOK_GRADIENTS, demonstration
 from gptcli.sampling.params import SamplingParams
 from gptcli.sampling.sampler import uniform
-from gptcli.tokenizer.tokenizer import Tokenizer
-from gptcli.tokenizer.vocabulary import Vocabulary
+from gptcli.tokenizer.encodings import of_ranks
 
 # What the book prints, and parameters of an untied and of a tied model.
 COUNTS = {
@@ -153,7 +152,7 @@ def tokenizer_round_trip() -> Answer:
     """Text of every kind to ids and back, at once and streamed."""
     tokens = [bytes([byte]) for byte in range(256)]
     tokens += [b"en", b"end", b" j", b"um", "狐".encode()[:2], b"<|"]
-    tokenizer = Tokenizer.of(Vocabulary("selftest", {t: rank for rank, t in enumerate(tokens)}))
+    tokenizer = of_ranks("selftest", {token: rank for rank, token in enumerate(tokens)})
     ids = tokenizer.encode(TEXT)
     decoder = tokenizer.decoder()
     streamed = "".join(map(decoder.feed, ids)) + decoder.finish()

@@ -111,4 +111,6 @@ def generate(
         n_vocab=tokenizer.n_vocab,
         overflow=overflow,
     )
-    return (piece.text for piece in Completion(generation, tokenizer, stop, keep_stop))
+    return (
+        piece.text for piece in Completion(generation, tokenizer, stop, keep_stop, after=read.ids)
+    )

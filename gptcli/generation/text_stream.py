@@ -75,17 +75,20 @@ class Completion:
         stop: Sequence[str] = (),
         keep_stop: bool = False,
         score: float | None = None,
+        *,
+        after: Sequence[int] = (),
     ) -> None:
+        """`after`: the prompt's ids, on which the text of some tokenizers' first token depends."""
         self.generation, self.score = generation, score
         self.text = ""
         self.stop: str | None = None
         self.finish_reason: FinishReason | None = None
-        self._tokenizer, self._keep_stop = tokenizer, keep_stop
+        self._tokenizer, self._keep_stop, self._after = tokenizer, keep_stop, after
         self._finder = StopFinder(stop)
 
     def __iter__(self) -> Iterator[Piece]:
         """Pieces as they become final; errors of the generation pass through."""
-        decoder = self._tokenizer.decoder()
+        decoder = self._tokenizer.decoder(self._after)
         for token in self.generation:
             yield self._piece(decoder.feed(token.id), token)
             if self._finder.found is not None:

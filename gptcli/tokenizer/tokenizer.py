@@ -1,45 +1,179 @@
-"""Text to ids and back, safe to stream. All text-to-ids work is tiktoken's.
+"""Text to token ids and back, and which tokenizer a model has.
 
-Knows no model, no config file and no terminal. Text that spells a special token is ordinary text.
+Text that spells a special token is ordinary text, for prompts come from anywhere; a caller who
+wants the token itself says `special=True`.
 """
 
 import codecs
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
-
-import tiktoken
+from typing import Protocol
 
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
-from gptcli.tokenizer.encodings import encoding_names, named_encoding
-from gptcli.tokenizer.vocabulary import (
-    END_OF_TEXT,
-    MERGES,
+from gptcli.tokenizer.special_tokens import (
     SETTINGS,
-    VOCABULARIES,
-    Vocabulary,
-    named_token,
-    read_json,
-    read_merges,
-    read_ranks,
-    read_settings,
+    EndTokens,
+    end_tokens,
+    read_json_object,
 )
 
 MAX_PROMPT_BYTES = 1 << 20
 
-# GPT-2's pattern, with possessive repeats where they match the same and cannot backtrack.
-PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+# Vocabularies that are GPT-2's: its own 50,257 tokens, perhaps padded to a multiple of 64 or 128.
+GPT2_SIZES = range(50257, 50304 + 1)
 
-_NO_TOKEN = "\ufffd".encode()
-_OF_DIRECTORY = ("tokenizer.tiktoken", "tokenizer.json", *MERGES)
-_OTHER_PATTERNS = ("p50k", "cl100k", "o200k")  # names of rank files that need more than ranks
+MERGES = ("merges.txt", "vocab.bpe")
+VOCABULARIES = ("vocab.json", "encoder.json")  # what lies beside each of the merges
+CHARACTERS = "meta.json"
+GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
+_OF_DIRECTORY = ("tokenizer.tiktoken", "tokenizer.json", *MERGES, CHARACTERS)
+
+# Files that are a tokenizer, or a part of one, which we cannot read.
+_UNREADABLE = re.compile(
+    r".*\.model|.*\.vocab|bpe\.codes|vocab\.txt|vocab\.json|encoder\.json"
+    r"|(.*(vocab|token|encoder).*|meta)\.(pkl|pickle)",
+    re.IGNORECASE,
+)
+_UNSAVED = 'Save it as tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained("DIR"))'
+
+NO_TOKEN = "\ufffd"  # what an id without a token reads as
 
 
-class StreamDecoder:
-    """Bytes of tokens, as they come, to text: a character leaves when its last byte has come."""
+class StreamDecoder(Protocol):
+    """Ids, as they come, to text. All pieces together are the text decoded at once."""
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
+    def feed(self, id: int) -> str:
+        """The text that is certain with the next token, perhaps none."""
+
+    def finish(self) -> str:
+        """What is left at the end: U+FFFD for a character that was begun, otherwise nothing."""
+
+
+class Tokenizer(ABC):
+    """What every kind of tokenizer can do.
+
+    Attributes:
+        name: a tiktoken name, or the file it was read from, without folders.
+        origin: where it came from, for messages.
+        n_vocab: ids from here on have no token and no meaning.
+        eos_id: the first of the end tokens, None for a tokenizer without one.
+        eos_ids: every token that ends a text.
+        notices: what a user should know of the files that were read, a line each.
+    """
+
+    name: str
+    origin: str
+    n_vocab: int
+    eos_id: int | None = None
+    eos_ids: frozenset[int] = frozenset()
+    notices: tuple[str, ...] = ()
+
+    _vocab_size: int | None = None  # of the model, once it is known
+
+    @abstractmethod
+    def _encode(self, text: str, special: bool, prompt: bool) -> list[int]:
+        """Text → ids; those of a prompt with what every prompt has before or after its text."""
+
+    @abstractmethod
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its name, as vocabulary files spell it."""
+
+    @abstractmethod
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that one token adds to a text; U+FFFD's for an id without a token."""
+
+    @property
+    @abstractmethod
+    def special_tokens(self) -> Sequence[str]:
+        """The tokens that text becomes only with `special=True`."""
+
+    def prompt(
+        self, text: str, limit: int | None = MAX_PROMPT_BYTES, *, special: bool = False
+    ) -> list[int]:
+        """What a model is to read before it goes on: as `encode`, and a beginning of text where
+        the model was trained with one.
+
+        Raises:
+            UsageError: as `encode`; a token that the model's vocabulary lacks.
+        """
+        _check_text(text, limit)
+        ids = self._encode(text, special, prompt=True)
+        if self._vocab_size is not None and max(ids, default=0) >= self._vocab_size:
+            found = f"id {max(ids):,}, expected below {self._vocab_size:,}"
+            raise UsageError("prompt", f"has a token that the model's vocabulary lacks ({found})")
+        return ids
+
+    def encode(
+        self, text: str, limit: int | None = MAX_PROMPT_BYTES, *, special: bool = False
+    ) -> list[int]:
+        """Text → ids.
+
+        Args:
+            text: any Unicode text.
+            limit: the most bytes that are allowed; None allows any number.
+            special: special tokens that the text spells become these tokens.
+
+        Raises:
+            UsageError: the text is too large, or is no text (lone surrogates).
+        """
+        _check_text(text, limit)
+        return self._encode(text, special, prompt=False)
+
+    def spelled_special(self, text: str) -> str | None:
+        """The first special token that a text spells out."""
+        found = self._spelling.search(text) if self._spelling else None
+        return found.group() if found else None
+
+    @property
+    def n_required(self) -> int:
+        """The smallest vocabulary that a model for this tokenizer can have."""
+        return self.n_vocab
+
+    def fit(self, vocab_size: int) -> None:
+        """Go with a model of this vocabulary: tokens past it are refused in prompts."""
+        self._vocab_size = vocab_size
+        self.n_vocab = min(self.n_vocab, vocab_size)
+
+    @cached_property
+    def _spelling(self) -> "re.Pattern[str] | None":
+        longest_first = sorted(filter(None, self.special_tokens), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def decode(self, ids: Iterable[int], after: Sequence[int] = ()) -> str:
+        """Ids → text, with U+FFFD where the bytes are not UTF-8. Never fails.
+
+        `after`: the ids that stand before them. With a WordPiece or Unigram vocabulary the first
+        word of a text has no space before it, and any other has.
+        """
+        decoder = self.decoder(after)
+        return "".join(map(decoder.feed, ids)) + decoder.finish()
+
+    def decoder(self, after: Sequence[int] = ()) -> StreamDecoder:
+        """A new decoder for one stream of ids, which follows the ids of `after`."""
+        return BytesDecoder(self)
+
+
+def _check_text(text: str, limit: int | None) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        found = f"U+{ord(text[error.start]):04X} at character {error.start + 1:,}"
+        problem = f"is not valid Unicode (a lone surrogate, {found})"
+        raise UsageError("prompt", problem) from None
+    if limit is not None and size > limit:
+        found = f"{size:,} bytes, expected at most {limit:,}"
+        raise UsageError("prompt", f"is too large ({found})")
+
+
+class BytesDecoder:
+    """For tokens that are bytes: a character leaves when its last byte has come."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._token_bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -48,112 +182,8 @@ class StreamDecoder:
         return self._decoder.decode(self._token_bytes(id))
 
     def finish(self) -> str:
-        """What is left at the end: U+FFFD for a character that was begun, otherwise nothing."""
+        """U+FFFD for a character that was begun, otherwise nothing."""
         return self._decoder.decode(b"", final=True)
-
-
-class Tokenizer:
-    """A byte-level BPE over tiktoken.
-
-    Attributes:
-        name: a tiktoken name, or the file it was read from, without folders.
-        n_vocab: the highest id plus 1.
-        eos_id: the end of text, None for a tokenizer without one.
-        bos_id: what every prompt begins with, None where it begins with its own first token.
-    """
-
-    def __init__(self, encoding: tiktoken.Encoding, rest: Vocabulary) -> None:
-        """`encoding` turns text into ranks; the ranks in `rest` are not used."""
-        self.name, self.eos_id = rest.name, rest.eos_id
-        self.bos_id: int | None = None
-        self._encoding, self._prefix_space = encoding, rest.prefix_space
-        self._ids, self._others = rest.ids, rest.others
-        self._ranks = None if rest.ids is None else {id: r for r, id in enumerate(rest.ids)}
-        highest = encoding.max_token_value if rest.ids is None else max(rest.ids)
-        self.n_vocab = max(highest, *rest.others, 0) + 1
-
-    @classmethod
-    def of(cls, vocabulary: Vocabulary) -> "Tokenizer":
-        """The tokenizer that a file describes."""
-        ranks = dict(vocabulary.ranks)
-        encoding = tiktoken.Encoding(
-            vocabulary.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}
-        )
-        return cls(encoding, vocabulary)
-
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        """Every token that ends a text."""
-        return frozenset() if self.eos_id is None else frozenset({self.eos_id})
-
-    def begin_with(self, token: str) -> None:
-        """Let every prompt begin with this special token.
-
-        Raises:
-            InputError: there is none of that name.
-        """
-        found = (id for id, data in self._others.items() if data == token.encode())
-        default = self.eos_id if token == END_OF_TEXT else None
-        self.bos_id = next(found, default)
-        if self.bos_id is None:
-            raise InputError(SETTINGS, f'bos_token: no special token is called "{shown(token)}"')
-
-    def prompt(self, text: str, limit: int | None = MAX_PROMPT_BYTES) -> list[int]:
-        """What a model is to read before it goes on: the text's ids, after `bos_id`.
-
-        Raises:
-            UsageError: as `encode`.
-        """
-        ids = self.encode(text, limit)
-        return ids if self.bos_id is None else [self.bos_id, *ids]
-
-    def encode(self, text: str, limit: int | None = MAX_PROMPT_BYTES) -> list[int]:
-        """Text of at most `limit` bytes → ids; a special token's spelling has no power.
-
-        Raises:
-            UsageError: the text is too large, or is no text (lone surrogates).
-        """
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            found = f"U+{ord(text[error.start]):04X} at character {error.start + 1:,}"
-            raise UsageError(
-                "prompt", f"is not valid Unicode (a lone surrogate, {found})"
-            ) from None
-        if limit is not None and size > limit:
-            found = f"{size:,} bytes, expected at most {limit:,}"
-            raise UsageError("prompt", f"is too large ({found})")
-        if self._prefix_space and text and not text.startswith(" "):
-            text = " " + text
-        ranks = self._encode(text)
-        return ranks if self._ids is None else [self._ids[rank] for rank in ranks]
-
-    def _encode(self, text: str) -> list[int]:
-        try:
-            return self._encoding.encode_ordinary(text)
-        except BaseException as error:
-            # A panic inside tiktoken is no Exception, and its class cannot be imported.
-            if type(error).__name__ != "PanicException" and not isinstance(error, ValueError):
-                raise
-            raise UsageError("prompt", "tiktoken cannot split this text into tokens") from None
-
-    def token_bytes(self, id: int) -> bytes:
-        """The bytes of one token; for an id without one, as a padded vocabulary has, U+FFFD's."""
-        if id in self._others:
-            return self._others[id]
-        rank = id if self._ranks is None else self._ranks.get(id, -1)
-        try:
-            return self._encoding.decode_single_token_bytes(rank)
-        except (KeyError, OverflowError):
-            return _NO_TOKEN
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Ids → text, with U+FFFD where the bytes are not UTF-8. Never fails."""
-        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
-
-    def decoder(self) -> StreamDecoder:
-        """A new decoder for one stream of ids."""
-        return StreamDecoder(self)
 
 
 def load_tokenizer(
@@ -163,83 +193,168 @@ def load_tokenizer(
     vocab_size: int | None = None,
     offline: bool = False,
 ) -> Tokenizer:
-    """The tokenizer of a model: a file that `name` names in `directory`, else the directory's own
-    files, else tiktoken's encoding of that name, from its cache or the network.
+    """The tokenizer of a model.
+
+    It is the file that `name` names in `directory`, else the directory's own files, else
+    tiktoken's encoding of that name, from its cache or the network. Without a name and without
+    files it is GPT-2's, if the vocabulary has GPT-2's size.
 
     Args:
-        vocab_size: the model's, to be checked; a larger one is padding and is fine.
+        name: what the model's config says.
+        directory: where the model's files are.
+        vocab_size: the model's; it may be larger than the tokenizer's, which is padding.
+        offline: download nothing.
 
     Raises:
-        InputError: a file is not what it should be, or the name means nothing.
+        InputError: a file is not what it should be or cannot be read here, the name means
+            nothing, or the model's vocabulary is not this tokenizer's.
         RunError: tiktoken's data is not on this machine and cannot be had.
     """
-    name = name or "gpt2"
     path = find_file(name, directory)
-    if path is None:
-        tokenizer = _named(name, offline)
+    if path is not None:
+        tokenizer = _of_file(path, vocab_size)
     else:
-        tokenizer = Tokenizer.of(read_vocabulary(path, vocab_size))
-    settings = read_settings(directory) if directory else {}
-    if settings.get("add_bos_token") is True:
-        tokenizer.begin_with(named_token(settings, "bos_token"))
-    if vocab_size is not None and vocab_size < tokenizer.n_vocab:
-        size = f"vocab_size {vocab_size} is smaller than the tokenizer's {tokenizer.n_vocab}"
-        raise InputError(f"tokenizer {shown(tokenizer.name)}", size)
+        if name is None:
+            _refuse_to_guess(directory, vocab_size)
+        tokenizer = _named(name or "gpt2", directory, offline)
+    if vocab_size is not None and tokenizer.n_required > vocab_size:
+        raise _too_large(tokenizer, vocab_size)
+    if directory is not None:
+        _settle_ends(tokenizer, end_tokens(directory, tokenizer.id_of, vocab_size))
+    tokenizer.n_vocab = max(tokenizer.n_vocab, 1 + max(tokenizer.eos_ids, default=0))
+    if vocab_size is not None:
+        tokenizer.fit(vocab_size)
     return tokenizer
 
 
-def find_file(name: str, directory: Path | None) -> Path | None:
+def find_file(name: str | None, directory: Path | None) -> Path | None:
     """The file that holds the tokenizer, None where only tiktoken's own data can.
 
     Raises:
         InputError: the name is neither a file's nor one that tiktoken knows.
     """
-    if name not in encoding_names():
+    if name is not None and name not in _encoding_names():
         if directory is None or not (Path(name).suffix or (directory / name).exists()):
             raise _unknown(name)
         return directory / name
     paths = [directory / own for own in _OF_DIRECTORY] if directory else []
-    return next((path for path in paths if path.exists() and _is_whole(path)), None)
-
-
-def _is_whole(path: Path) -> bool:
-    return path.name not in MERGES or _beside(path, VOCABULARIES) is not None
-
-
-def _beside(path: Path, names: Sequence[str]) -> Path | None:
-    paths = [path.with_name(name) for name in names]
     return next((path for path in paths if path.exists()), None)
 
 
-def read_vocabulary(path: Path, vocab_size: int | None) -> Vocabulary:
-    """What a tokenizer's file says, with those that belong to it; its name tells the format.
-
-    Raises:
-        InputError: a file is not what it should be.
-    """
+def _of_file(path: Path, vocab_size: int | None) -> Tokenizer:
+    """The tokenizer in a file, and in those that belong to it; its name tells the format."""
     suffix = path.suffix.lower()
     if suffix == ".tiktoken":
-        if path.name.startswith(_OTHER_PATTERNS):
-            hint = f'Write "tokenizer: {path.stem}"; tiktoken then supplies all of it'
-            raise InputError(shown(path), "has ranks alone, and not its way to split text", hint)
-        return read_ranks(path, vocab_size)
+        from gptcli.tokenizer.encodings import beginning, read_rank_file  # noqa: PLC0415  # 0.03 s
+
+        return beginning(read_rank_file(path, vocab_size), path.parent)
     if path.name in VOCABULARIES:
-        return read_merges(_beside(path, MERGES) or path.with_name(MERGES[0]), path)
+        from gptcli.tokenizer.huggingface import read_merges  # noqa: PLC0415  # 0.02 s
+
+        return read_merges(_beside(path, MERGES), path)
     if suffix == ".json":
-        return read_json(path)
-    if suffix in {".bpe", ".txt"}:
-        return read_merges(path, _beside(path, VOCABULARIES) or path.with_name(VOCABULARIES[0]))
+        return _of_json(path)
+    if suffix in {".bpe", ".txt"} and path.name != "vocab.txt":
+        from gptcli.tokenizer.huggingface import read_merges  # noqa: PLC0415  # 0.02 s
+
+        return read_merges(path, _beside(path, VOCABULARIES))
+    if _UNREADABLE.fullmatch(path.name):
+        raise _unreadable(path)
     expected = "expected .tiktoken, .bpe, .txt or .json"
     raise InputError(shown(path), f'cannot tell the format from "{shown(suffix)}" ({expected})')
 
 
-def _named(name: str, offline: bool) -> Tokenizer:
-    encoding = named_encoding(name, offline=offline)
-    return Tokenizer(encoding, Vocabulary(name, {}, eos_id=encoding.eot_token))
+def _of_json(path: Path) -> Tokenizer:
+    if path.name == CHARACTERS:
+        from gptcli.tokenizer.characters import read_characters  # noqa: PLC0415  # as the others
+
+        return read_characters(path)
+    from gptcli.tokenizer.huggingface import read_tokenizer_json  # noqa: PLC0415  # 0.02 s
+
+    return read_tokenizer_json(path)
+
+
+def _beside(path: Path, names: Sequence[str]) -> Path:
+    """The file that belongs to another; GPT-2's own pair goes together, and so does the newer."""
+    ordered = names if path.name in {MERGES[0], VOCABULARIES[0]} else names[::-1]
+    paths = [path.with_name(name) for name in ordered]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _named(name: str, directory: Path | None, offline: bool) -> Tokenizer:
+    from gptcli.tokenizer.encodings import beginning, named_tokenizer  # noqa: PLC0415  # 0.03 s
+
+    return beginning(named_tokenizer(name, offline=offline), directory)
+
+
+def _encoding_names() -> list[str]:
+    from gptcli.tokenizer.encodings import encoding_names  # noqa: PLC0415  # 0.03 s
+
+    return encoding_names()
+
+
+def _settle_ends(tokenizer: Tokenizer, ends: EndTokens) -> None:
+    """What the files name ends a text; the tokenizer's own end of text where they name nothing."""
+    if ends.named:
+        tokenizer.eos_id = ends.ids[0] if ends.ids else None
+        tokenizer.eos_ids = frozenset(ends.ids)
+    tokenizer.notices = (*tokenizer.notices, *ends.notices)
+
+
+def _refuse_to_guess(directory: Path | None, vocab_size: int | None) -> None:
+    """GPT-2's tokenizer is a good guess for a model without one, and a bad one for any other."""
+    if directory is not None:
+        _refuse_unreadable(directory)
+    if vocab_size is not None and vocab_size not in GPT2_SIZES:
+        raise _none_named(directory, vocab_size)
+
+
+def _refuse_unreadable(directory: Path) -> None:
+    """Refuse a directory with a tokenizer of a kind that is not read here: its ids are others."""
+    names = sorted(entry.name for entry in directory.iterdir())
+    for name in names:
+        if _UNREADABLE.fullmatch(name):
+            raise _unreadable(directory / name)
+    kind = read_json_object(directory / SETTINGS).get("tokenizer_class")
+    if kind is not None and kind not in GPT2_CLASSES:
+        problem = f"names a tokenizer whose files are not there (tokenizer_class {shown(kind)})"
+        raise InputError(shown(directory / SETTINGS), problem, _UNSAVED)
+
+
+def _unreadable(path: Path) -> InputError:
+    if path.name in VOCABULARIES:
+        other = MERGES[VOCABULARIES.index(path.name)]
+        return InputError(shown(path), f"has no {other} beside it, which belongs to it", _UNSAVED)
+    if path.suffix.lower() in {".pkl", ".pickle"}:
+        hint = _UNSAVED
+        if path.stem == "meta":
+            hint = f"Write its stoi and itos to {CHARACTERS}, as JSON"
+        return InputError(shown(path), "a pickle is never read, as it may run code", hint)
+    return InputError(shown(path), "a tokenizer of a kind that is not read here", _UNSAVED)
+
+
+def _none_named(directory: Path | None, vocab_size: int | None) -> InputError:
+    where = f"{shown(directory)}: " if directory else ""
+    problem = (
+        f"{where}the model has no tokenizer, and its vocabulary is not GPT-2's "
+        f"(vocab_size {vocab_size}, expected {GPT2_SIZES[0]} to {GPT2_SIZES[-1]})"
+    )
+    hint = "Put its tokenizer.json beside the config, or name tiktoken's there (tokenizer: gpt2)"
+    return InputError("tokenizer", problem, hint)
+
+
+def _too_large(tokenizer: Tokenizer, vocab_size: int) -> InputError:
+    found = (
+        f"ids up to {tokenizer.n_vocab - 1:,}, expected below the model's vocab_size {vocab_size}"
+    )
+    problem = f"{tokenizer.origin} has more tokens than the model ({found})"
+    hint = "Put the tokenizer that the model was trained with beside its config, or name it there"
+    return InputError(f"tokenizer {shown(tokenizer.name)}", problem, hint)
 
 
 def _unknown(name: str) -> InputError:
-    near = get_close_matches(name, encoding_names(), n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"tiktoken knows {', '.join(encoding_names())}"
+    names = _encoding_names()
+    near = get_close_matches(name, names, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"tiktoken knows {', '.join(names)}"
     problem = "neither a tiktoken name nor a file beside the config"
     return InputError(f"tokenizer {shown(name)}", problem, hint)

@@ -23,10 +23,11 @@ from gptcli.core.escape import shown
 from gptcli.core.files import read_bounded, sha256_of
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
+from gptcli.tokenizer.encodings import rank_lines
 from gptcli.tokenizer.export import beginning, files_of
-from gptcli.tokenizer.rankfile import rank_lines, train_ranks
+from gptcli.tokenizer.special_tokens import END_OF_TEXT
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
-from gptcli.tokenizer.vocabulary import SETTINGS
+from gptcli.tokenizer.training import train_ranks
 from gptcli.train.distributed import Group
 from gptcli.train.evaluate import HeldOutText
 from gptcli.train.model_card import Base, text_rows
@@ -78,7 +79,7 @@ def start(
     tokenizer = _new_tokenizer(recipe, documents, group, keep=keep)
     config = _new_config(recipe, tokenizer)
     model = initialised(config, seed, recipe.initialisation)
-    return StartingPoint(model, tokenizer, files={SETTINGS: beginning(None)})
+    return StartingPoint(model, tokenizer, files=beginning({}, END_OF_TEXT))
 
 
 def initialised(config: GPTConfig, seed: int, initialisation: Initialisation) -> GPTModel:
@@ -139,12 +140,18 @@ def _from_base(recipe: Recipe, target: Target) -> StartingPoint:
     config = model.config
     name, size = config.tokenizer, config.vocab_size
     tokenizer = load_tokenizer(name, target.directory, vocab_size=size)
-    file, files = files_of(name, target.directory, size, TOKENIZER)
+    file, files = files_of(name, target.directory, TOKENIZER)
     model.config = replace(config, tokenizer=file)
     digest = sha256_of(header.path for header in read_headers(target.weights))
     base = Base(_short_name(target), digest, _texts(folder / CARD))
-    files[SETTINGS] = beginning(files.get(SETTINGS))
+    files = beginning(files, _end_of(tokenizer))
     return StartingPoint(model, tokenizer, base, files)
+
+
+def _end_of(tokenizer: Tokenizer) -> str:
+    if tokenizer.eos_id is None:  # refused where the texts are read
+        return END_OF_TEXT
+    return tokenizer.token_bytes(tokenizer.eos_id).decode(errors="replace")
 
 
 def _loaded(recipe: Recipe, target: Target) -> GPTModel:

@@ -21,8 +21,8 @@ from gptcli.engine.fast import FastGPT
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import untrained
 from gptcli.sampling.params import SamplingParams
+from gptcli.tokenizer.encodings import TiktokenTokenizer
 from gptcli.tokenizer.tokenizer import Tokenizer
-from gptcli.tokenizer.vocabulary import Vocabulary
 
 CONFIG = {
     "vocab_size": 257,
@@ -52,7 +52,7 @@ def bytes_tokenizer() -> Tokenizer:
     encoding = tiktoken.Encoding(
         "bytes", pat_str=r"[\s\S]", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 256}
     )
-    return Tokenizer(encoding, Vocabulary("bytes", {}, others={256: b"<|endoftext|>"}, eos_id=256))
+    return TiktokenTokenizer(encoding)
 
 
 def answerer(spec: JobSpec = SPEC, rows: int = 4, **more: Any) -> Answerer:

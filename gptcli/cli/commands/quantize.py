@@ -96,7 +96,7 @@ def _write(options: ModelOptions, target: "ModelTarget", output: Path, width: Wi
     from gptcli.tokenizer.export import files_of
 
     shape = model.config
-    name, files = files_of(shape.tokenizer, target.directory, shape.vocab_size, _TOKENIZER)
+    name, files = files_of(shape.tokenizer, target.directory, _TOKENIZER)
     files[CARD] = _card(target, width).encode()
     if target.directory and (card := target.directory / CARD).is_file():
         files[ORIGINAL_CARD] = read_bounded(card, _MAX_CARD)
