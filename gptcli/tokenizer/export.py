@@ -19,7 +19,7 @@ _BESIDE = (SETTINGS, SPECIAL_TOKENS_MAP, "added_tokens.json")
 
 def files_of(
     name: str | None, directory: Path | None, rank_file: str
-) -> tuple[str | None, dict[str, bytes]]:
+) -> tuple[str, dict[str, bytes]]:
     """Name and place of a tokenizer → what a config is to call it, and the files beside that.
 
     A rank file is called `rank_file` from then on; others keep their names. A name that only
@@ -28,19 +28,19 @@ def files_of(
     Raises:
         InputError: a file is not what it should be, or the name means nothing.
     """
+    found, files = name or "gpt2", dict[str, bytes]()
     if directory is None:
-        return name, {}
+        return found, files
     path = find_file(name, directory)
-    files: dict[str, bytes] = {}
     if path is not None and path.suffix == ".tiktoken":
-        name, files = rank_file, {rank_file: read_bounded(path, MAX_BYTES)}
+        found, files = rank_file, {rank_file: read_bounded(path, MAX_BYTES)}
     elif path is not None:
         pair = (*MERGES, *VOCABULARIES) if path.name in {*MERGES, *VOCABULARIES} else ()
-        name, files = path.name, _read(path.parent, (path.name, *pair))
+        found, files = path.name, _read(path.parent, (path.name, *pair))
     files |= _read(directory, _BESIDE)
     if ids := end_ids(directory):
         files[GENERATION] = _json({"eos_token_id": ids})
-    return name, files
+    return found, files
 
 
 def beginning(files: Mapping[str, bytes], token: str) -> dict[str, bytes]:

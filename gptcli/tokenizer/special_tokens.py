@@ -26,7 +26,8 @@ class EndTokens:
     """The tokens that end a text, as a directory's files name them.
 
     Attributes:
-        named: whether any file names one, usable or not.
+        named: whether a file names one, other than an id that the model does not have: such an
+            id is often only the default of transformers' GPT-2.
         ids: of those that the model can write, the tokenizer's own first.
         notices: on those that it cannot, a line each.
     """
@@ -53,6 +54,7 @@ def end_tokens(
                 notices.append(f'{file}: eos_token "{shown(token)}" is no token: it ends no text')
             else:
                 found.setdefault(id, f'{file}: eos_token "{shown(token)}", id {id:,},')
+    named = bool(found or notices)
     for file in (GENERATION, CONFIG):
         for id in _ids(directory / file, "eos_token_id"):
             found.setdefault(id, f"{file}: eos_token_id {id:,}")
@@ -63,7 +65,7 @@ def end_tokens(
         if vocab_size is not None and id >= vocab_size and id not in found:
             notices.append(f"{CONFIG}: pad_token_id {id:,} is outside {size}: it is not used")
     ids = tuple(id for id in found if id not in outside)
-    return EndTokens(bool(found or notices), ids, tuple(notices))
+    return EndTokens(named or bool(ids), ids, tuple(notices))
 
 
 def end_ids(directory: Path) -> list[int]:

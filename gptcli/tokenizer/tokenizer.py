@@ -135,8 +135,12 @@ class Tokenizer(ABC):
         return self.n_vocab
 
     def fit(self, vocab_size: int) -> None:
-        """Go with a model of this vocabulary: tokens past it are refused in prompts."""
+        """Go with a model of this vocabulary: tokens past it are refused in prompts, and end
+        nothing.
+        """
         self._vocab_size = vocab_size
+        if self.eos_id is not None and self.eos_id >= vocab_size:
+            self.eos_id, self.eos_ids = None, frozenset()
         self.n_vocab = min(self.n_vocab, vocab_size)
 
     @cached_property

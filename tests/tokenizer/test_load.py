@@ -167,6 +167,15 @@ def test_an_end_outside_the_vocabulary_is_told_and_ends_nothing(tmp_path: Path) 
     )
 
 
+def test_an_id_that_the_model_lacks_leaves_the_tokenizers_own_end(tmp_path: Path) -> None:
+    """Configs of transformers name GPT-2's 50256 by default."""
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    write_json(tmp_path / "config.json", {"eos_token_id": 50256})
+    tokenizer = load_tokenizer(None, tmp_path, vocab_size=380)
+    assert (tokenizer.eos_id, tokenizer.eos_ids) == (0, {0})
+    assert "eos_token_id 50,256 is outside the vocabulary" in tokenizer.notices[0]
+
+
 def test_a_prompt_with_a_token_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
     library = byte_level()
     library.add_tokens(["mRNA"])
