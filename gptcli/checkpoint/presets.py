@@ -1,6 +1,6 @@
 """The models that have a name: what each is, and where its config lies.
 
-Knows no network and no weights; `gptcli.checkpoint.resolve` turns a name into files.
+`gptcli.checkpoint.resolve` turns a name into files.
 """
 
 from collections.abc import Mapping

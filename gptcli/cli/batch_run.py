@@ -30,7 +30,7 @@ from gptcli.core.errors import GptcliError, RunError, UsageError
 from gptcli.core.memory import is_exhausted
 from gptcli.core.options import Argument, Option, check
 from gptcli.generation.model_spec import MACHINE, MODEL
-from gptcli.model.batchsize import default_rows
+from gptcli.model.memory_estimate import default_rows
 
 if TYPE_CHECKING:
     from gptcli.batch.ray.pool import ClusterAnswers

@@ -13,8 +13,14 @@ from gptcli.core.escape import shown
 from gptcli.core.suggest import did_you_mean, nearest
 from gptcli.interpret.weight_summary import FileTotals, file_totals
 from gptcli.model.config import KEYS, GPTConfig
-from gptcli.model.largest import largest, relative
-from gptcli.model.memory_estimate import Running, Training, running, training
+from gptcli.model.memory_estimate import (
+    Running,
+    Training,
+    largest,
+    relative,
+    running,
+    training,
+)
 from gptcli.model.parameters import Counts, count
 
 Value = bool | int | float | str | None

@@ -25,9 +25,10 @@ from gptcli.engine.quantize import Width
 from gptcli.generation.decode import Generation, Model, Prompt
 from gptcli.generation.scheduler import Batch, Job
 from gptcli.generation.sequence import Sequence as Text
-from gptcli.model.bounds import decode_bytes, decode_flops, prefill_flops, weight_bytes
 from gptcli.model.config import GPTConfig
 from gptcli.model.dummy import DummyGPTModel
+from gptcli.model.memory_estimate import decode_bytes, weight_bytes
+from gptcli.model.parameters import decode_flops, prefill_flops
 from gptcli.sampling.params import SamplingParams
 
 _WARM_TOKENS = 4

@@ -1,15 +1,17 @@
-"""How much memory a model takes to run and to train, by arithmetic alone.
+"""Estimate the memory a model takes to run and to train, and the largest that fits one.
 
-Follows what our own code keeps (`gptcli.engine.fast`, `gptcli.engine.quantize`,
-`gptcli.train.trainer`) on a CPU; a test holds each figure against a measured run. Knows no
-tensors, no files and no torch.
+Arithmetic alone. The figures follow what our own code keeps on a CPU (`gptcli.engine`,
+`gptcli.train.trainer`); a test holds each against a measured run.
 
 Letters in formulas: those of `gptcli.model.parameters`, H n_heads, B texts, S tokens of each,
     N = B S.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from gptcli.core.errors import InputError
+from gptcli.core.memory import available_bytes
 from gptcli.model.config import GPTConfig
 from gptcli.model.parameters import BYTES, cache_bytes, count
 
@@ -19,6 +21,9 @@ PROMPT_TOKENS = 512  # of all texts that are read in one step, beside one whole 
 
 DTYPES = (*BYTES, "int8", "int4")
 _FLOAT = 4
+_SCALE = 4  # bytes: of an int8 row; of an int4 group with its zero
+_MOST_ROWS = 32
+_ROWS_SHARE = 0.5  # of what is left once the model is loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +151,76 @@ def training(config: GPTConfig, rows: int, tokens: int) -> Training:
         activations=_FLOAT * (L * block + outside),
         loss=_FLOAT * 2 * N * config.vocab_size,
     )
+
+
+def default_rows(config: GPTConfig) -> int:
+    """How many texts to write at once: as many as fit into half of the memory that is free.
+
+    At least 1 and at most 32; more gain little on a CPU.
+    """
+    available = available_bytes()
+    if available is None:
+        return _MOST_ROWS
+    row = cache_bytes(config, config.context_length)
+    return max(1, min(_MOST_ROWS, int(available * _ROWS_SHARE / row) - 1))
+
+
+def weight_bytes(config: GPTConfig, width: str) -> int:
+    """Bytes of weights that a step reads once, however many rows it has.
+
+    All linear layers, the output head among them, and biases and norms. Of the embeddings a step
+    looks up its own rows, which are left out. `width` is a dtype, "int8" or "int4"; next to both
+    of these, what is no matrix stays float32, and int4 has an int8 head.
+    """
+    counts = count(config)
+    outputs = (5 * config.emb_dim + config.hidden_dim) * config.n_layers  # of all matrices
+    others = (counts.blocks - counts.matrices + counts.final_norm) * BYTES.get(width, 4)
+    if width in BYTES:
+        return (counts.matrices + counts.output_head) * BYTES[width] + others
+    if width == "int8":
+        matrices = counts.matrices + outputs * _SCALE
+    else:
+        matrices = counts.matrices // 2 + counts.matrices // GROUP * _SCALE
+    return matrices + counts.output_head + config.vocab_size * _SCALE + others
+
+
+def decode_bytes(config: GPTConfig, width: str, seen: float, cache: str = "float32") -> float:
+    """Bytes for one token of one text that sees `seen` tokens: the weights, keys and values."""
+    return weight_bytes(config, width) + cache_bytes(config, 1, cache) * seen
+
+
+def largest(like: GPTConfig, cost: Callable[[GPTConfig], int], budget: int) -> GPTConfig | None:
+    """The widest relative of `like` that costs at most `budget`; None if the narrowest costs more.
+
+    `cost` must grow with the size. A family has a member for each number of heads, as far as a
+    config can have its sizes.
+    """
+
+    def fits(n_heads: int) -> bool:
+        try:
+            return cost(relative(like, n_heads)) <= budget
+        except InputError:  # a size beyond what a config may have
+            return False
+
+    few, many = 0, 1  # `few` heads fit, `many` do not
+    while fits(many):
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (middle, many) if fits(middle) else (few, middle)
+    return relative(like, few) if few else None
+
+
+def relative(like: GPTConfig, n_heads: int) -> GPTConfig:
+    """The member of the family of `like` with this many heads.
+
+    A family keeps the vocabulary, the context, the width of a head, the ratio of width to depth
+    and that of the feed-forward network's width to the model's.
+
+    Raises:
+        InputError: no config can have such sizes.
+    """
+    emb_dim = n_heads * like.head_dim
+    n_layers = max(1, round(emb_dim * like.n_layers / like.emb_dim))
+    inner = like.n_inner and max(1, round(like.n_inner * emb_dim / like.emb_dim))
+    return replace(like, n_heads=n_heads, emb_dim=emb_dim, n_layers=n_layers, n_inner=inner)

@@ -237,3 +237,14 @@ def mean_forward_flops(config: GPTConfig) -> int:
 def training_flops(config: GPTConfig) -> int:
     """FLOPs to train on one token of a full context: a backward pass costs two forward ones."""
     return 3 * mean_forward_flops(config)
+
+
+def prefill_flops(config: GPTConfig, tokens: int) -> int:
+    """FLOPs to read a prompt: the token at i sees i + 1, and only the last one needs logits."""
+    each = (forward_flops(config, 1) + forward_flops(config, tokens)) * tokens // 2
+    return each - (tokens - 1) * 2 * config.vocab_size * config.emb_dim
+
+
+def decode_flops(config: GPTConfig, past: int, tokens: int) -> int:
+    """FLOPs for `tokens` tokens, one by one, after `past`."""
+    return (forward_flops(config, past + 1) + forward_flops(config, past + tokens)) * tokens // 2

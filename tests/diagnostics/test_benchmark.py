@@ -17,11 +17,11 @@ from gptcli.diagnostics.workload import Workload, fitted
 from gptcli.engine import quantize
 from gptcli.engine.fast import FastGPT
 from gptcli.engine.layers import Floats
-from gptcli.model import bounds
-from gptcli.model.bounds import decode_bytes, decode_flops, prefill_flops, weight_bytes
+from gptcli.model import memory_estimate
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel, untrained
-from gptcli.model.parameters import forward_flops
+from gptcli.model.memory_estimate import decode_bytes, weight_bytes
+from gptcli.model.parameters import decode_flops, forward_flops, prefill_flops
 
 CONFIG = GPTConfig(vocab_size=128, context_length=48, emb_dim=64, n_heads=4, n_layers=2)
 WORK = Workload(prefill=16, prompt=4, new_tokens=5, rows=3, row_tokens=3, runs=2, product=64)
@@ -47,7 +47,7 @@ def test_a_token_reads_all_parameters_but_the_embeddings(dtype: torch.dtype, tie
 
 @pytest.mark.parametrize("width", ["int8", "int4"])
 def test_quantised_weights_are_counted_as_they_are_stored(width: str) -> None:
-    assert bounds.GROUP == quantize.GROUP
+    assert memory_estimate.GROUP == quantize.GROUP
     model = GPTModel(CONFIG)
     stored = 0
     for name, p in model.named_parameters():

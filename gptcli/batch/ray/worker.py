@@ -27,7 +27,7 @@ from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.core.errors import GptcliError, InputError, RunError, UsageError
 from gptcli.core.escape import listed
 from gptcli.engine.quantize import Width
-from gptcli.model.batchsize import default_rows
+from gptcli.model.memory_estimate import default_rows
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.version import __version__
 

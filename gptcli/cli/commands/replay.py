@@ -23,7 +23,7 @@ from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
 from gptcli.core.options import Argument, Option
 from gptcli.generation.model_spec import MACHINE, Dtype, Width
-from gptcli.model.batchsize import default_rows
+from gptcli.model.memory_estimate import default_rows
 
 if TYPE_CHECKING:
     from gptcli.batch.replay import Difference, Pair
