@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "gptcli", "configs")
+LIBRARY = "libgptcli_kernels.so"
+
+pytestmark = pytest.mark.timeout(600)
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "gptcli", "configs")
 BUILD = "import sys; from setuptools import build_meta as build; build.build_{0}(sys.argv[1])"
 
 
@@ -19,10 +22,17 @@ def build(kind: str, source: Path, into: Path) -> Path:
     """Build a wheel or an sdist of a source tree, which is written to, with what is installed."""
     into.mkdir(exist_ok=True)
     command = [sys.executable, "-c", BUILD.format(kind), str(into)]
-    done = subprocess.run(command, cwd=source, check=False, capture_output=True, text=True)
+    quick = os.environ | {"GPTCLI_KERNEL_FLAGS": "-O0"}  # compiled in seconds
+    done = subprocess.run(
+        command, cwd=source, check=False, capture_output=True, text=True, env=quick
+    )
     assert done.returncode == 0, done.stderr
     (made,) = into.iterdir()
     return made
+
+
+def has_compiler() -> bool:
+    return any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +42,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so")
+            )
         else:
             shutil.copy(ROOT / name, copy / name)
     return copy
@@ -73,8 +85,10 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) 
     expected = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "gptcli").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
     }
+    if has_compiler():
+        expected.add(f"gptcli/engine/{LIBRARY}")
     expected |= {f"gptcli/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
     assert files_of(wheel) == expected
     assert "gptcli/py.typed" in expected
@@ -86,6 +100,26 @@ def test_the_sdist_makes_the_same_wheel(wheel: Path, source: Path, tmp_path: Pat
         tar.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     assert files_of(build("wheel", unpacked, tmp_path / "wheel")) == files_of(wheel)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="needs a C compiler")
+def test_one_wheel_with_kernels_serves_every_python(wheel: Path, installed: Path) -> None:
+    assert wheel.name.split("-")[2:4] == ["py3", "none"]
+    assert not wheel.name.endswith("any.whl")
+    script = "from gptcli.engine import library as l; print(l.library_path(), l.builds()[-1].name)"
+    found = run(installed, "-c", script).stdout.split()
+    assert found == [str(installed / "gptcli" / "engine" / LIBRARY), "plain"]
+
+
+def test_without_a_compiler_the_package_is_installed_for_any_platform(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(source, tmp_path / "source", ignore=shutil.ignore_patterns("build", "*.so"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    made = build("wheel", tmp_path / "source", tmp_path / "wheel")
+    assert made.name.endswith("-py3-none-any.whl")
+    assert not any(name.endswith(".so") for name in files_of(made))
 
 
 def test_a_plain_install_finds_its_own_configs(installed: Path) -> None:

@@ -1,0 +1,210 @@
+// Threads that share the chunks of a phase, and go on to the next when all chunks are done.
+//
+// Nobody waits for a thread, only for chunks: one that the system does not let run holds up no more
+// than the chunk that it has begun. Who finishes the last chunk opens the next phase. Waiting spins
+// for some microseconds, then sleeps.
+#include "engine.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { SPINS = 2000 };
+
+struct pool {
+    int threads;
+    pid_t owner;  // a forked child has the memory, but not the threads
+    pthread_t *handles;
+    const phase *current, *last;
+    void *context;
+    // One word, so that a chunk is claimed together with its phase:
+    // number of the phase (24 bits), its chunks (20 bits), the next one (20 bits).
+    _Atomic uint64_t ticket;
+    _Atomic int done;      // chunks of the phase
+    _Atomic int sleepers;
+    _Atomic int finished;  // no phase is left of this run
+    _Atomic int ended;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+};
+
+typedef struct {
+    pool *pool;
+    int thread;
+} worker;
+
+static int next_of(uint64_t ticket) { return (int)(ticket & 0xfffff); }
+static int chunks_of(uint64_t ticket) { return (int)(ticket >> 20 & 0xfffff); }
+static uint64_t number_of(uint64_t ticket) { return ticket >> 40; }
+
+static void rest(void)
+{
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+// Whatever else runs in this process may have let subnormals become zeros, or changed the rounding.
+static unsigned long plain_arithmetic(void)
+{
+    unsigned long before = 0;
+#if defined(__x86_64__)
+    before = _mm_getcsr();
+    _mm_setcsr(0x1f80);
+#elif defined(__aarch64__)
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(0ul));
+#endif
+    return before;
+}
+
+static void restore_arithmetic(unsigned long before)
+{
+#if defined(__x86_64__)
+    _mm_setcsr((unsigned)before);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(before));
+#endif
+    (void)before;
+}
+
+static void publish(pool *p, int chunks)
+{
+    uint64_t number = number_of(atomic_load(&p->ticket)) + 1;
+    atomic_store(&p->ticket, number << 40 | (uint64_t)chunks << 20);
+    if (atomic_load(&p->sleepers)) {
+        pthread_mutex_lock(&p->lock);
+        pthread_cond_broadcast(&p->changed);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+// Opens the first phase from `next` on that has work for several threads; does the others here.
+static void advance(pool *p, const phase *next, int thread)
+{
+    for (; next != p->last && next->chunks < 2; next++)
+        if (next->chunks) next->work(p->context, next->argument, 0, thread);
+    p->current = next;
+    atomic_store(&p->done, 0);
+    if (next == p->last) {
+        atomic_store(&p->finished, 1);
+        publish(p, 0);
+    } else {
+        publish(p, next->chunks);
+    }
+}
+
+static void wait_for_change(pool *p, uint64_t number)
+{
+    for (int n = 0; n < SPINS; n++) {
+        if (number_of(atomic_load(&p->ticket)) != number) return;
+        rest();
+    }
+    pthread_mutex_lock(&p->lock);
+    atomic_fetch_add(&p->sleepers, 1);
+    while (number_of(atomic_load(&p->ticket)) == number && !atomic_load(&p->ended))
+        pthread_cond_wait(&p->changed, &p->lock);
+    atomic_fetch_sub(&p->sleepers, 1);
+    pthread_mutex_unlock(&p->lock);
+}
+
+// Until the run is finished (thread 0, the caller's) or the pool ends (the others).
+static void help(pool *p, int thread)
+{
+    while (!(thread == 0 ? atomic_load(&p->finished) : atomic_load(&p->ended))) {
+        uint64_t ticket = atomic_load(&p->ticket);
+        if (next_of(ticket) < chunks_of(ticket)) {
+            ticket = atomic_fetch_add(&p->ticket, 1);
+            if (next_of(ticket) < chunks_of(ticket)) {
+                const phase *now = p->current;
+                now->work(p->context, now->argument, next_of(ticket), thread);
+                if (atomic_fetch_add(&p->done, 1) + 1 == chunks_of(ticket)) advance(p, now + 1, thread);
+            }
+        } else {
+            wait_for_change(p, number_of(ticket));
+        }
+    }
+}
+
+static void *begin(void *argument)
+{
+    worker self = *(worker *)argument;
+    free(argument);
+    plain_arithmetic();
+    help(self.pool, self.thread);
+    return NULL;
+}
+
+static void start(pool *p)
+{
+    sigset_t all, before;
+    p->owner = getpid();
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->changed, NULL);
+    atomic_store(&p->sleepers, 0);
+    atomic_store(&p->ticket, (number_of(atomic_load(&p->ticket)) + 1) << 40);
+    sigfillset(&all);  // signals are for the thread that calls
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int n = 1; n < p->threads; n++) {
+        worker *w = malloc(sizeof *w);
+        if (w) *w = (worker){p, n};
+        if (!w || pthread_create(&p->handles[n], NULL, begin, w)) {
+            free(w);
+            p->threads = n;  // the work is shared by fewer
+        }
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+pool *pool_create(int threads)
+{
+    pool *p = calloc(1, sizeof *p);
+    pthread_t *handles = calloc((size_t)threads, sizeof *handles);
+    if (!p || !handles) {
+        free(p);
+        free(handles);
+        return NULL;
+    }
+    p->threads = threads;
+    p->handles = handles;
+    start(p);
+    return p;
+}
+
+void pool_destroy(pool *p)
+{
+    if (p->owner == getpid()) {
+        pthread_mutex_lock(&p->lock);
+        atomic_store(&p->ended, 1);
+        pthread_cond_broadcast(&p->changed);
+        pthread_mutex_unlock(&p->lock);
+        publish(p, 0);
+        for (int n = 1; n < p->threads; n++) pthread_join(p->handles[n], NULL);
+        pthread_mutex_destroy(&p->lock);
+        pthread_cond_destroy(&p->changed);
+    }
+    free(p->handles);
+    free(p);
+}
+
+int pool_threads(const pool *p) { return p->threads; }
+
+// All phases, one after the other. One call at a time: the caller sees to that.
+void pool_run(pool *p, void *context, const phase *phases, int count)
+{
+    if (p->owner != getpid()) start(p);
+    unsigned long before = plain_arithmetic();
+    p->context = context;
+    p->last = phases + count;
+    atomic_store(&p->finished, 0);
+    advance(p, phases, 0);
+    help(p, 0);
+    restore_arithmetic(before);
+}

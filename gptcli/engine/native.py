@@ -1,0 +1,497 @@
+"""The book's network on a CPU, by kernels of our own: one call computes a step for any texts.
+
+    model = NativeGPT(network, weights, threads=2)       # weights by the book's names
+    cache = model.new_cache(capacity=128)
+    logits = model.step([Span(cache, prompt_ids)])       # (1, V): what follows the prompt
+    logits = model.step([Span(cache, [token]), Span(other_cache, ids, n_logits=0)])
+
+A text's logits have the same bits whatever stands beside it, however its ids are cut into steps,
+with any number of threads and on any processor (docs/engine.md). No PyTorch here.
+
+Shapes: E emb_dim, I inner width, H heads, D head_dim, V vocabulary, C capacity, L layers.
+"""
+
+import ctypes
+import math
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptcli.core.errors import RunError, UsageError
+from gptcli.engine import library as lib
+from gptcli.engine.library import BF16, F16, F32, INT4, INT8, Pool
+
+Width = Literal["int8", "int4"]
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+
+BLOCK, GROUP = 16, 32  # as in kernels/engine.h
+MAX_ROWS = 512  # of one call: a longer step is several, so that Ctrl-C is heard in between
+
+ACTIVATIONS = {
+    "gelu_new": 0,
+    "gelu_pytorch_tanh": 0,
+    "gelu": 1,
+    "relu": 2,
+    "silu": 3,
+    "swish": 3,
+    "quick_gelu": 4,
+}
+_TYPES = {"float32": F32, "uint16": BF16, "float16": F16}
+_INT8_GROUP, _INT4_GROUP = BLOCK * GROUP, BLOCK * GROUP // 2 + 4 * BLOCK  # bytes of 16 rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What the kernels must know of a model beside its weights; the defaults are GPT-2's.
+
+    Attributes:
+        inner_dim: width of the feed-forward layer; None: four times emb_dim.
+        activation: a key of ACTIVATIONS.
+        epsilon: added to the variance in LayerNorm.
+        scale_attention: divide scores by the root of the head's width.
+        scale_by_layer: divide them by the number of the layer too, counted from 1.
+    """
+
+    vocab_size: int
+    context_length: int
+    emb_dim: int
+    n_heads: int
+    n_layers: int
+    inner_dim: int | None = None
+    activation: str = "gelu_new"
+    epsilon: float = 1e-5
+    scale_attention: bool = True
+    scale_by_layer: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.emb_dim // self.n_heads
+
+    @property
+    def inner(self) -> int:
+        """Width of the feed-forward layer."""
+        return self.inner_dim or 4 * self.emb_dim
+
+    def attention_scale(self, layer: int) -> float:
+        """What scores are multiplied by."""
+        scale = 1 / math.sqrt(self.head_dim) if self.scale_attention else 1.0
+        return scale / (layer + 1) if self.scale_by_layer else scale
+
+
+class KVCache:
+    """Keys and values of one text, float32.
+
+    Attributes:
+        keys: (L, H, C / 16, D, 16).
+        values: (L, H, C, D rounded up to 16).
+        length: positions held.
+        capacity: the most it can hold.
+    """
+
+    def __init__(self, network: Network, capacity: int) -> None:
+        """An empty cache; memory is taken from the system as it fills.
+
+        Raises:
+            RunError: out of memory.
+        """
+        L, H, D = network.n_layers, network.n_heads, network.head_dim
+        blocks = -(-capacity // BLOCK)
+        try:
+            self.keys = np.zeros((L, H, blocks, D, BLOCK), np.float32)
+            self.values = np.zeros((L, H, blocks * BLOCK, _padded(D, BLOCK)), np.float32)
+        except MemoryError:
+            raise RunError("cache", f"out of memory for {capacity:,} positions") from None
+        self.capacity, self.length = capacity, 0
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` positions."""
+        self.length = min(self.length, length)
+
+    def copy_prefix(self, other: "KVCache", length: int) -> None:
+        """Hold what another cache of the same model holds of its first `length` positions."""
+        if not 0 <= length <= min(other.length, self.capacity):
+            raise ValueError(f"{length} positions of {other.length} into {self.capacity}")
+        blocks = -(-length // BLOCK)
+        self.keys[:, :, :blocks] = other.keys[:, :, :blocks]
+        self.values[:, :, :length] = other.values[:, :, :length]
+        self.length = length
+
+
+class Span(NamedTuple):
+    """Ids that follow what a cache holds, and how many of the last of them want logits."""
+
+    cache: KVCache
+    ids: Sequence[int]
+    n_logits: int = 1
+
+
+class NativeGPT:
+    """A model ready to compute.
+
+    Attributes:
+        network: its shape.
+        build: the instruction set in use.
+        threads: how many threads share the work.
+        weight_bytes: what one token must read: all weights but the rows of other tokens.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        weights: Mapping[str, Array],
+        *,
+        threads: int | None = None,
+        width: Width | None = None,
+        isa: str | None = None,
+    ) -> None:
+        """Take weights by the book's names, each asked for once.
+
+        Floats are float32, float16, or uint16 for bfloat16, (out, in); row by row they are used
+        where they are (a memory map stays one, and must stay as it is), the other way round
+        (Hugging Face's, `array.T`) they are turned. Query, key and value may be one matrix,
+        `att.qkv.weight` (3E, E). Absent biases and shifts are zero; without `out_head.weight` the
+        head is the token embedding. Weights that `gptcli quantize` stored come as it names them:
+        `NAME.values` and `NAME.scales`, or `NAME.levels`, `NAME.scales` and `NAME.zeros`.
+
+        Args:
+            network: shape and choices.
+            weights: arrays by name; one that is no longer used is let go at once.
+            threads: None: one for each processor that this process may use.
+            width: round float weights to int8 or int4; embedding and head have int8 in both.
+            isa: the build to use, as $GPTCLI_ISA.
+
+        Raises:
+            UsageError: no such build, or int4 for widths that are no multiple of 32.
+            RunError: no library, or out of memory.
+            ValueError: weights are missing, or have the wrong shape or dtype.
+        """
+        self.network = network
+        self.build = lib.choose_build(isa)
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._pool = lib.shared_pool(self.threads)
+        loader = _Loader(network, weights, width, self.build, self._pool)
+        self._model = loader.model()
+        self._kept = loader.kept  # the arrays that the model points into
+        self.weight_bytes = loader.weight_bytes
+        self._workspace = lib.Workspace()
+        weakref.finalize(self, lib.load().gptcli_workspace_free, self._workspace)
+
+    def new_cache(self, capacity: int | None = None) -> KVCache:
+        """An empty cache for one text, of the whole context if no capacity is given."""
+        return KVCache(self.network, capacity or self.network.context_length)
+
+    def step(self, spans: Sequence[Span]) -> Floats:
+        """Compute the ids of all spans, whose caches hold them afterwards.
+
+        Returns:
+            (M, V) logits, those of the first span first. A row that is not finite is NaN
+            throughout, and says nothing of the others. Rows may lie apart in memory.
+
+        Raises:
+            ValueError: an id outside the vocabulary, a cache used twice, or positions past the
+                context or a cache's capacity.
+            RunError: out of memory.
+        """
+        rows = self._rows(spans)
+        V = self.network.vocab_size
+        try:
+            logits = np.empty((sum(span.n_logits for span in spans), _padded(V, BLOCK)), np.float32)
+        except MemoryError:
+            raise RunError("logits", "out of memory") from None
+        texts = (lib.Text * len(spans))(*(_text(span.cache) for span in spans))
+        done = 0
+        for first in range(0, len(rows.ids), MAX_ROWS):
+            part = slice(first, first + MAX_ROWS)
+            done += self._call(rows, part, texts, logits[done:])
+        for span in spans:
+            span.cache.length += len(span.ids)
+        return logits[:, :V]
+
+    def _rows(self, spans: Sequence[Span]) -> "_Rows":
+        """The rows of all spans, checked."""
+        if len({id(span.cache) for span in spans}) < len(spans):
+            raise ValueError("a cache is used twice in one step")
+        for span in spans:
+            self._check(span)
+        counts = [len(span.ids) for span in spans]
+        ids = np.concatenate([np.asarray(span.ids, np.int64) for span in spans])
+        if len(ids) and not (ids.min() >= 0 and ids.max() < self.network.vocab_size):
+            raise ValueError(f"ids from {ids.min()} to {ids.max()} of {self.network.vocab_size}")
+        positions = [np.arange(n) + s.cache.length for n, s in zip(counts, spans, strict=True)]
+        wanted = [np.arange(n) >= n - s.n_logits for n, s in zip(counts, spans, strict=True)]
+        return _Rows(
+            ids.astype(np.int32),
+            np.concatenate(positions).astype(np.int32),
+            np.repeat(np.arange(len(spans), dtype=np.int32), counts),
+            np.concatenate(wanted),
+        )
+
+    def _check(self, span: Span) -> None:
+        cache, network = span.cache, self.network
+        end = cache.length + len(span.ids)
+        if end > network.context_length:
+            raise ValueError(f"{end} tokens, but the context is {network.context_length}")
+        if end > cache.capacity:
+            raise ValueError(f"the cache holds {cache.capacity} positions, {end} are needed")
+        if not 0 <= span.n_logits <= len(span.ids):
+            raise ValueError(f"logits of {span.n_logits} ids, but there are {len(span.ids)}")
+        expected = (network.n_layers, network.n_heads, network.head_dim)
+        if (*cache.keys.shape[:2], cache.keys.shape[3]) != expected:
+            raise ValueError("a cache of another model")
+
+    def _call(self, rows: "_Rows", part: slice, texts: Any, logits: Floats) -> int:
+        """Compute some rows; returns how many of them wanted logits."""
+        ids, positions, owners = rows.ids[part], rows.positions[part], rows.owners[part]
+        logit_rows = np.flatnonzero(rows.wanted[part]).astype(np.int32)
+        request = lib.Request(
+            rows=len(ids),
+            n_logits=len(logit_rows),
+            ids=ids.ctypes.data,
+            positions=positions.ctypes.data,
+            owners=owners.ctypes.data,
+            sequences=texts,
+            logit_rows=logit_rows.ctypes.data,
+            logits=logits.ctypes.data,
+            logit_stride=logits.shape[1],
+        )
+        with self._pool.use() as pool:
+            code = lib.load().gptcli_step(
+                self.build.number, pool, self._workspace, self._model, request
+            )
+        if code == lib.NO_MEMORY:
+            raise RunError("step", f"out of memory for {len(ids)} tokens")
+        return len(logit_rows)
+
+
+class _Rows(NamedTuple):
+    ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    owners: NDArray[np.int32]
+    wanted: NDArray[np.bool_]
+
+
+def _text(cache: KVCache) -> lib.Text:
+    return lib.Text(cache.keys.ctypes.data, cache.values.ctypes.data, cache.values.shape[2])
+
+
+def _padded(n: int, to: int) -> int:
+    return -(-n // to) * to
+
+
+class _Loader:
+    """Weights into the library's structs.
+
+    Attributes:
+        kept: what the structs point into.
+        weight_bytes: as of `NativeGPT`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        weights: Mapping[str, Array],
+        width: Width | None,
+        build: lib.Build,
+        pool: Pool,
+    ) -> None:
+        self.kept: list[Any] = []
+        self.weight_bytes = 0
+        self._network, self._weights, self._width = network, weights, width
+        self._build, self._pool = build, pool
+
+    def model(self) -> lib.Model:
+        """All of it."""
+        n = self._network
+        if n.activation not in ACTIVATIONS:
+            raise ValueError(f"no activation {n.activation!r} (expected {', '.join(ACTIVATIONS)})")
+        if n.emb_dim % n.n_heads:
+            raise ValueError(f"{n.emb_dim} is not divisible by {n.n_heads} heads")
+        tokens = self._matrix("tok_emb.weight", n.vocab_size, n.emb_dim, is_outer=True)
+        if "out_head.weight" in self._weights:
+            head = self._linear("out_head", n.vocab_size, n.emb_dim, is_outer=True)
+        else:
+            head = lib.Linear(tokens, None)
+            self.weight_bytes += _bytes_of(tokens)
+        positions = self._array("pos_emb.weight", (n.context_length, n.emb_dim))
+        blocks = (lib.Block * n.n_layers)(*(self._block(layer) for layer in range(n.n_layers)))
+        return lib.Model(
+            vocab=n.vocab_size,
+            context=n.context_length,
+            emb=n.emb_dim,
+            heads=n.n_heads,
+            layers=n.n_layers,
+            inner=n.inner,
+            activation=ACTIVATIONS[n.activation],
+            epsilon=n.epsilon,
+            tokens=tokens,
+            positions=self._floats(positions),
+            blocks=blocks,
+            final_norm=self._norm("final_norm"),
+            head=head,
+        )
+
+    def _block(self, layer: int) -> lib.Block:
+        E, inner, name = self._network.emb_dim, self._network.inner, f"trf_blocks.{layer}"
+        query, key, value = self._qkv(f"{name}.att")
+        return lib.Block(
+            self._norm(f"{name}.norm1"),
+            self._norm(f"{name}.norm2"),
+            query,
+            key,
+            value,
+            self._linear(f"{name}.att.out_proj", E, E),
+            self._linear(f"{name}.ff.layers.0", inner, E),
+            self._linear(f"{name}.ff.layers.2", E, inner),
+            self._network.attention_scale(layer),
+        )
+
+    def _qkv(self, name: str) -> list[lib.Linear]:
+        E = self._network.emb_dim
+        if f"{name}.qkv.weight" not in self._weights:
+            return [self._linear(f"{name}.W_{part}", E, E) for part in ("query", "key", "value")]
+        fused = self._array(f"{name}.qkv.weight", (3 * E, E))
+        bias = self._optional(f"{name}.qkv.bias", 3 * E)
+        found = []
+        for part in range(3):
+            rows = slice(part * E, (part + 1) * E)
+            weight = self._rounded_or_not(fused[rows], self._width)
+            self.weight_bytes += _bytes_of(weight)
+            found.append(lib.Linear(weight, None if bias is None else self._vector(bias[rows])))
+        return found
+
+    def _linear(self, name: str, rows: int, cols: int, *, is_outer: bool = False) -> lib.Linear:
+        weight = self._matrix(f"{name}.weight", rows, cols, is_outer=is_outer)
+        self.weight_bytes += _bytes_of(weight)
+        bias = self._optional(f"{name}.bias", rows)
+        return lib.Linear(weight, None if bias is None else self._vector(bias))
+
+    def _norm(self, name: str) -> lib.Norm:
+        E = self._network.emb_dim
+        shift = self._optional(f"{name}.shift", E)
+        scale = self._array(f"{name}.scale", (E,))
+        zeros = np.zeros(E, np.float32)
+        return lib.Norm(self._vector(scale), self._vector(zeros if shift is None else shift))
+
+    def _matrix(self, name: str, rows: int, cols: int, *, is_outer: bool = False) -> lib.Matrix:
+        if f"{name}.values" in self._weights:
+            return self._stored8(name, rows, cols)
+        if f"{name}.levels" in self._weights:
+            return self._stored4(name, rows, cols)
+        weight = self._array(name, (rows, cols))
+        return self._rounded_or_not(weight, "int8" if is_outer and self._width else self._width)
+
+    def _rounded_or_not(self, weight: Array, width: Width | None) -> lib.Matrix:
+        """Float weights as they are, or at a width."""
+        if width is None:
+            return self._floats(weight)
+        kept, self.kept = self.kept, []  # a turned copy is of no use once it is rounded
+        floats = self._floats(weight)
+        temporary, self.kept = self.kept, kept
+        rounded = self._packed_matrix(INT8 if width == "int8" else INT4, *weight.shape)
+        code = self._run("gptcli_quantize", floats, rounded.type, rounded.data, rounded.scales)
+        del temporary
+        if code == lib.NO_MEMORY:
+            raise RunError("--quantize", "out of memory")
+        return rounded
+
+    def _floats(self, weight: Array) -> lib.Matrix:
+        """Where they are if they lie row by row, else turned."""
+        if not weight.flags.aligned:
+            weight = weight.copy()
+        rows, cols = weight.shape
+        down, along = (stride // weight.itemsize for stride in weight.strides)
+        if along != 1 and cols > 1 and (down == 1 or rows == 1) and along >= rows:
+            turned = _empty((rows, cols), weight.dtype)
+            data = weight.ctypes.data
+            self._run(
+                "gptcli_transpose", data, along, weight.itemsize, rows, cols, turned.ctypes.data
+            )
+            weight, down = turned, cols
+        elif along != 1 or down < cols:
+            weight = np.ascontiguousarray(weight)
+            down = cols
+        self.kept.append(weight)
+        return lib.Matrix(
+            _TYPES[weight.dtype.name], rows, cols, max(down, cols), weight.ctypes.data, None
+        )
+
+    def _stored8(self, name: str, rows: int, cols: int) -> lib.Matrix:
+        values = np.ascontiguousarray(self._array(f"{name}.values", (rows, cols), "int8"))
+        scales = self._array(f"{name}.scales", (rows,))
+        packed = self._packed_matrix(INT8, rows, cols)
+        stored = lib.Matrix(INT8, rows, cols, cols, values.ctypes.data, None)
+        self._run("gptcli_pack", stored, None, None, packed.data)
+        ctypes.memmove(packed.scales, np.ascontiguousarray(scales).ctypes.data, 4 * rows)
+        return packed
+
+    def _stored4(self, name: str, rows: int, cols: int) -> lib.Matrix:
+        groups = (rows, cols // GROUP)
+        levels = np.ascontiguousarray(self._array(f"{name}.levels", (rows, cols // 2), "uint8"))
+        scales, zeros = (
+            np.ascontiguousarray(self._array(f"{name}.{part}", groups, "uint16"))
+            for part in ("scales", "zeros")
+        )
+        packed = self._packed_matrix(INT4, rows, cols)
+        stored = lib.Matrix(INT4, rows, cols, cols // 2, levels.ctypes.data, None)
+        self._run("gptcli_pack", stored, scales.ctypes.data, zeros.ctypes.data, packed.data)
+        return packed
+
+    def _packed_matrix(self, type: int, rows: int, cols: int) -> lib.Matrix:
+        """Room for packed weights, and at 8 bits for the rows' scales."""
+        if type == INT4 and cols % GROUP:
+            problem = f"int4 needs layers whose width is a multiple of {GROUP} (found {cols})"
+            raise UsageError("--quantize", problem, "Use int8")
+        blocks, groups = -(-rows // BLOCK), -(-cols // GROUP)
+        size = blocks * groups * (_INT8_GROUP if type == INT8 else _INT4_GROUP)
+        packed = _empty((size,), np.uint8)
+        scales = np.zeros(blocks * BLOCK if type == INT8 else 0, np.float32)
+        self.kept += [packed, scales]
+        return lib.Matrix(type, rows, cols, cols, packed.ctypes.data, scales.ctypes.data)
+
+    def _run(self, function: str, *arguments: Any) -> int:
+        with self._pool.use() as pool:
+            return int(getattr(lib.load(), function)(self._build.number, pool, *arguments))
+
+    def _vector(self, values: Array) -> int:
+        """The address of a bias, scale or shift in float32, padded with zeros."""
+        padded = np.zeros(_padded(len(values), GROUP), np.float32)
+        is_bf16 = values.dtype == np.uint16
+        padded[: len(values)] = (
+            (values.astype(np.uint32) << 16).view(np.float32) if is_bf16 else values
+        )
+        self.kept.append(padded)
+        return padded.ctypes.data
+
+    def _optional(self, name: str, size: int) -> Array | None:
+        return self._array(name, (size,)) if name in self._weights else None
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: str | None = None) -> Array:
+        if name not in self._weights:
+            raise ValueError(f"{name}: missing")
+        array = self._weights[name]
+        if array.shape != shape:
+            raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
+        expected = [dtype] if dtype else list(_TYPES)
+        if array.dtype.name not in expected or not array.dtype.isnative:
+            raise ValueError(f"{name}: dtype {array.dtype}, expected {' or '.join(expected)}")
+        return array
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    try:
+        return np.empty(shape, dtype)
+    except MemoryError:
+        raise RunError("weights", "out of memory") from None
+
+
+def _bytes_of(weight: lib.Matrix) -> int:
+    """Bytes of weights that a product reads, padding left out."""
+    item = {F32: 4.0, BF16: 2.0, F16: 2.0, INT8: 1.0, INT4: 0.5 + 4 / GROUP}[weight.type]
+    return int(weight.rows * (weight.cols * item + (4 if weight.type == INT8 else 0)))
