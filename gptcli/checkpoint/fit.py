@@ -29,13 +29,16 @@ def check(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[
     """What keeps these weights from being this config's model; empty if nothing does.
 
     Where a size is another than the config's, that is one problem, and the tensors are checked
-    against the file's own size. A head that the file lacks is the embedding, but in the book's
-    layout only where the config says so: there its absence is damage.
+    against the file's own size. A head that the file lacks is the embedding; in the book's layout,
+    and beside a head for another task, only where the config says so.
     """
     infos = all_tensors(headers)
     problems, config = _against_implied(implied_config(headers, layout), config)
     expected = expected_shapes(config)
-    may_lack_head = layout.name not in {"book", "quantized"} or layout.embedding_is_head
+    # Elsewhere a head is left out where it is the embedding, but a model saved for another task
+    # has none to leave out.
+    is_told = layout.name in {"book", "quantized"} or bool(layout.other_heads)
+    may_lack_head = layout.embedding_is_head or not is_told
     if layout.embedding_is_head and not (layout.says_tied or config.tie_weights):
         head = shown(layout.sources[EMBEDDING].name)
         problems.append(f"has no token embedding, and the config does not say that {head} is it")
