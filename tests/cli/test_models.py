@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from hub_server import serving
+from saved_by_transformers import NEW_TOKENS, Kind, save
+from story_text import write_stories
 
 from gptcli.checkpoint import resolve as available
 from gptcli.checkpoint.presets import PRESETS
@@ -21,10 +23,12 @@ FILES = {
 }
 
 
-def python(code: str, cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(
+    code: str, cache: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own, for the Hub's client reads the environment once."""
     kept = {key: value for key, value in os.environ.items() if not key.upper().endswith("PROXY")}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, *arguments]
     settings = {**kept, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1", **environment}
     return subprocess.run(
         command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=60, check=False
@@ -55,6 +59,34 @@ def test_a_download_through_hf_endpoint_puts_a_preset_on_this_machine(tmp_path: 
     assert "81,912,576  3 MiB" in table
     again = python(code, tmp_path, HF_HUB_OFFLINE="1", HF_ENDPOINT=hub.address)
     assert again.stdout == result.stdout
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub_is_downloaded_with_a_word_wherever_it_is_named(tmp_path: Path) -> None:
+    saved, cache = tmp_path / "saved", tmp_path / "cache"
+    saved.mkdir()
+    (text, _) = save(Kind(), saved)
+    files = {f"some/model/{path.name}": path.read_bytes() for path in saved.iterdir()}
+    stories = write_stories(tmp_path / "stories.txt")
+    generate = ["generate", "-m", "some/model", "--greedy", "-n", str(NEW_TOKENS), "--json"]
+    train = ["train", str(stories), "-o", str(tmp_path / "out"), "--init-from", "some/model"]
+    train += ["--steps", "1", "--batch-size", "2"]
+    code = "import sys; from gptcli.cli import run; raise SystemExit(run(sys.argv[1:]))"
+    for number, command in enumerate([[*generate, text.prompt], train]):
+        with serving(files) as hub:
+            environment = {"HF_ENDPOINT": hub.address}
+            result = python(code, cache / str(number), *command, **environment)
+        assert result.returncode == 0, result.stderr
+        assert "downloading model.safetensors" in result.stderr
+        if command[0] == "generate":
+            assert json.loads(result.stdout)["ids"] == text.ids
+    again = python(code, cache / "0", *generate, text.prompt, HF_HUB_OFFLINE="1")
+    assert json.loads(again.stdout)["ids"] == text.ids
+    counted = python(code, cache / "0", "count-params", "some/model")
+    assert counted.returncode == 0
+    missing = python(code, cache / "none", "count-params", "some/model")
+    assert missing.returncode == 2
+    assert "hf download some/model" in missing.stderr
 
 
 def test_a_preset_that_cannot_be_had_ends_in_one_line(tmp_path: Path) -> None:
