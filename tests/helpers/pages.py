@@ -94,7 +94,7 @@ def invocations(text: str) -> list[list[str]]:
     """The arguments of every gptcli command in a page's `sh` blocks, which are not run."""
     found = []
     for block in SHELL.findall(text):
-        for line in re.sub(r"\$\([^)]*\)", "1", block).replace("\\\n", " ").splitlines():
+        for line in re.sub(r"\$\([^)]*\)|\$\w+", "1", block).replace("\\\n", " ").splitlines():
             words = shlex.shlex(line, posix=True, punctuation_chars=True)
             words.whitespace_split = True
             arguments: list[str] | None = None
