@@ -43,11 +43,11 @@ class Usage:
         return config.context_length if self.tokens is None else self.tokens
 
     def running(self, config: GPTConfig) -> Running:
-        """The memory to write texts."""
+        """Memory to generate."""
         return running(config, self.dtype, self.texts, self.length(config))
 
     def training(self, config: GPTConfig) -> Training:
-        """The memory to train."""
+        """Memory to train."""
         return training(config, self.texts, self.length(config))
 
 
@@ -74,7 +74,7 @@ class ModelCount:
     usage: Usage = field(default_factory=Usage)
 
     def with_values(self, values: Mapping[str, Value]) -> "ModelCount":
-        """The target with other values in its config, and so no longer that of its files.
+        """The model with other values in its config, without its files.
 
         Raises:
             UsageError: no model can have them.
@@ -83,7 +83,7 @@ class ModelCount:
         return replace(self.with_config(changed(self.config, values)), name=name, changed=values)
 
     def with_config(self, config: GPTConfig) -> "ModelCount":
-        """Another model that is used in the same way."""
+        """Another config with the same usage."""
         return replace(self, config=config, counts=count(config), stored=None, problems=())
 
 
@@ -113,7 +113,7 @@ def _plain(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The largest relative of a target that fits a budget, and which of GPT-2's own sizes do.
+    """The largest model of a target's proportions that fits a budget, and GPT-2's own sizes.
 
     Attributes:
         like: the target's name.
@@ -193,7 +193,7 @@ def size(text: str) -> int:
 
 
 def largest_fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, train: bool) -> Fit:
-    """The largest of a target's family, and which of GPT-2's sizes, `budget` bytes have room for.
+    """The largest model of a target's proportions that fits `budget` bytes, and GPT-2's sizes.
 
     Raises:
         UsageError: not even the smallest fits.

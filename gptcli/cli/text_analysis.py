@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from gptcli.model.gpt import GPTModel
     from gptcli.tokenizer.tokenizer import Tokenizer
 
-SEED = 123  # the book's, so that an untrained model shows the book's numbers
-TEXT = "Every effort moves you"  # what gradients are taken on where there is no --prompt
-LENS_POSITIONS = 64  # each costs an output head a block
+SEED = 123  # the book's: an untrained model shows the book's numbers
+TEXT = "Every effort moves you"  # for --gradients without --prompt
+LENS_POSITIONS = 64  # each needs an output head for each block
 LENS_TOP = 5
 RUN = "Run the model on a text"
 _CANDIDATES = 10
@@ -86,7 +86,7 @@ class AnalysisOptions:
 
     @property
     def text(self) -> str:
-        """What the model is run on."""
+        """The text the model is run on."""
         return TEXT if self.prompt is None else self.prompt
 
 

@@ -209,7 +209,7 @@ def predictions(
 
 
 def mean_loss(predictions: Iterable[Prediction]) -> float | None:
-    """Mean of -logprob of the tokens that came, in nats; None where none did."""
+    """Mean of -logprob of the tokens that followed, in nats; None for a single token."""
     known = [prediction.logprob for prediction in predictions if prediction.logprob is not None]
     return -sum(known) / len(known) if known else None
 

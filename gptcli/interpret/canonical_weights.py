@@ -43,7 +43,7 @@ class NamedTensor:
 
     @property
     def has_values(self) -> bool:
-        """Whether values are behind it, zeros included: a config has none."""
+        """Whether there are values to read, implied zeros included; a config has none."""
         return self.source is not None
 
 
@@ -115,7 +115,7 @@ class Weights:
 
 
 def _place(name: str) -> tuple[int, int, str]:
-    """Where the book's constructor makes a tensor, block 10 after block 9."""
+    """Sort key: the order of the book's constructor, block 10 after block 9."""
     outer, _, inner = name.partition(".")
     number, _, rest = inner.partition(".")
     return _PARTS.index(outer), int(number) if rest else 0, rest or inner
@@ -137,7 +137,7 @@ def _named(info: TensorInfo, source: Source) -> NamedTensor:
 
 
 def _quantized(name: str, tensor: NamedTensor, infos: dict[str, TensorInfo]) -> NamedTensor:
-    """With its scales and its shape in the model, if all that it is made of fits together."""
+    """With its scales and unpacked shape, if levels, scales and zeros have matching shapes."""
     beside = tuple(info for part in (SCALES, ZEROS) if (info := infos.get(name + part)))
     if not beside or len(tensor.shape) != 2:
         return tensor
@@ -151,7 +151,7 @@ def _quantized(name: str, tensor: NamedTensor, infos: dict[str, TensorInfo]) -> 
 
 
 def _multiplied_out(fd: int, tensor: NamedTensor) -> Values:
-    """The (M, K) weights that values and scales, or levels, scales and zeros stand for."""
+    """Dequantised (M, K) weights, from int8 values and scales or int4 levels, scales and zeros."""
     assert tensor.info is not None
     numbers, *factors = (
         np.concatenate([piece.astype(np.float32) for piece in pieces(fd, info)]).reshape(info.shape)
@@ -166,7 +166,7 @@ def _multiplied_out(fd: int, tensor: NamedTensor) -> Values:
 
 
 def _slice(info: TensorInfo, source: Source, shape: Shape) -> TensorInfo:
-    """The part of a fused tensor as a tensor by itself: rows that lie together."""
+    """A part of a fused tensor as a tensor of its own: consecutive rows."""
     if source.part is None:
         return info
     nbytes = info.nbytes // 3
@@ -175,7 +175,7 @@ def _slice(info: TensorInfo, source: Source, shape: Shape) -> TensorInfo:
 
 
 def _bias_shape(name: str, tensors: dict[str, NamedTensor]) -> Shape:
-    """As wide as what the bias is added to: the rows of its own weight, or the norm's scale."""
+    """The shape of an absent bias: the rows of its weight, or the norm's scale."""
     partner = name.removesuffix("bias") + "weight"
     if name.endswith(".shift"):
         partner = name.removesuffix("shift") + "scale"

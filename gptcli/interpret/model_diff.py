@@ -69,7 +69,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything that was found; `removed` is what only A has, `added` what only B has."""
+    """The differences; `removed` are tensors that only A has, `added` those that only B has."""
 
     config: dict[str, tuple[object, object]]
     removed: dict[str, NamedTensor]
@@ -130,7 +130,7 @@ def _paired(a: Weights, b: Weights) -> tuple[dict[str, NamedTensor], dict[str, N
 def config_changes(
     a: GPTConfig, b: GPTConfig, unknown: set[str]
 ) -> dict[str, tuple[object, object]]:
-    """The keys whose values differ, but for those that one side does not tell."""
+    """The keys whose values differ, except `unknown` ones, which one side does not tell."""
     keys = [f.name for f in fields(GPTConfig) if f.name not in unknown]
     pairs = {key: (getattr(a, key), getattr(b, key)) for key in keys}
     return {key: values for key, values in pairs.items() if values[0] != values[1]}
@@ -158,7 +158,7 @@ def _is_comparable(a: NamedTensor, b: NamedTensor) -> bool:
 
 
 def _width(pair: tuple[NamedTensor, NamedTensor]) -> int:
-    """Bytes of an element of the one and one of the other."""
+    """Bytes of one element in A and one in B together."""
     return sum(DTYPE_BITS[tensor.dtype] // 8 for tensor in pair if tensor.dtype)
 
 
@@ -219,7 +219,7 @@ class _Sums:
     def _without_damage(
         self, x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """What x - y is, with zeros, in x and y too, where one of them is not finite."""
+        """X - y, with zeros (in x and y too) where one of them is not finite."""
         bad = ~(np.isfinite(x) & np.isfinite(y))
         same = (x == y) | (np.isnan(x) & np.isnan(y))
         wrong = int((bad & ~same).sum())
@@ -229,13 +229,13 @@ class _Sums:
         return x - y
 
     def merge(self, other: "_Sums") -> None:
-        """Add another tensor's sums; its place of the maximum means nothing here."""
+        """Add another tensor's sums; the index of its maximum is dropped."""
         for name in ("elements", "differing", "not_finite", "aa", "bb", "ab", "dd"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.maximum = max(self.maximum, other.maximum)
 
     def distance(self) -> Distance:
-        """What the sums say; what float64 cannot hold is not known."""
+        """The distance from the sums; None where float64 overflows."""
         relative, cosine = None, None
         if self.dd == 0:
             relative = 0.0

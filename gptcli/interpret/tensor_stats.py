@@ -1,4 +1,4 @@
-"""What the values of a tensor are like: extremes, mean, spread, zeros, damage, a histogram.
+"""Statistics of a tensor's values: extremes, mean, deviation, zeros, NaN, a histogram.
 
 Streamed: each tensor is read twice, a piece at a time (the second time for the histogram, whose
 range is known only then), so memory does not grow with the file.
@@ -90,7 +90,7 @@ def _of_tensor(fd: int, info: TensorInfo, on_read: OnRead) -> Stats:
 def summary(
     read: Callable[[], Iterable[Values]], name: str, dtype: str, shape: tuple[int, ...]
 ) -> Stats:
-    """The statistics of the values that each call of `read` gives from the start."""
+    """Statistics of one tensor; each call of `read` yields its values from the start."""
     sums = _Sums()
     for piece in read():
         sums.add(piece)

@@ -93,7 +93,7 @@ def implied_model(headers: Sequence[Header], layout: Layout) -> GPTConfig:
 
 
 def problems(headers: Sequence[Header], layout: Layout, config: GPTConfig | None) -> list[str]:
-    """What is missing, unexpected or misshapen; without a config, for the implied one."""
+    """What is missing, unexpected or of a wrong shape for the config, or for the implied one."""
     try:
         return check(headers, layout, config or implied_model(headers, layout))
     except InputError as error:
@@ -101,7 +101,7 @@ def problems(headers: Sequence[Header], layout: Layout, config: GPTConfig | None
 
 
 def oddities(headers: Sequence[Header], layout: Layout) -> list[str]:
-    """What a reader of the file should know although it is no error: one sentence each."""
+    """Sentences on what is worth knowing of the files and no error."""
     infos = all_tensors(headers)
     return [
         *_mask_buffers(infos, layout),
@@ -131,8 +131,8 @@ def _own_head(infos: dict[str, TensorInfo], layout: Layout) -> Iterator[str]:
         count = infos[head.name].numel
         yield (
             f"The output head {shown(head.name)} is stored beside {shown(embedding.name)}, with "
-            f"the same shape. If their values are equal, which only the data tells, the model is "
-            f"tied and {count:,} parameters are in the file twice."
+            f"the same shape. If their values are equal, which only the data can tell, the model "
+            f"is tied and {count:,} parameters are in the file twice."
         )
 
 
@@ -142,7 +142,7 @@ def _vocabulary(infos: dict[str, TensorInfo], layout: Layout) -> Iterator[str]:
     if GPT2_VOCABULARY < rows <= GPT2_VOCABULARY + 1024 and rows % 64 == 0:
         yield (
             f"The vocabulary of {rows:,} looks like GPT-2's {GPT2_VOCABULARY:,} padded to a "
-            f"multiple of 64: the last {rows - GPT2_VOCABULARY:,} ids would stand for no text."
+            f"multiple of 64: the last {rows - GPT2_VOCABULARY:,} ids stand for no text."
         )
 
 
@@ -155,7 +155,7 @@ def _dtypes(infos: dict[str, TensorInfo]) -> Iterator[str]:
         yield f"Several dtypes (tensors of each: {', '.join(counts)})."
     for dtype, names in by_dtype.items():
         if dtype == "F64":
-            yield f"{_count(len(names), 'tensor')} in F64, twice the bytes that are ever used."
+            yield f"{_count(len(names), 'tensor')} in F64, used as float32: half the bytes."
         elif dtype not in DTYPES:
             yield f"{_count(len(names), 'tensor')} in {dtype} ({listed(names, 2)})."
 
@@ -164,7 +164,7 @@ def _left_out(layout: Layout) -> Iterator[str]:
     if layout.zeros:
         yield f"No biases: {_count(len(layout.zeros), 'tensor')} of the book's model read as zero."
     if "_orig_mod." in layout.prefix:
-        yield 'The names have "_orig_mod." in them: the model was saved compiled.'
+        yield 'The names have "_orig_mod." in them: the model was saved after torch.compile.'
 
 
 def _emptiness(infos: dict[str, TensorInfo]) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _alignment(headers: Sequence[Header]) -> Iterator[str]:
     odd = [header for header in headers if header.header_bytes % 8]
     if odd:
         where = f"byte {odd[0].header_bytes:,} of {shown(odd[0].path.name)}"
-        yield f"The data begins at {where}, no multiple of 8: programs that map it read it slower."
+        yield f"The data begins at {where}, no multiple of 8: slower to read when mapped."
 
 
 def _count(number: int, noun: str) -> str:

@@ -30,7 +30,7 @@ class View(Protocol):
     """Drains a completion and shows it."""
 
     def show(self, completion: "Completion", sample: int) -> None:
-        """Show sample number `sample`, piece by piece where the form allows it."""
+        """Show sample number `sample`; text appears while it is generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class TextView:
     wraps: bool = True
 
     def show(self, completion: "Completion", sample: int) -> None:
-        """Write pieces as they come, and end the line whatever happens."""
+        """Write pieces as they come; end the line even if an error ends the text."""
         output = console.Output(raw=self.raw, colored=self.by_probability, wraps=self.wraps)
         try:
             output.write(self.prompt, PROMPT_STYLE)
@@ -60,12 +60,12 @@ class TextView:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """A line for each token: its number, probability and text, then what else was likely."""
+    """A line for each token: number, probability, text, and the likeliest alternatives."""
 
     tokenizer: "Tokenizer"
 
     def show(self, completion: "Completion", sample: int) -> None:
-        """Write a line as soon as its token is there."""
+        """Write each token's line as soon as it is sampled."""
         output = console.Output(colored=True)
         numbered = (piece.token for piece in completion if piece.token is not None)
         for number, token in enumerate(numbered, 1):
@@ -113,7 +113,7 @@ class BeamsView:
 
 
 def grade(logprob: float | None) -> str:
-    """The style that stands for a probability."""
+    """The style of a token with this log-probability."""
     p = math.exp(logprob) if logprob is not None else 0.0
     return next((style for least, style in _GRADES if p >= least), "")
 
@@ -134,12 +134,12 @@ def token_text(tokenizer: "Tokenizer", token: int) -> str:
 
 
 def plain_token(tokenizer: "Tokenizer", token: int) -> str:
-    """One token as text, not safe to show."""
+    """One token as text, control characters included."""
     return tokenizer.token_bytes(token).decode("utf-8", errors="backslashreplace")
 
 
 def packed(items: Iterable[str], room: int) -> Iterator[str]:
-    """Items two blanks apart, as many to a line as fit."""
+    """Items two blanks apart, as many on a line as fit."""
     line = ""
     for item in items:
         if line and len(line) + 2 + len(item) > room:
@@ -193,7 +193,7 @@ class JsonView:
 
 
 def record(run: Run, completion: "Completion", sample: int, *, echo: bool) -> dict[str, Any]:
-    """Everything there is to know of one sample; `text` is what plain output would be."""
+    """The JSON of one sample; `text` is what plain output would be."""
     generation = completion.generation
     return {
         "schema": SCHEMA,

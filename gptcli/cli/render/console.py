@@ -46,7 +46,7 @@ class Settings:
 
 
 def reset() -> None:
-    """The settings of a fresh process."""
+    """Go back to the defaults."""
     Settings.color, Settings.debug, Settings.quiet = "auto", False, False
 
 
@@ -91,24 +91,24 @@ class Output:
 
 
 def print_json(value: object) -> None:
-    """One JSON object on one line of stdout, in ASCII, with no NaN in it."""
+    """Print one JSON object on one line of stdout, in ASCII; NaN is refused."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
 def json_number(value: float | None) -> float | None:
-    """Seven digits, which is what float32 holds; None for what JSON cannot say."""
+    """Round to seven digits, float32's precision; None for NaN and infinity."""
     return float(f"{value:.7g}") if value is not None and math.isfinite(value) else None
 
 
 def notice(text: str) -> None:
-    """Something worth knowing, on stderr; `--quiet` leaves it out."""
+    """Print a notice on stderr, unless `--quiet`."""
     if not Settings.quiet:
         _say(text, "dim")
 
 
 def say(text: str) -> None:
-    """Something that was asked for (`--stats`) or that ends the run, on stderr."""
+    """Print on stderr, `--quiet` or not: `--stats`, and why a run ended."""
     _say(text, "")
 
 
@@ -124,7 +124,7 @@ def error(problem: GptcliError) -> None:
 
 
 def internal_error(problem: BaseException) -> None:
-    """A bug: its type and text, and with `--debug` the traceback, on stderr."""
+    """Print a bug on stderr: type and message, with `--debug` the traceback."""
     text = f"{type(problem).__name__}: {shown(problem)}"
     advice = "please report; run again with --debug for the traceback"
     if Settings.debug:
@@ -135,7 +135,7 @@ def internal_error(problem: BaseException) -> None:
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """A line on a terminal's stderr while something takes its time; gone afterwards."""
+    """Show a line on a terminal's stderr while a block of code runs."""
     if Settings.quiet or not draws_on_stderr():
         yield
         return
@@ -163,7 +163,7 @@ def draws_on_stderr() -> bool:
 
 
 def wants_color(stream: IO[str] | None) -> bool:
-    """`--color`, then NO_COLOR, then FORCE_COLOR (stderr only), then whether it can show it.
+    """In this order: `--color`, NO_COLOR, FORCE_COLOR (stderr only), what the stream can show.
 
     FORCE_COLOR does not reach stdout: text on a pipe is exact whatever the environment.
     """
@@ -177,7 +177,7 @@ def wants_color(stream: IO[str] | None) -> bool:
 
 
 def width() -> int:
-    """Columns to lay tables out in: COLUMNS if it is a sane number, the terminal's, or 100."""
+    """Columns for tables: COLUMNS if it is a usable number, else the terminal's, else 100."""
     return usable(shutil.get_terminal_size((100, 24)).columns)
 
 
@@ -273,7 +273,7 @@ def close_output() -> None:
 
 
 def discard_output() -> None:
-    """Point standard output at /dev/null, whatever is still in the buffer with it."""
+    """Point standard output at /dev/null, and drop what is still in its buffer."""
     with suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
@@ -344,7 +344,7 @@ def _text(raw: io.RawIOBase) -> io.TextIOWrapper:
 
 
 def _occupy_descriptors() -> None:
-    """Put /dev/null where 0, 1 or 2 is closed, or the next file we open would stand there."""
+    """Open /dev/null where 0, 1 or 2 is closed: the next file opened would get that number."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

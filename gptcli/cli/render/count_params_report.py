@@ -1,7 +1,7 @@
 """The report of `count-params`, models side by side, and its JSON.
 
-`FIRST` is what is shown without --details: parts, totals and memory. `SECTIONS` is everything,
-with the reasons why other programs count differently.
+Without --details: parts, totals and memory. With it all of `SECTIONS`, and why other programs count
+differently.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -84,7 +84,7 @@ def _gigabytes(size: int) -> str:
 
 
 def _bytes_of_weights(one: ModelCount) -> int:
-    """The parameters alone, at a width that has one; else what this program holds of them."""
+    """Bytes of the parameters; for int8 and int4 what this program keeps of them in memory."""
     width = BYTES.get(one.usage.dtype)
     held = one.usage.running(one.config).weights
     return one.counts.total * width if width else held
@@ -255,7 +255,7 @@ def _sections(models: Sequence[ModelCount]) -> dict[str, Lines]:
 
 
 def _optional_keys(models: Sequence[ModelCount]) -> Iterator[tuple[str, Value]]:
-    """Those that one of the models does not leave as GPT-2 has them."""
+    """The optional keys that differ from GPT-2's in at least one of the models."""
     for key in OPTIONAL_KEYS:
         if key not in {"tokenizer", "tie_weights"} and any(
             key in one.config.to_dict() for one in models
@@ -274,7 +274,7 @@ def _setting(key: str, one: ModelCount) -> str:
 def _groups(
     models: Sequence[ModelCount], sections: dict[str, Lines], width: int | None
 ) -> Iterator[list[ModelCount]]:
-    """As many models a table as fit beside the labels, one at least."""
+    """Split the models into tables: as many in one as fit beside the labels, at least one."""
     label = max(cell_len(name) for lines in sections.values() for name, _ in lines) + 2
     group: list[ModelCount] = []
     used = label
@@ -309,7 +309,7 @@ def _rows(models: Sequence[ModelCount], sections: dict[str, Lines]) -> Iterator[
 
 
 def sentences(fit: Fit, *, train: bool) -> Iterator[str]:
-    """What fits, in words."""
+    """What --fit found, in sentences."""
     config, to = fit.config, "to train" if train else "to generate"
     yield (
         f"like {shown(fit.like)}: emb_dim {config.emb_dim:,}, n_layers {config.n_layers:,}, "
@@ -378,7 +378,7 @@ def document(one: ModelCount) -> dict[str, Any]:
 
 
 def _memory(one: ModelCount) -> dict[str, Any]:
-    """Bytes to write and to train; `gptcli.model.memory_estimate` says what each is."""
+    """Bytes to generate and to train; `gptcli.model.memory_estimate` defines each."""
     write, train = one.usage.running(one.config), one.usage.training(one.config)
     return {
         "texts": one.usage.texts,
@@ -390,7 +390,7 @@ def _memory(one: ModelCount) -> dict[str, Any]:
 
 
 def config_document(config: GPTConfig, *, knows_heads: bool) -> dict[str, Any]:
-    """A config for --json; what only a config file tells is null where there was none."""
+    """A config for --json; n_heads and drop_rate are null where there is no config file."""
     values = config.to_dict() | {"tie_weights": config.tie_weights}
     return values if knows_heads else values | {"n_heads": None, "drop_rate": None}
 

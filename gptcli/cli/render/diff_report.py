@@ -102,7 +102,7 @@ def _both(pair: Pair) -> dict[str, Any]:
 
 
 def show_diff(names: tuple[str, str], found: Comparison, *, details: bool = False) -> None:
-    """Print what differs and how far; of what is equal, how much there is.
+    """Print what differs and by how much.
 
     Without `details` the first rows of each kind, of other values those that differ most.
     """
@@ -166,14 +166,14 @@ def _show_values(report: Report, changed: Sequence[Pair], *, details: bool) -> N
 
 
 def _relative(pair: Pair) -> float:
-    """How much of a tensor differs; one with values that are not finite comes first."""
+    """Sort key: relative difference; infinite where values are not finite."""
     assert pair.distance is not None, pair.name
     relative = pair.distance.relative
     return math.inf if pair.distance.not_finite or relative is None else relative
 
 
 def _result(found: Comparison) -> Iterator[str]:
-    """A sentence each, the answer first."""
+    """The result in sentences, the answer first."""
     if found.is_equal:
         yield "The same model." if found.whole else "The same shapes; no values were compared."
     else:

@@ -58,7 +58,7 @@ def _short(value: float) -> str:
 
 
 def _by_kind(means: dict[str, float]) -> Iterator[Row]:
-    """A line for each kind of parameter: the first block, the middle one and the last."""
+    """A row for each kind of parameter, with the first, the middle and the last block."""
     blocks = sorted({int(n.split(".")[1]) for n in means if n.startswith(_BLOCKS)})
     some = sorted({blocks[0], blocks[len(blocks) // 2], blocks[-1]})
     yield Row(("", *(f"block {block}" for block in some)), "  ", "    ", QUIET)

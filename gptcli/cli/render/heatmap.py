@@ -44,7 +44,7 @@ def _clamped(value: float) -> float:
 
 
 def cell(value: float | None, text: str, *, colored: bool) -> tuple[str, str]:
-    """A cell as wide as `text`: `text` on the value's colour, or its shade. None is nothing."""
+    """`text` on the value's colour, or as wide a shade; blanks for None."""
     if value is None:
         return " " * len(text), ""
     if colored:
@@ -54,7 +54,7 @@ def cell(value: float | None, text: str, *, colored: bool) -> tuple[str, str]:
 
 
 def pooled(matrix: Matrix, size: int) -> list[list[float | None]]:
-    """A square matrix → at most `size` by `size`, each the largest of those it stands for."""
+    """Max-pool a square matrix to at most `size` by `size`."""
     step = -(-len(matrix) // size)
     if step == 1:
         return [list(row) for row in matrix]
@@ -70,7 +70,7 @@ def _largest(rows: Iterator[Sequence[float | None]]) -> float | None:
 
 
 def thumbnail(matrix: Matrix, size: int, *, colored: bool) -> list[Spans]:
-    """A square matrix as `size` columns and half as many lines: two rows of it to a line."""
+    """Draw a square matrix with `size` columns and half as many lines: two rows on each."""
     small = pooled(matrix, size)
     if len(small) % 2:
         small.append([None] * len(small[0]))
@@ -112,7 +112,7 @@ def bar(share: float, width: int) -> str:
 
 
 def show_maps(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
-    """One map by itself with its tokens, or all heads as a grid of small ones."""
+    """Draw the heads that were asked for, with tokens, or all heads as a grid of thumbnails."""
     if not forward.maps:
         return
     if len(forward.maps) == analysis.config.n_layers * analysis.config.n_heads > 1:
@@ -132,7 +132,7 @@ def _causal(forward: ForwardPass, layer: int, head: int) -> Matrix:
 
 
 def _map(report: Report, analysis: TextAnalysis, matrix: Matrix) -> Iterator[Spans]:
-    """A cell is two columns if there is room, one if not; then several tokens share one."""
+    """Cells of two columns, or one where there is little room; then tokens are pooled."""
     room = (report.width or UNLIMITED) - 6 - TOKEN_WIDTH - 1
     wide = 2 if 2 * len(matrix) <= room else 1
     small = pooled(matrix, room // wide)
@@ -181,7 +181,7 @@ def _show_grid(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> 
 
 
 def _joined(line: Spans) -> Spans:
-    """Neighbours of one style as one piece: a terminal is written to once for them."""
+    """Join neighbours of one style, so that a terminal is written to once for them."""
     joined: Spans = []
     for text, style in line:
         if joined and joined[-1][1] == style:
@@ -192,7 +192,7 @@ def _joined(line: Spans) -> Spans:
 
 
 def token_cell(analysis: TextAnalysis, id: int) -> str:
-    """A token in exactly TOKEN_WIDTH columns; its blank at the beginning is not shown."""
+    """A token in exactly TOKEN_WIDTH columns, without the blank it begins with."""
     text = token_text(analysis.tokenizer, id)[1:-1].removeprefix(" ")
     piece = next(folded(text, TOKEN_WIDTH), "")
     return piece + " " * (TOKEN_WIDTH - cell_len(piece))

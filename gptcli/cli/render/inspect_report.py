@@ -154,7 +154,7 @@ def _show_weights(report: Report, weights: WeightFiles) -> None:
 
 
 def _summarise_weights(report: Report, weights: WeightFiles) -> None:
-    """Where they are and how many; tensors that repeat by block on one line."""
+    """Path, size, layout, and how many tensors; all names only where it is no GPT-2."""
     report.space()
     report.pairs(_short_facts(weights))
     if weights.layout is None:
@@ -265,7 +265,7 @@ def _tensor_row(info: TensorInfo) -> Row:
 
 
 def document(found: ModelFiles) -> dict[str, Any]:
-    """The object that --json prints. Offsets and sizes are in bytes, `share` is of 1."""
+    """The object that --json prints: offsets and sizes in bytes, `share` from 0 to 1."""
     config = found.config
     tree = architecture(config) if config else None
     return {

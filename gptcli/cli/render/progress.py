@@ -33,17 +33,17 @@ _SMOOTHING = 0.98  # of the shown training loss and speed: about the last fifty 
 
 
 class DownloadProgress(Protocol):
-    """What a download calls as it goes on."""
+    """What a download calls for each piece received."""
 
     def __call__(self, name: str, received: int, size: int, /) -> object:
         """`received` of `size` bytes of a file are here; a size of 0 is not known."""
 
 
 class Line:
-    """A context in which one line of the terminal is redrawn, by Rich; nothing of it is left.
+    """A context manager that redraws one line of the terminal, and clears it at the end.
 
-    Starts with the first `draw`. Rich hides the cursor, so a signal that ends the process at once
-    shows it again. No thread: a line is drawn when there is news, at most ten times a second.
+    Rich draws it, from the first `draw` on. Rich hides the cursor, so a signal that ends the
+    process at once shows it again. There is no thread: `draw` redraws, at most ten times a second.
     """
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class BatchProgress(Line):
         return self
 
     def began(self) -> None:
-        """The model is loaded; the time that speed is measured over begins now."""
+        """The model is loaded: measure speed from now on."""
         self._start_time = monotonic()
         self._position_at_start = self._source.position
 
@@ -169,7 +169,7 @@ class BatchProgress(Line):
         return monotonic() - self._start_time
 
     def update(self, new_tokens: int) -> None:
-        """Show how the batch stands, if it is time."""
+        """Show the counts, at most ten times a second; in a log every five seconds."""
         self.new_tokens = new_tokens
         if self.is_shown:
             self.draw(self.line(), self._source.position, self._source.size)
@@ -178,7 +178,7 @@ class BatchProgress(Line):
             console.notice(self.line())
 
     def failed(self, line: int, code: str, message: str) -> None:
-        """Say what is wrong with a record; of many, the first 20."""
+        """Print the error of a record; of many, the first 20."""
         self._failures += 1
         if self._failures <= _MOST_FAILURES:
             self.clear()
@@ -198,7 +198,7 @@ class BatchProgress(Line):
         return ", ".join(parts)
 
     def _seconds_left(self) -> float | None:
-        """From the share of the input that was read."""
+        """Estimated from the share of the input that was read."""
         source = self._source
         done = source.position - self._position_at_start
         if source.size is None or done <= 0 or self.seconds < 1:
@@ -222,7 +222,7 @@ class TrainingProgress(Line):
         return self
 
     def show(self, report: "Report") -> None:
-        """One step's news: redrawn on a terminal, else printed every ten seconds."""
+        """Show a step: redrawn on a terminal, in a log every ten seconds."""
         now = monotonic()
         self._follow(report, now)
         if self._is_silent:
@@ -266,7 +266,7 @@ def _smoothed(old: float | None, new: float) -> float:
 
 
 def _of_bytes(name: str, done: int, total: int) -> str:
-    """What is read and how much of it, the name last, for it is cut where a terminal is narrow."""
+    """Share, bytes and name; the name last, for a narrow terminal cuts the end."""
     if not total:
         return f"{_mib(done)} MiB  {shown(name, 60)}"
     share = min(1.0, done / total)

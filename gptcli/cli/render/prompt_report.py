@@ -150,7 +150,7 @@ def _show_tokens(report: Report, analysis: TextAnalysis, forward: ForwardPass, m
 
 
 def _pieces(analysis: TextAnalysis, width: int) -> Iterator[list[tuple[str, str]]]:
-    """The text, each token in another colour than the ones beside it."""
+    """The text, neighbouring tokens in different colours."""
     line: list[tuple[str, str]] = []
     used = 0
     for position, id in enumerate(analysis.ids):
@@ -248,7 +248,7 @@ def _norm(norm: "Norm") -> Row:
 
 
 def _fixed(value: float, digits: int) -> str:
-    """A number without the sign of what rounds to nothing."""
+    """A number with `digits` decimals, and no minus sign before zero."""
     text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 
@@ -271,13 +271,13 @@ def _decimals(values: Sequence[float]) -> list[str]:
 
 
 def title(analysis: TextAnalysis) -> str:
-    """What the report is about, in one line."""
+    """The report's first line: the model's name, and the seed of an untrained one."""
     untrained = "" if analysis.seed is None else f", untrained, seed {analysis.seed}"
     return f"{shown(analysis.name)}{untrained}"
 
 
 def show_lens(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
-    """What the model would say after each block: the last token, then one word for each place."""
+    """The logit lens: candidates after the last token, then the likeliest at each position."""
     report.heading("Logit lens: what the output head makes of each block")
     last = [row[-1] for row in forward.lens]
     report.rows(list(_lens_rows(analysis, last, report.width)))
@@ -293,7 +293,7 @@ def _stage(index: int) -> str:
 def _lens_rows(
     analysis: TextAnalysis, last: "Sequence[Prediction]", width: int | None
 ) -> Iterator[Row]:
-    """As many candidates for the next token as fit, the likeliest at the least."""
+    """As many candidates for the next token as fit, at least the likeliest."""
     cells = [
         [f"{token_text(analysis.tokenizer, id)} {math.exp(p):.0%}" for id, p in prediction.best]
         for prediction in last
@@ -307,7 +307,7 @@ def _lens_rows(
 
 
 def _lens_grid(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> Iterator[Spans]:
-    """Blocks downwards, places to the right: the last ones, as many as fit."""
+    """Blocks downwards, positions to the right: as many of the last ones as fit."""
     room = (report.width or UNLIMITED) - 2 - _LABEL
     count = max(1, min(len(forward.lens[0]), room // (TOKEN_WIDTH + 1)))
     label = f"  {'after':<{_LABEL}}"
@@ -339,7 +339,7 @@ def document(analysis: TextAnalysis) -> dict[str, Any]:
 
 
 def tokens(analysis: TextAnalysis) -> list[dict[str, Any]]:
-    """Each token of the text, and what the model thought of it."""
+    """Each token of the text, with its log-probability and rank."""
     found = []
     predictions = analysis.forward.predictions if analysis.forward else []
     for position, id in enumerate(analysis.ids):

@@ -1,4 +1,4 @@
-"""`gptcli inspect --stats`: what the values of each tensor are like, as a table and in --json.
+"""`gptcli inspect --stats`: statistics of each tensor's values, as a table and in --json.
 
 Reads tensor data, and needs no torch for it.
 """
@@ -78,7 +78,7 @@ def show_stats(
 
 
 def by_kind(measures: Sequence[Stats]) -> list[Stats]:
-    """The statistics of the tensors that have one name in all blocks, taken together."""
+    """One entry for the tensors of the same name in all blocks."""
     kinds: dict[tuple[str, str], list[Stats]] = {}
     for one in measures:
         match = NUMBERED.fullmatch(one.name)
@@ -96,7 +96,7 @@ def _together(start: str, rest: str, some: Sequence[Stats]) -> Stats:
 
 
 def suspicious(measures: Sequence[Stats]) -> Iterator[str]:
-    """What a trained model should not have, a sentence each."""
+    """Sentences on what a trained model should not have: NaN, constant tensors."""
     broken = [one for one in measures if one.nan or one.infinite]
     if broken:
         nan, infinite = sum(one.nan for one in broken), sum(one.infinite for one in broken)
@@ -128,7 +128,7 @@ def _counts(one: Stats) -> list[str]:
 
 
 def _table(measures: Sequence[Stats]) -> tuple[list[str], list[Row]]:
-    """Titles and a row for each tensor; the counts only where there is something to count."""
+    """Titles, and a row for each tensor; columns of counts only if one of them is not 0."""
     counts = [_counts(one) for one in measures]
     used = [column for column in (0, 1) if any(cells[column] != "0" for cells in counts)]
     drawn = any(one.histogram for one in measures)
@@ -143,6 +143,6 @@ def _table(measures: Sequence[Stats]) -> tuple[list[str], list[Row]]:
 
 
 def bars(counts: Sequence[int]) -> str:
-    """A histogram as a line of bars; the lowest bar is a few values, a space none."""
+    """A histogram as a line of bars: the lowest bar stands for few values, a space for none."""
     most = max(counts, default=0)
     return "".join(" " if not n else BARS[(len(BARS) * n - 1) // most] for n in counts)

@@ -62,5 +62,5 @@ class Picture:
         self._console.out(visible(text), style=style, highlight=False, end="")
 
     def svg(self, title: str) -> str:
-        """Everything written so far, in one file that needs no other."""
+        """Everything written so far, as a file that refers to no other."""
         return self._console.export_svg(title=title, code_format=_FORMAT, clear=False)

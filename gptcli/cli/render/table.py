@@ -48,11 +48,11 @@ class Report:
         self.width = console.width() if at_terminal else canvas.width if canvas else None
 
     def title(self, text: str, style: str = TITLE) -> None:
-        """A paragraph by itself."""
+        """A line of its own, wrapped at the width."""
         self._write((line, style) for line in wrapped(text, self.width or console.MAX_WIDTH))
 
     def heading(self, text: str) -> None:
-        """An empty line, then what follows it."""
+        """An empty line, then a section's title."""
         self._write([("", "")])
         self.title(text, HEADING)
 
@@ -97,7 +97,7 @@ class Report:
             self.rows([Row(cells, row.lead, row.below, row.style)])
 
     def pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Names and what they are, wrapped beside the names if there is room."""
+        """Names and values; values wrap beside the names if there is room."""
         named = list(pairs)
         column = max(cell_len(name) for name, _ in named)
         width = self.width or console.MAX_WIDTH
@@ -115,7 +115,7 @@ class Report:
         self._write([("", "")])
 
     def more(self, what: str, option: str = "--details") -> None:
-        """The last line: what an option shows besides."""
+        """A report's last line: what an option would show besides."""
         self.paragraph(f"{option}: {what}", QUIET)
 
     def points(self, texts: Iterable[str], style: str = "") -> None:
@@ -137,7 +137,7 @@ class Report:
 
 
 def thinned(rows: Sequence[Row], *, details: bool = False, most: int = 14) -> list[Row]:
-    """Rows at equal steps, the first and the last among them, at most `most` without `details`."""
+    """At most `most` rows, evenly spaced from the first to the last; with `details` all."""
     if details or len(rows) <= most:
         return list(rows)
     places = [round(i * (len(rows) - 1) / (most - 1)) for i in range(most)]
@@ -173,7 +173,7 @@ def are_aligned(rows: Sequence[Row], width: int | None) -> bool:
 
 
 def _others(rows: Sequence[Row]) -> list[Row]:
-    """The rows without their first column, as they stand below it."""
+    """The rows without their first column, for the lines below it."""
     return [Row(row.cells[1:] or ("",), row.below) for row in rows]
 
 

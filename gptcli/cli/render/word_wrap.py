@@ -60,7 +60,7 @@ class WordWrap:
         self._before = letter
 
     def _break(self, width: int, room: int) -> Iterator[Styled]:
-        """Go to the next line, with the word if it can be whole there."""
+        """Go to the next line; the word moves along if it fits there whole."""
         word, word_width = self._word, self._word_width
         moves = 0 < word_width < self._column and word_width + width <= room
         if moves:
@@ -74,7 +74,7 @@ class WordWrap:
             self._word = word
 
     def _may_break_before(self, letter: str, width: int) -> bool:
-        """Beside a wide character, which is a word by itself where no blanks are written."""
+        """Beside a wide character: Chinese and Japanese have no blanks between words."""
         if width == 0 or self._before == _JOINER or category(letter) in _NEVER_FIRST:
             return False
         return width == 2 or cell_len(self._before) == 2
