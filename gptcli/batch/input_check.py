@@ -36,11 +36,11 @@ def checked(lines: Iterator[Line | None], name: str, *, ahead: bool) -> Iterator
 
 
 def hint_of(text: str) -> str:
-    """For the error of a record that is not an object: `; plain lines need --text`."""
+    """For the error of a record that is not an object: `; plain lines need `text``."""
     text = text.lstrip()
     if text.startswith("["):
         return "; each record is an object on a line of its own"
-    return "" if text.startswith("{") or not text else "; plain lines need --text"
+    return "" if text.startswith("{") or not text else "; plain lines need `text`"
 
 
 def _checked_later(lines: Iterator[Line | None], name: str) -> Iterator[Line | None]:
@@ -97,7 +97,7 @@ def _refuse_values(start: str, name: str) -> None:
     found = f'plain text, "{shown(start, 40)}"'
     table = "; a table's name ends in .csv or .parquet" if "," in start else ""
     raise InputError(
-        name, f"{found} ({_EXPECTED})", f"Read each line as a prompt with --text{table}"
+        name, f"{found} ({_EXPECTED})", f"Read each line as a prompt with `text`{table}"
     )
 
 

@@ -241,7 +241,7 @@ def is_stream(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     if stat.S_ISDIR(mode):
-        raise UsageError("--output", f"{shown(path)} is a directory")
+        raise UsageError("output", f"{shown(path)} is a directory")
     return not stat.S_ISREG(mode)
 
 
@@ -252,7 +252,7 @@ def refuse_existing(path: Path, hint: str = EXISTS_HINT) -> None:
         UsageError: it is.
     """
     if os.path.lexists(path) and not is_stream(path):
-        raise UsageError(f"--output {shown(path)}", "exists already", hint)
+        raise UsageError("output", f"{shown(path)} exists already", hint)
 
 
 def identities(paths: Iterable[Path | None]) -> list[tuple[int, int]]:
@@ -280,7 +280,7 @@ def refuse_same_file(path: Path, others: list[tuple[int, int]]) -> None:
     with suppress(OSError, ValueError):
         status = path.stat()
         if stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) in others:
-            raise UsageError("--output", f"{shown(path)} is a file that the job reads")
+            raise UsageError("output", f"{shown(path)} is a file that the job reads")
 
 
 def _continued(path: Path, header: bytes) -> Opened:
@@ -322,7 +322,7 @@ def _fresh(path: Path, header: bytes) -> Journal:
 
 def _stream_file(path: Path, header: bytes, mode: Mode) -> Opened:
     if mode not in {"new", "overwrite"}:
-        raise UsageError("--resume", f"{shown(path)} is no file that could be continued")
+        raise UsageError("resume", f"{shown(path)} is no file that could be continued")
     try:
         stream = path.open("wb", buffering=0)
     except OSError as error:

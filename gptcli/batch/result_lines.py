@@ -117,8 +117,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, now = old.get("options", {}), new.get("options", {})
     for key in dict.fromkeys((*before, *now)):
         if before.get(key) != now.get(key):
-            openai = "other defaults of OpenAI requests:"
-            option = openai if key == "openai" else f"--{key.replace('_', '-')}"
+            option = "other defaults of OpenAI requests:" if key == "openai" else f"`{key}`"
             found.append(f"{option} {_brief(before.get(key))}, now {_brief(now.get(key))}")
     return found
 

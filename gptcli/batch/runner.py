@@ -300,5 +300,5 @@ def _same(record: Record | Failure | None, result: Done, name: str) -> None:
         raise InputError(
             name,
             f"line {record.line} of the input is not the one answered here",
-            f"{hint} with --retry-failed",
+            f"{hint} with `retry_failed`",
         )

@@ -56,7 +56,7 @@ _OTHER_KINDS: tuple[tuple[bytes, tuple[str, str]], ...] = (
     (b"\xfd7zxz", ("this is an xz archive", _PACKED)),
     (b"\x93numpy", ("this is a NumPy array", "gptcli reads only safetensors")),
     (b"\x89hdf", ("this is an HDF5 file, as TensorFlow saves", "gptcli reads only safetensors")),
-    (b"{", ("this is JSON, not weights", "A config goes to --config")),
+    (b"{", ("this is JSON, not weights", "A config goes to `config`")),
 )
 
 Stamp = tuple[int, int, int, int]

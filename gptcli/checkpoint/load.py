@@ -245,7 +245,7 @@ def _checked(path: Path, config: GPTConfig | None) -> tuple[list[Header], Layout
 def _no_config(path: Path, implied: dict[str, Any]) -> InputError:
     width = implied.get("emb_dim", 0)
     heads = f" (GPT-2's own sizes have emb_dim / 64, here {width // 64})" if width else ""
-    hint = f"Name one with --config, or put a config.json beside the weights{heads}"
+    hint = f"Name one with `config`, or put a config.json beside the weights{heads}"
     return InputError(shown(path), "needs a config: weights do not tell n_heads", hint)
 
 
@@ -278,7 +278,7 @@ def _allocate(model: GPTModel, dtype: torch.dtype, device: str) -> dict[str, Ten
         }
     except (RuntimeError, MemoryError) as error:  # what torch calls an allocation that failed
         reason = (str(error).splitlines() or ["out of memory"])[0]
-        raise RunError(f"--device {shown(device)}", shown(reason)) from None
+        raise RunError(f"`device={shown(device)}`", shown(reason)) from None
 
 
 def _assign(model: GPTModel, weights: dict[str, Tensor]) -> GPTModel:

@@ -83,13 +83,13 @@ def refuse_other_numbers(stored: Width, width: Width | None, dtype: str, device:
     """
     if width not in {None, stored}:
         problem = f"these weights are {stored} already, got {width}"
-        raise UsageError("--quantize", problem, "Leave it out, or name the model they were made of")
+        raise UsageError("quantize", problem, "Leave it out, or name the model they were made of")
     if dtype != "float32":
         problem = f"{stored} weights bring their own arithmetic, got {dtype}"
-        raise UsageError("--dtype", problem, "Leave it out")
+        raise UsageError("dtype", problem, "Leave it out")
     if device != "cpu":
         problem = f"{stored} weights run on a CPU only, got {shown(device)}"
-        raise UsageError("--device", problem, "Leave it out, or name the model they were made of")
+        raise UsageError("device", problem, "Leave it out, or name the model they were made of")
 
 
 def is_matrix(name: str) -> bool:

@@ -66,7 +66,7 @@ def resolve(
     offline: bool = False,
     need_weights: bool = True,
     progress: Callable[..., object] | None = None,
-    option: str = "--model",
+    option: str = "model",
 ) -> Target:
     """The model that `--model`, `--config` and `--weights` name together; a part wins over `model`.
 
@@ -163,7 +163,7 @@ def _of_path(name: str, config: Path | None, weights: Path | None, need_weights:
 def _of_files(name: str, config: Path | None, weights: Path | None) -> Target:
     """Files named one by one; weights alone bring the config that stands beside them."""
     if config is None and weights is not None:
-        config = _one_of(CONFIG_NAMES, weights.parent, "--config")
+        config = _one_of(CONFIG_NAMES, weights.parent, "config")
     known = read_config(config) if config else None
     nearest = weights or config
     directory = _tokenizer_directory(known, config, nearest.parent if nearest else None)
@@ -173,8 +173,8 @@ def _of_files(name: str, config: Path | None, weights: Path | None) -> Target:
 def _of_directory(
     name: str, directory: Path, config: Path | None, weights: Path | None, need_weights: bool
 ) -> Target:
-    config = config or _one_of(CONFIG_NAMES, directory, "--config")
-    weights = weights or _one_of(WEIGHT_NAMES, directory, "--weights")
+    config = config or _one_of(CONFIG_NAMES, directory, "config")
+    weights = weights or _one_of(WEIGHT_NAMES, directory, "weights")
     if weights is None and (need_weights or config is None):
         raise _no_weights(directory, config)
     known = read_config(config) if config else None
@@ -195,18 +195,18 @@ def _weights_file(path: Path) -> Path:
     """The file itself, or the one in a directory."""
     if not path.is_dir():
         return path
-    found = _one_of(WEIGHT_NAMES, path, "--weights")
+    found = _one_of(WEIGHT_NAMES, path, "weights")
     if found is None:
         raise _no_weights(path, None)
     return found
 
 
-def _one_of(names: tuple[str, ...], directory: Path, option: str) -> Path | None:
+def _one_of(names: tuple[str, ...], directory: Path, field: str) -> Path | None:
     """The one file of these names; two would make us guess."""
     found = [name for name in names if os.path.lexists(directory / name)]
     if len(found) > 1:
         problem = f"holds {' and '.join(found)} (expected one)"
-        raise InputError(shown(directory), problem, f"Name one of them with {option}")
+        raise InputError(shown(directory), problem, f"Name one of them with `{field}`")
     return directory / found[0] if found else None
 
 
@@ -245,11 +245,11 @@ def _no_weights(directory: Path, config: Path | None) -> InputError:
     if other and all(_SHARD.fullmatch(name) for name in other):
         hint = f"The shards there ({listed(other)}) need {WEIGHT_NAMES[1]}, which lists them"
     elif other:
-        hint = f"Name one with --weights ({listed(other)})"
+        hint = f"Name one with `weights` ({listed(other)})"
     elif any(name.endswith((".bin", ".pt", ".pth")) for name in names):
         hint = "gptcli reads only safetensors and never unpickles; save the model as safetensors"
     elif config:
-        hint = f"For an untrained model name the config itself: --config {shown(config)}"
+        hint = f"For an untrained model name the config itself: `config={shown(config)}`"
     else:
         hint = f"A model directory has {WEIGHT_NAMES[0]} and a config ({listed(CONFIG_NAMES)})"
     return InputError(shown(directory), f"no {' or '.join(WEIGHT_NAMES)} in it", hint)

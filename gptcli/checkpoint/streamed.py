@@ -123,7 +123,7 @@ class StreamedWeights(FloatWeights):
             return torch.empty(*shape, dtype=files.dtype, device=files.device)
         except (RuntimeError, MemoryError) as error:  # what torch calls a failed allocation
             reason = (str(error).splitlines() or ["out of memory"])[0]
-            raise RunError(f"--device {shown(files.device)}", shown(reason)) from None
+            raise RunError(f"`device={shown(files.device)}`", shown(reason)) from None
 
     def _fill(self, destinations: dict[str, Tensor]) -> None:
         files = self._files

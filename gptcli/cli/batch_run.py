@@ -250,7 +250,7 @@ class _BatchRun:
                 return problem
             return stopped(problem, self._tally, self._way_on(""))
         if is_exhausted(problem):
-            hint = "A smaller --batch-size needs less"
+            hint = "A smaller `batch_size` needs less"
             return stopped(
                 RunError("memory", "there is not enough of it", hint), self._tally, self._way_on("")
             )

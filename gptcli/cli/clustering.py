@@ -43,7 +43,7 @@ class ClusterOptions:
     num_gpus_per_worker: Annotated[
         float | None,
         Option(
-            "With --device cuda; 1 without it, 0.5 lets two workers share one.",
+            "With `device=cuda`; 1 without it, 0.5 lets two workers share one.",
             CLUSTER,
             metavar="X",
             ge=0,

@@ -49,4 +49,4 @@ def _require_same(ours: "Tokenizer", theirs: "Tokenizer", name: str) -> None:
     ):
         return
     problem = f'"{shown(name, 60)}" has another tokenizer ({theirs.name}, expected {ours.name})'
-    raise UsageError("--draft", problem, "A guess is a token id: both models need the same ids")
+    raise UsageError("draft", problem, "A guess is a token id: both models need the same ids")

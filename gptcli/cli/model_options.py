@@ -58,7 +58,7 @@ class ModelOptions(ModelSpec):
 
         return replace(self, dtype=natural_dtype(target.weights, self.device))
 
-    def target(self, *, need_weights: bool = True, option: str = "--model") -> "Target":
+    def target(self, *, need_weights: bool = True, option: str = "model") -> "Target":
         """The files of the model, downloaded if they must be; `option` is what errors name."""
         from gptcli.checkpoint.resolve import resolve
 

@@ -57,7 +57,7 @@ class Plan:
     top: Annotated[
         int | None,
         Option(
-            "List N likely tokens for each place, or the N best texts of --beams.",
+            "List N likely tokens for each place, or the N best texts of `beams`.",
             OUTPUT,
             metavar="N",
             ge=1,

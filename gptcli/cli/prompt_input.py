@@ -25,7 +25,7 @@ def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = 
         InputError: the file or standard input is too long, not UTF-8 or not readable.
     """
     if argument is not None and file is not None:
-        raise UsageError("--prompt-file", "cannot be used together with PROMPT")
+        raise UsageError("prompt_file", "cannot be used together with PROMPT")
     if file is not None:
         text = _from_file(file)
     elif argument is not None and argument != "-":
@@ -35,7 +35,7 @@ def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = 
     else:
         raise _no_prompt()
     if not text and not allow_empty:
-        hint = "Give some text, or --allow-empty to begin at the end-of-text token"
+        hint = "Give some text, or `allow_empty` to begin at the end-of-text token"
         raise UsageError("PROMPT", "is empty", hint)
     return text
 

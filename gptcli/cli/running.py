@@ -92,7 +92,7 @@ def prompt_ids(tokenizer: "Tokenizer", text: str) -> list[int]:
     if text:
         return tokenizer.prompt(text)
     if tokenizer.eos_id is None:
-        raise UsageError("--allow-empty", "the tokenizer has no end-of-text token to begin at")
+        raise UsageError("allow_empty", "the tokenizer has no end-of-text token to begin at")
     return [tokenizer.eos_id]
 
 

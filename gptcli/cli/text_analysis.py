@@ -71,7 +71,7 @@ class AnalysisOptions:
     top: Annotated[
         int | None,
         Option(
-            "List N tokens that may come next; 5 without it, with --details and --json 10.",
+            "List N tokens that may come next; 5 without it, with `details` and `json` 10.",
             RUN,
             metavar="N",
             ge=1,

@@ -77,7 +77,7 @@ def carry_out(request: Request) -> None:
         return
     if request.recipe.init_from is not None:
         with downloads() as report:
-            resolve(request.recipe.init_from, progress=report, option="--init-from")
+            resolve(request.recipe.init_from, progress=report, option="init_from")
     with console.waiting("reading the texts ..."):
         torch = pytorch(request.recipe.threads)
         from gptcli.engine.heap import keep_freed_memory

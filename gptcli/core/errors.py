@@ -14,7 +14,7 @@ from copy import copy
 from typing import ClassVar, TypeVar
 
 _Error = TypeVar("_Error", bound="GptcliError")
-_FIELD = re.compile(r"`(\w+)(?:=(\S+?))?`")
+_FIELD = re.compile(r"`(\w+)(?:=([^`]+))?`")
 
 MAX_PROBLEMS = 15
 

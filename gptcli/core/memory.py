@@ -30,7 +30,7 @@ def require(where: object, needed: float, available: int | None) -> None:
     """
     if available is not None and needed > available:
         problem = f"needs about {_size(needed)}, {_size(available)} are available"
-        raise RunError(where, problem, "A smaller model or --dtype bfloat16 needs less")
+        raise RunError(where, problem, "A smaller model or `dtype=bfloat16` needs less")
 
 
 def is_exhausted(problem: BaseException) -> bool:

@@ -48,7 +48,7 @@ def to_int4(weight: Tensor) -> Int4Weight:
     M, K = weight.shape
     if K % GROUP:
         raise UsageError(
-            "--quantize",
+            "quantize",
             f"int4 needs layers whose width is a multiple of {GROUP} (found {K})",
             "Use int8",
         )
@@ -130,7 +130,7 @@ def quantized(weight: Tensor, width: Width, *, is_outer: bool) -> Int8Weight | I
         UsageError: this processor or layer cannot have the width. Never another width instead.
     """
     if weight.device.type != "cpu":
-        raise UsageError("--quantize", f"{width} weights run on a CPU only", "Use --device cpu")
+        raise UsageError("quantize", f"{width} weights run on a CPU only", "Use `device=cpu`")
     return to_int8(weight) if width == "int8" or is_outer else to_int4(weight)
 
 

@@ -105,7 +105,7 @@ class Batch:
     def _fewer(self, rows: int) -> int:
         """Half of these rows."""
         if rows == 1:
-            hint = "A smaller model, shorter prompts, --dtype bfloat16 or --quantize need less"
+            hint = "A smaller model, shorter prompts, `dtype=bfloat16` or `quantize` need less"
             raise RunError("memory", "there is not enough of it for one text at a time", hint)
         self._on_fewer(rows // 2)
         return rows // 2

@@ -148,7 +148,7 @@ class Sequence:
             raise RunError(
                 "context",
                 f"full after {len(self.ids):,} new tokens ({self.context:,} positions)",
-                "Ask for fewer tokens, or choose --overflow stop or slide",
+                "Ask for fewer tokens, or choose `overflow=stop` or `overflow=slide`",
             )
 
 
@@ -164,5 +164,5 @@ def check_prompt(ids: Ids[int], context: int, overflow: Overflow) -> None:
         raise UsageError(
             "prompt",
             f"too long ({len(ids):,} tokens, expected at most {context:,}, the context)",
-            "Shorten it, or keep its end with --overflow slide",
+            "Shorten it, or keep its end with `overflow=slide`",
         )

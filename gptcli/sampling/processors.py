@@ -95,7 +95,7 @@ def _bias(logits: Row, params: SamplingParams) -> None:
     for token, bias in params.logit_bias:
         if token >= len(logits):
             expected = f"must name tokens below {len(logits)}, got {token}"
-            raise UsageError("--logit-bias", expected)
+            raise UsageError("logit_bias", expected)
         logits[token] += bias
 
 

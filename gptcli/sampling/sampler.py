@@ -127,5 +127,5 @@ def refuse_non_finite(logits: Row, position: int) -> None:
         raise RunError(
             "model",
             f"non-finite logits at token {position} ({counts.nan} NaN, {counts.inf} inf)",
-            "The weights are broken or overflow this dtype; try --dtype float32",
+            "The weights are broken or overflow this dtype; try `dtype=float32`",
         )

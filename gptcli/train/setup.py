@@ -297,7 +297,7 @@ def _check(
     tokens = sum(source.tokens for source in sources)
     if tokens <= config.context_length:
         found = f"{tokens:,} tokens, expected more than the context of {config.context_length:,}"
-        hint = "Add text, or choose a smaller --context-length"
+        hint = "Add text, or choose a smaller `context_length`"
         raise InputError(shown(recipe.sources[0].path), f"too little text ({found})", hint)
 
 

@@ -265,7 +265,7 @@ def test_another_job_is_refused_and_what_differs_is_named(source: Path, tmp_path
     params = replace(SPEC.params, temperature=0.5)
     with pytest.raises(InputError) as caught:
         write(source, tmp_path / "out", replace(SPEC, params=params, seed=8), mode="resume")
-    assert "--temperature 1.2, now 0.5, --seed 7, now 8" in str(caught.value)
+    assert "`temperature` 1.2, now 0.5, `seed` 7, now 8" in str(caught.value)
     assert (tmp_path / "out").read_bytes() == before
 
 
@@ -277,7 +277,7 @@ def test_retry_answers_failed_records_whose_lines_were_mended(tmp_path: Path) ->
     assert write(source, output).failed == 2
     lines[1] = good
     source.write_text("\n".join(lines))
-    with pytest.raises(InputError, match="--retry-failed"):
+    with pytest.raises(InputError, match="`retry_failed`"):
         write(source, output, mode="resume")
     tally = write(source, output, mode="retry")
     assert (tally.ok, tally.failed, tally.resumed) == (3, 1, 2)
@@ -456,5 +456,5 @@ def test_a_spec_survives_its_header() -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b", "²/3"])
 def test_a_shard_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--shard: must be I/N"):
+    with pytest.raises(UsageError, match="shard: must be I/N"):
         Shard.parse(text)

@@ -134,7 +134,7 @@ BROKEN = {
     "GGUF": (b"GGUF\x03\0\0\0\0\0\0\0", "this is a GGUF file"),
     "gzip": (b"\x1f\x8b\x08\0\0\0\0\0\0\x03", "this is a gzip archive"),
     "numpy": (b"\x93NUMPY\x01\0v\0{'descr'", "this is a NumPy array"),
-    "JSON": (b'{"emb_dim": 768}', "this is JSON, not weights. A config goes to --config"),
+    "JSON": (b'{"emb_dim": 768}', "this is JSON, not weights. A config goes to `config`"),
 }
 
 

@@ -281,7 +281,7 @@ def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
 
 
 def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="--device abacus: "):
+    with pytest.raises(RunError, match="`device=abacus`: "):
         load_model(written(tmp_path, book()), device="abacus")
 
 

@@ -136,7 +136,7 @@ def test_a_directory_may_lack_weights_where_none_are_needed(tmp_path: Path) -> N
     ("others", "hint"),
     [
         ([], "For an untrained model name the config itself"),
-        (["b.safetensors", "a.safetensors"], "--weights (a.safetensors, b.safetensors)"),
+        (["b.safetensors", "a.safetensors"], "`weights` (a.safetensors, b.safetensors)"),
         (["pytorch_model.bin"], "never unpickles"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_directory_with_neither_config_nor_weights_is_refused(
 
 @pytest.mark.parametrize(
     ("extra", "option"),
-    [("config.json", "--config"), ("model.safetensors.index.json", "--weights")],
+    [("config.json", "`config`"), ("model.safetensors.index.json", "`weights`")],
 )
 def test_two_candidates_are_refused_until_one_is_named(
     directory: Path, extra: str, option: str
@@ -205,7 +205,7 @@ def test_an_unknown_name_is_a_usage_error_with_the_nearest_preset(
     monkeypatch.chdir(tmp_path)
     error = refusal(name)
     assert isinstance(error, UsageError)
-    assert error.where == "--model"
+    assert error.where == "model"
     assert "no such file or directory" in error.problem
     assert error.hint.startswith(ask)
     assert "gptcli models" in error.hint

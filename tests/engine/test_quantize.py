@@ -80,5 +80,5 @@ def test_batches_keep_their_bits_at_every_width(width: str) -> None:
 
 def test_a_width_that_does_not_fit_is_an_error_and_never_another_width() -> None:
     oracle = copy_weights(lively_gpt2(**SHAPES[0]))
-    with pytest.raises(UsageError, match="--quantize: int4 needs layers whose width"):
+    with pytest.raises(UsageError, match="quantize: int4 needs layers whose width"):
         FastGPT(oracle, "int4")

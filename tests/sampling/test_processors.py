@@ -155,7 +155,7 @@ def test_tokens_that_only_a_padded_embedding_has_are_no_obstacle() -> None:
 def test_a_bias_outside_the_vocabulary_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"must name tokens below 3, got 3") as caught:
         penalize(torch.zeros(1, 3), SamplingParams(logit_bias=((3, 1.0),)), [History([], 0)])
-    assert caught.value.where == "--logit-bias"
+    assert caught.value.where == "logit_bias"
 
 
 def test_a_ban_on_everything_is_an_error_and_not_token_0() -> None:

@@ -226,7 +226,7 @@ def test_mistakes_are_one_line(
 def test_the_base_is_never_written_over(tmp_path: Path, base: Path, text: Path) -> None:
     directory = tmp_path / "model"
     shutil.copytree(base, directory)
-    with pytest.raises(UsageError, match="is where --output would write"):
+    with pytest.raises(UsageError, match="is what `directory` names"):
         job_from(directory, directory, text)
 
 

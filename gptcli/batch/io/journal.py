@@ -20,7 +20,7 @@ try:
 except ImportError:  # not Unix: two writers are not noticed
     fcntl = None  # type: ignore[assignment]
 
-EXISTS_HINT = "Continue it with --resume, or write it anew with --overwrite"
+EXISTS_HINT = "Continue it with `resume`, or write it anew with `overwrite`"
 LINES_A_SYNC, SECONDS_A_SYNC = 64, 2.0
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
@@ -55,7 +55,7 @@ class Journal:
         try:
             fd = _patiently(system.open, path, flags, 0o666)
         except FileExistsError:
-            where = f"--output {shown(path)}"
+            where = f"`output={shown(path)}`"
             raise UsageError(where, "exists already", EXISTS_HINT) from None
         except OSError as error:
             raise _failed(path, "cannot be created", error) from None
@@ -242,7 +242,7 @@ class Journal:
 
     def _failure(self, error: OSError) -> RunError:
         if error.errno in _NO_SPACE:
-            hint = "Free space and use --resume"
+            hint = "Free space and use `resume`"
             return RunError(shown(self.path), f"disk full after {self.count:,} records", hint)
         return _failed(self.path, f"cannot be written after {self.count:,} records", error)
 

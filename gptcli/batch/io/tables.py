@@ -187,5 +187,5 @@ def _require(source: InputStream, column: str, names: list[str]) -> None:
     if column not in names:
         found = listed(names) or "none"
         raise InputError(
-            source.name, f'no column "{shown(column)}" (found: {found})', "Name it with --column"
+            source.name, f'no column "{shown(column)}" (found: {found})', "Name it with `column`"
         )

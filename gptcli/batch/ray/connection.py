@@ -21,7 +21,7 @@ _STORE_BYTES = 512 << 20  # of shared memory; records and answers are small
 _LOCAL = "local"
 _PATIENCE = 10.0  # seconds for a cluster's head to accept a connection
 ALIKE = "gptcli, PyTorch and Ray must be installed alike on every machine"
-_ADVICE = "Begin one with `ray start --head`, or leave --ray-address out to use this machine alone"
+_ADVICE = "Begin one with `ray start --head`, or leave `ray_address` out to use this machine alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class Cluster:
             found: Mapping[str, str] = self.ray.get(task.remote(device))
         except self.ray.exceptions.RayError as error:
             problem = f"a worker cannot begin ({brief(error)})"
-            raise RunError("--engine ray", problem, ALIKE) from None
+            raise RunError("`engine=ray`", problem, ALIKE) from None
         return found
 
 
@@ -117,8 +117,8 @@ def imported_ray() -> Any:
     try:
         return import_module("ray")
     except ImportError:
-        hint = "Run \"pip install 'gptcli[ray]'\", or leave --engine out"
-        raise UsageError("--engine ray", "needs Ray, which is not installed", hint) from None
+        hint = "Run \"pip install 'gptcli[ray]'\", or leave `engine` out"
+        raise UsageError("engine", "needs Ray, which is not installed", hint) from None
 
 
 def _connect(ray: Any, plan: ClusterPlan) -> None:
@@ -132,7 +132,7 @@ def _connect(ray: Any, plan: ClusterPlan) -> None:
         with _handlers_kept():
             ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **more)
     except (OSError, ValueError, OverflowError, RuntimeError) as error:
-        where = "--engine ray" if plan.address is None else f"--ray-address {shown(address, 60)}"
+        where = "`engine=ray`" if plan.address is None else f"`ray_address={shown(address, 60)}`"
         raise RunError(where, f"no cluster answers ({brief(error)})", _ADVICE) from None
 
 

@@ -215,7 +215,7 @@ class ClusterAnswers:
         if not hand.rows:
             self._failed_starts += 1
             if self._failed_starts > _MOST_LOSSES:
-                raise RunError("--engine ray", f"no worker can begin ({brief(problem)})", ALIKE)
+                raise RunError("`engine=ray`", f"no worker can begin ({brief(problem)})", ALIKE)
         where = f" on {hand.node}" if hand.node else ""
         self.notify(f"a worker{where} is gone; what it had goes to others")
         for chunk in hand.chunks:
@@ -228,7 +228,7 @@ class ClusterAnswers:
         if chunk.losses > _MOST_LOSSES:
             first, last = chunk.records[0].line, chunk.records[-1].line
             problem = f"{chunk.losses} workers died over lines {first:,} to {last:,} of the input"
-            raise RunError("--engine ray", problem, "A smaller --batch-size needs less memory")
+            raise RunError("`engine=ray`", problem, "A smaller `batch_size` needs less memory")
         if not chunk.is_done and not chunk.holders:
             self._again.append(chunk)
 

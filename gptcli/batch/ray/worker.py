@@ -193,7 +193,7 @@ def _use_threads(count: int) -> None:
 def _tokenizer(target: Target, offline: bool) -> Tokenizer:
     config = target.config
     if config is None:
-        raise UsageError("--config", "is needed")
+        raise UsageError("config", "is needed")
     return load_tokenizer(
         config.tokenizer, target.directory, vocab_size=config.vocab_size, offline=offline
     )
