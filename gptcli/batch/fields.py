@@ -19,7 +19,7 @@ from gptcli.sampling.params import CONSTRAINTS, SamplingParams
 SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams))
 MOST_ALTERNATIVES = 20
 _MEANT = {"max_tokens": "max_new_tokens", "max_length": "max_new_tokens", "n": "num_samples"}
-OWN_FIELDS = (*SAMPLING_FIELDS, "stop", "num_samples", "seed", "logprobs")
+OWN_FIELDS = (*SAMPLING_FIELDS, "special", "stop", "num_samples", "seed", "logprobs")
 
 
 class BadRecordError(Exception):
@@ -75,6 +75,14 @@ def own_params(given: Mapping[str, Any], usual: SamplingParams) -> SamplingParam
     except UsageError as error:
         name = error.where.lstrip("-").replace("-", "_")
         raise BadRecordError("wrong_value", f"{name}: {error.problem}") from None
+
+
+def own_special(given: Mapping[str, Any], usual: bool) -> bool:
+    """Whether special tokens that the prompt spells are read as such."""
+    value = given.get("special", usual)
+    if type(value) is not bool:
+        refuse_type("special", "true or false", value)
+    return value
 
 
 def own_stop(given: Mapping[str, Any], usual: tuple[str, ...]) -> tuple[str, ...]:

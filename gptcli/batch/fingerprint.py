@@ -65,7 +65,8 @@ def weights_digest(target: Target, *, full: bool) -> str:
 
 def tokenizer_digest(tokenizer: "Tokenizer") -> str:
     """Of every token's bytes, the end of text, and how a text is split."""
-    hash = sha256(f"{tokenizer.n_vocab} {tokenizer.eos_id} {tokenizer.prompt(_PROBE)}".encode())
+    ends = " ".join(map(str, sorted(tokenizer.eos_ids))) or "None"
+    hash = sha256(f"{tokenizer.n_vocab} {ends} {tokenizer.prompt(_PROBE)}".encode())
     for id in range(tokenizer.n_vocab):
         token = tokenizer.token_bytes(id)
         hash.update(len(token).to_bytes(4, "big") + token)

@@ -17,6 +17,7 @@ from gptcli.generation.text_options import (
     KeepStop,
     NumSamples,
     Overflow,
+    Special,
     Stop,
     check_stops,
 )
@@ -82,6 +83,7 @@ class JobSpec:
         num_samples: texts for each record.
         form: JSON Lines, plain lines, or the rows of a table.
         column: of a table, where its prompts are.
+        special: special tokens that a prompt spells are read as such, not as text.
         allow_empty: an empty prompt begins at the end-of-text token.
         truncate_prompt: cut the beginning of a prompt that leaves no room for the new tokens.
         check_ids: an id that came before fails the record.
@@ -103,6 +105,7 @@ class JobSpec:
         str | None,
         Option("A table's column of prompts.", INPUT, metavar="NAME", default="prompt"),
     ] = None
+    special: Special = False
     allow_empty: AllowEmpty = False
     truncate_prompt: Annotated[
         Literal["left"] | None,

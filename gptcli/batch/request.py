@@ -17,6 +17,7 @@ from gptcli.batch.fields import (
     own_num_samples,
     own_params,
     own_seed,
+    own_special,
     own_stop,
     refuse_type,
     refuse_unknown,
@@ -44,6 +45,7 @@ class Record:
         sha256: of the line.
         id: what the caller knows it by, None if nothing was said.
         prompt: text, or ids.
+        special: special tokens that the text spells are read as such.
         seed: its own; with one, the text is what `generate` writes with that seed.
         draw_name: what its draws are named by beside the seed; "" with a seed of its own.
         logprobs: how many alternatives each token comes with; None: no log-probabilities at all.
@@ -57,6 +59,7 @@ class Record:
     prompt: str | tuple[int, ...]
     params: SamplingParams
     draw_name: str = ""
+    special: bool = False
     stop: tuple[str, ...] = ()
     num_samples: int = 1
     seed: int | None = None
@@ -188,6 +191,7 @@ def _record(
         id=id,
         prompt=_prompt(given, spec),
         params=own_params(given, spec.params),
+        special=own_special(given, spec.special),
         stop=own_stop(given, spec.stop),
         num_samples=own_num_samples(given, spec.num_samples),
         seed=seed,

@@ -92,6 +92,7 @@ class Answerer:
         held_tokens: the most that they will have together.
         new_tokens: written so far, over all records.
         on_token: called after each token; it may raise to end everything.
+        on_special: told of the first special token that a prompt spells and that is read as text.
         on_fewer: told how many texts are written at a time from now on, when memory runs out.
     """
 
@@ -108,6 +109,8 @@ class Answerer:
         self.tokenizer, self.spec = tokenizer, spec
         self.active = self.new_tokens = 0
         self.on_token: Callable[[], object] = lambda: None
+        self.on_special: Callable[[str], object] = lambda _token: None
+        self._told_special = False
         self.on_fewer: Callable[[int], object] = lambda _rows: None
         self._model, self._rows = model, rows
         kept = _kept_positions(model.config.context_length, rows, max_tokens)
@@ -246,22 +249,28 @@ class Answerer:
         if isinstance(record.prompt, tuple):
             ids = list(record.prompt)
         else:
-            ids = self._tokenized(record.prompt)
+            ids = self._tokenized(record.prompt, special=record.special)
         if ids:
             return ids
         if self.tokenizer.eos_id is None:
             raise BadRecordError("empty_prompt", "there is no end-of-text token to begin at")
         return [self.tokenizer.eos_id]
 
-    def _tokenized(self, prompt: str) -> list[int]:
+    def _tokenized(self, prompt: str, *, special: bool) -> list[int]:
         size = len(prompt.encode())
         if size > MAX_PROMPT_BYTES:
             found = f"{size:,} bytes, expected at most {MAX_PROMPT_BYTES:,}"
             raise BadRecordError("prompt_too_long", f"the prompt is too long ({found})")
         try:
-            return self.tokenizer.prompt(prompt)
+            ids = self.tokenizer.prompt(prompt, special=special)
         except UsageError as error:
             raise BadRecordError("tokenizer_failed", error.problem) from None
+        if not special and not self._told_special:
+            spelled = self.tokenizer.spelled_special(prompt)
+            if spelled is not None:
+                self._told_special = True
+                self.on_special(spelled)
+        return ids
 
     def _has_room(self, text: Text) -> bool:
         limit = self._max_tokens

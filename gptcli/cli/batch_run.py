@@ -23,6 +23,7 @@ from gptcli.checkpoint.resolve import Target
 from gptcli.cli.clustering import Team
 from gptcli.cli.model_options import ModelOptions, fresh_seed
 from gptcli.cli.options import OUTPUT, BatchSize
+from gptcli.cli.prompt_input import notice_special
 from gptcli.cli.render import console
 from gptcli.cli.render.progress import BatchProgress
 from gptcli.core import signals
@@ -231,7 +232,11 @@ class _BatchRun:
             progress.clear()
             console.notice(f"memory ran out; {rows:,} texts at a time from here on")
 
-        answerer.on_fewer = notify
+        def notify_special(token: str) -> None:
+            progress.clear()
+            notice_special(token)
+
+        answerer.on_fewer, answerer.on_special = notify, notify_special
         return answerer
 
     def _say_interrupted(self) -> None:

@@ -12,6 +12,7 @@ from gptcli.generation.text_options import (
     KeepStop,
     NumSamples,
     Overflow,
+    Special,
     Stop,
     check_stops,
 )
@@ -31,6 +32,7 @@ class Plan:
         logprobs: whether the JSON has log-probabilities.
     """
 
+    special: Special = False
     stop: Stop = ()
     keep_stop: KeepStop = False
     time_limit: Annotated[

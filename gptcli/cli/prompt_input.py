@@ -8,13 +8,28 @@ import os
 import sys
 from pathlib import Path
 
-from gptcli.cli.render.console import is_terminal
+from gptcli.cli.render import console
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.files import decode_utf8
 
 MAX_BYTES = 1 << 20
 _STDIN = "standard input"
+
+
+def parse_ids(text: str, option: str) -> tuple[int, ...]:
+    """Token ids apart by blanks, commas or lines, perhaps in brackets: `1 2 3`, `[1, 2, 3]`.
+
+    Raises:
+        UsageError: there is none, or one is no id.
+    """
+    words = text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+    for word in words:
+        if not (word.isascii() and word.isdigit() and len(word) < 10):
+            raise UsageError(option, f'"{shown(word, 60)}" is no token id (expected whole numbers)')
+    if not words:
+        raise UsageError(option, "is empty (expected at least one token id)")
+    return tuple(map(int, words))
 
 
 def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = False) -> str:
@@ -30,7 +45,7 @@ def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = 
         text = _from_file(file)
     elif argument is not None and argument != "-":
         text = _from_argument(argument)
-    elif argument == "-" or not is_terminal(sys.stdin):
+    elif argument == "-" or not console.is_terminal(sys.stdin):
         text = _from_stdin(asked=argument == "-")
     else:
         raise _no_prompt()
@@ -38,6 +53,11 @@ def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = 
         hint = "Give some text, or `allow_empty` to begin at the end-of-text token"
         raise UsageError("PROMPT", "is empty", hint)
     return text
+
+
+def notice_special(token: str) -> None:
+    """Say that a prompt spells a special token, which is read as text."""
+    console.notice(f"{shown(token)} in a prompt is read as ordinary text; --special: as a token")
 
 
 def _from_argument(argument: str) -> str:

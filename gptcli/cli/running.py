@@ -10,6 +10,7 @@ import typer
 from gptcli.cli import beaming, guessing
 from gptcli.cli.model_options import ModelOptions, fresh_seed
 from gptcli.cli.plan import Plan
+from gptcli.cli.prompt_input import notice_special
 from gptcli.cli.render import console
 from gptcli.cli.render.completion_views import (
     BeamsView,
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from gptcli.tokenizer.tokenizer import Tokenizer
 
 
-def run(options: ModelOptions, params: SamplingParams, plan: Plan, text: str) -> None:
-    """Load, generate, show.
+def run(
+    options: ModelOptions, params: SamplingParams, plan: Plan, prompt: str | tuple[int, ...]
+) -> None:
+    """Load, generate, show. `prompt` is text, or token ids.
 
     Raises:
         typer.Exit: with the signal's code, if one ended the generation.
@@ -45,7 +48,7 @@ def run(options: ModelOptions, params: SamplingParams, plan: Plan, text: str) ->
     # Cheap to dear: the tokenizer can refuse before the weights are read.
     tokenizer = options.tokenizer(target, target.config) if target.config else None
     if plan.dry_run:
-        ids = prompt_ids(tokenizer, text) if tokenizer else None
+        ids = read_ids(tokenizer, prompt, special=plan.special) if tokenizer else None
         numbers = options.settled(target).numbers
         show_dry_run(target, params, ids, dtype=numbers, plan=plan)
         return
@@ -56,7 +59,8 @@ def run(options: ModelOptions, params: SamplingParams, plan: Plan, text: str) ->
     model = settled.load_fast(target, seed, single=single)
     loaded = perf_counter() - start
     tokenizer = tokenizer or options.tokenizer(target, model.config)
-    ids = prompt_ids(tokenizer, text)
+    ids = read_ids(tokenizer, prompt, special=plan.special)
+    text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
     job = Run(target.name, text, ids, tokenizer, seed, loaded)
     job.drafter = guessing.drafter(options, plan, tokenizer)
     finish(job, plan, show_all(job, model, params, plan))
@@ -87,10 +91,22 @@ def finish(job: Run, plan: Plan, completions: list["Completion"]) -> None:
         raise typer.Exit(signals.exit_code())
 
 
-def prompt_ids(tokenizer: "Tokenizer", text: str) -> list[int]:
-    """The prompt's tokens; of an empty one the end-of-text token, where texts begin."""
-    if text:
-        return tokenizer.prompt(text)
+def read_ids(tokenizer: "Tokenizer", prompt: str | tuple[int, ...], *, special: bool) -> list[int]:
+    """The prompt's tokens; of an empty one what texts begin with, at least the end of another.
+
+    Raises:
+        UsageError: it has no tokens, or some that the model does not have.
+    """
+    if not isinstance(prompt, str):
+        if max(prompt) >= tokenizer.n_vocab:
+            found = f"{max(prompt)}, expected below {tokenizer.n_vocab}"
+            raise UsageError("prompt_ids", f"a token id is not in the vocabulary ({found})")
+        return list(prompt)
+    ids = tokenizer.prompt(prompt, special=special)
+    if not special and (spelled := tokenizer.spelled_special(prompt)):
+        notice_special(spelled)
+    if ids:
+        return ids
     if tokenizer.eos_id is None:
         raise UsageError("allow_empty", "the tokenizer has no end-of-text token to begin at")
     return [tokenizer.eos_id]

@@ -19,6 +19,9 @@ Overflow = Annotated[
 NumSamples = Annotated[
     int, Option("Write N texts of the same prompt.", SAMPLING, metavar="N", ge=1)
 ]
+Special = Annotated[
+    bool, Option("Read special tokens that a prompt spells as tokens, not as text.", INPUT)
+]
 AllowEmpty = Annotated[bool, Option("Let an empty prompt begin at the end-of-text token.", INPUT)]
 
 
