@@ -47,11 +47,11 @@ def patience() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def farewell(text: str) -> Iterator[None]:
     """Inside, a signal that ends the process at once writes this to standard error first."""
-    _State.farewell = text
+    before, _State.farewell = _State.farewell, text
     try:
         yield
     finally:
-        _State.farewell = ""
+        _State.farewell = before
 
 
 def interrupted() -> bool:

@@ -62,7 +62,7 @@ def _config_line(files: ModelFiles, config: GPTConfig) -> str:
         heads if files.knows_heads else "heads not in the weights",
         f"context {config.context_length:,}",
         f"dropout {config.drop_rate:g}" if files.knows_heads else "",
-        "qkv bias" if config.qkv_bias else "no qkv bias",
+        "qkv bias" if config.qkv_bias else "",
         "tied" if config.tie_weights else "untied",
         *(f"{key} {shown(value)}" for key, value in other.items()),
     ]
