@@ -1,6 +1,5 @@
 """The parameters of a TARGET, and what `count-params` asks beside: --what-if, --fit, memory."""
 
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,8 +24,6 @@ from gptcli.model.parameters import Counts, count
 
 Value = bool | int | float | str | None
 _KEYS = tuple(key for key in KEYS if key != "tokenizer")
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(?:([kKMGT])(i?)B?|B)?", re.ASCII)
-_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -176,20 +173,6 @@ def changed(config: GPTConfig, values: Mapping[str, Value]) -> GPTConfig:
         return replace(config, **widened)  # type: ignore[arg-type]
     except InputError as error:
         raise UsageError("what_if", error.problem) from None
-
-
-def size(text: str) -> int:
-    """`8GB` (10^9), `8GiB` (2^30), `512M`, `1000000` in bytes.
-
-    Raises:
-        UsageError: not a size.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or float(match[1]) == 0:
-        hint = "For example 8GB, 512MB or 1.5GiB"
-        raise UsageError("fit", f'expected a size, got "{shown(text)}"', hint)
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** _POWERS.get((match[2] or "").upper(), 0))
 
 
 def largest_fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, train: bool) -> Fit:

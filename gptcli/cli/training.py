@@ -145,7 +145,7 @@ def _end(request: Request, job: "PreparedTraining") -> None:
 
 
 def _draw(path: Path, progress: "Progress") -> None:
-    from gptcli.core.atomic import write_atomically
+    from gptcli.core.files import write_atomically
     from gptcli.train.loss_plot import Chart, png, svg
 
     losses = [entry["loss"] for entry in progress.history]

@@ -1,6 +1,7 @@
-"""Read files that a stranger supplied: regular ones only, bounded, JSON without surprises.
+"""Read untrusted files and write files atomically.
 
-Knows no format but JSON. Every problem is an `InputError` that names the file.
+Reading: regular files only, of bounded size, strict JSON; every problem is an `InputError` that
+names the file. Writing: temporary file, fsync, rename; a problem is a `RunError`.
 """
 
 import errno
@@ -9,12 +10,12 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gptcli.core.errors import InputError
+from gptcli.core.errors import InputError, RunError
 from gptcli.core.escape import shown
 
 _KINDS = {
@@ -144,3 +145,50 @@ def _why(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return "not a usable file name"
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory, and those above it, if it does not exist.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RunError(shown(directory), f"cannot be made ({why})") from None
+
+
+def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    """Write a temporary file beside `path`, fsync it and rename it to `path`.
+
+    `content` is the bytes, or a function that writes the file whose path it gets.
+
+    Raises:
+        RunError: the disk is full or the directory cannot be written; the old file is intact.
+    """
+    temporary = path.with_name(f".{path.name}.part")  # one name: a killed writer leaves one at most
+    try:
+        if isinstance(content, bytes):
+            temporary.write_bytes(content)
+        else:
+            content(temporary)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)  # a rename is durable once its directory is
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        why = error.strerror or str(error)
+        raise RunError(
+            shown(path), f"cannot write ({why})", "What was there is unchanged"
+        ) from None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gptcli.core.errors import RunError
+from gptcli.core.units import bytes_text
 
 try:
     import resource
@@ -29,7 +30,7 @@ def require(where: object, needed: float, available: int | None) -> None:
         RunError: `needed` bytes are more than `available`.
     """
     if available is not None and needed > available:
-        problem = f"needs about {_size(needed)}, {_size(available)} are available"
+        problem = f"needs about {bytes_text(needed)}, {bytes_text(available)} are available"
         raise RunError(where, problem, "A smaller model or `dtype=bfloat16` needs less")
 
 
@@ -85,10 +86,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="ascii")
     except OSError:
         return ""
-
-
-def _size(count: float) -> str:
-    """Bytes as a person says them: 700 GB, 5.9 GB, 120 MB."""
-    if count >= 1e10:
-        return f"{count / 1e9:,.0f} GB"
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

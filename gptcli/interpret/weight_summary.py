@@ -13,6 +13,7 @@ from gptcli.checkpoint.layouts import DTYPES, HEAD, Layout, all_tensors, implied
 from gptcli.checkpoint.quantized import LEVELS
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
+from gptcli.core.units import plural
 from gptcli.model.config import GPTConfig
 
 GPT2_VOCABULARY = 50257
@@ -120,7 +121,7 @@ def _mask_buffers(infos: dict[str, TensorInfo], layout: Layout) -> Iterator[str]
         masks = [infos[name] for name in layout.ignored]
         elements, size = sum(m.numel for m in masks), sum(m.nbytes for m in masks)
         yield (
-            f"{_count(len(masks), 'mask buffer')} ({listed(layout.ignored, 2)}): "
+            f"{plural(len(masks), 'mask buffer')} ({listed(layout.ignored, 2)}): "
             f"{elements:,} elements, {size:,} bytes. They are no parameters and are not loaded."
         )
 
@@ -155,14 +156,14 @@ def _dtypes(infos: dict[str, TensorInfo]) -> Iterator[str]:
         yield f"Several dtypes (tensors of each: {', '.join(counts)})."
     for dtype, names in by_dtype.items():
         if dtype == "F64":
-            yield f"{_count(len(names), 'tensor')} in F64, used as float32: half the bytes."
+            yield f"{plural(len(names), 'tensor')} in F64, used as float32: half the bytes."
         elif dtype not in DTYPES:
-            yield f"{_count(len(names), 'tensor')} in {dtype} ({listed(names, 2)})."
+            yield f"{plural(len(names), 'tensor')} in {dtype} ({listed(names, 2)})."
 
 
 def _left_out(layout: Layout) -> Iterator[str]:
     if layout.zeros:
-        yield f"No biases: {_count(len(layout.zeros), 'tensor')} of the book's model read as zero."
+        yield f"No biases: {plural(len(layout.zeros), 'tensor')} of the book's model read as zero."
     if "_orig_mod." in layout.prefix:
         yield 'The names have "_orig_mod." in them: the model was saved after torch.compile.'
 
@@ -170,7 +171,7 @@ def _left_out(layout: Layout) -> Iterator[str]:
 def _emptiness(infos: dict[str, TensorInfo]) -> Iterator[str]:
     empty = [name for name, info in infos.items() if info.numel == 0]
     if empty:
-        yield f"{_count(len(empty), 'tensor')} without elements ({listed(empty, 2)})."
+        yield f"{plural(len(empty), 'tensor')} without elements ({listed(empty, 2)})."
 
 
 def _alignment(headers: Sequence[Header]) -> Iterator[str]:
@@ -178,7 +179,3 @@ def _alignment(headers: Sequence[Header]) -> Iterator[str]:
     if odd:
         where = f"byte {odd[0].header_bytes:,} of {shown(odd[0].path.name)}"
         yield f"The data begins at {where}, no multiple of 8: slower to read when mapped."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

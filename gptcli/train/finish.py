@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gptcli.checkpoint.load import load_weights
-from gptcli.core.atomic import write_atomically
+from gptcli.core.files import write_atomically
 from gptcli.model.gpt import GPTModel
 from gptcli.train.evaluate import bits_per_byte
 from gptcli.train.model_card import CardFacts, machine, render

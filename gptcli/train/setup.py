@@ -17,10 +17,9 @@ from gptcli.checkpoint.header import read_headers
 from gptcli.checkpoint.load import load_model
 from gptcli.checkpoint.presets import PRESETS
 from gptcli.checkpoint.resolve import Target, resolve
-from gptcli.core.atomic import write_atomically
-from gptcli.core.errors import InputError, RunError, UsageError
+from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
-from gptcli.core.files import read_bounded, sha256_of
+from gptcli.core.files import make_directory, read_bounded, sha256_of, write_atomically
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
 from gptcli.tokenizer.encodings import rank_lines
@@ -92,19 +91,6 @@ def initialised(config: GPTConfig, seed: int, initialisation: Initialisation) ->
         if initialisation == "gpt2" or (initialisation == "auto" and config.tie_weights):
             initialise_as_gpt2(model, config.n_layers)
     return model
-
-
-def make_directory(directory: Path) -> None:
-    """Make it, with those above it, if it is not there.
-
-    Raises:
-        RunError: it cannot be made.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise RunError(shown(directory), f"cannot be made ({why})") from None
 
 
 def _new_tokenizer(

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from gptcli.core.atomic import write_atomically
 from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
+from gptcli.core.files import write_atomically
 from gptcli.train.optimizer import Average
 
 _KEY = "gptcli.training"

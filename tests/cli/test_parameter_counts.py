@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from gptcli.checkpoint.presets import PRESETS, preset_config
 from gptcli.cli import run
-from gptcli.cli.parameter_counts import changed, changes, size
+from gptcli.cli.parameter_counts import changed, changes
 from gptcli.core.errors import UsageError
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
@@ -69,26 +69,6 @@ def test_what_cannot_be_changed_says_why(text, said):
     with pytest.raises(UsageError, match="what_if") as raised:
         changed(GPT2, changes(text))
     assert said in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "bytes_"),
-    [
-        ("8GB", 8 * 10**9), ("8G", 8 * 10**9), ("8GiB", 8 << 30), ("1.5 GiB", 3 << 29),
-        ("512MB", 512 * 10**6), ("512Mi", 512 << 20), ("64kB", 64_000), ("7", 7), ("7B", 7),
-        ("2TB", 2 * 10**12),
-    ],
-)  # fmt: skip
-def test_sizes_are_read_as_people_write_them(text, bytes_):
-    assert size(text) == bytes_
-
-
-@pytest.mark.parametrize(
-    "text", ["", "GB", "-1GB", "8XB", "0", "0.0GB", "1e9", "8 gigs", "٣GB", "nan"]
-)
-def test_what_is_no_size_is_refused(text):
-    with pytest.raises(UsageError, match="fit"):
-        size(text)
 
 
 def test_the_largest_that_fits_and_the_books_sizes(capsys):

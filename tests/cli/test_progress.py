@@ -60,7 +60,9 @@ def test_a_wide_line_says_share_size_and_name(monkeypatch: pytest.MonkeyPatch) -
     terminal = terminal_of(monkeypatch)
     with progress.downloads() as report:
         report("model.safetensors", 125 * MIB, 500 * MIB)
-    assert any("25%  125.0 of 500.0 MiB  model.safetensors" in state for state in terminal.states)
+    assert any(
+        "25%  125.0 MiB of 500.0 MiB  model.safetensors" in state for state in terminal.states
+    )
 
 
 def test_the_end_is_always_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,7 @@ def test_reading_is_shown_for_large_files_only(monkeypatch: pytest.MonkeyPatch) 
     assert terminal.getvalue() == ""
     with progress.reading(progress.LARGE) as report:
         report("x", progress.LARGE // 4)
-    assert any("25%  16.0 of 64.0 MiB  x" in state for state in terminal.states)
+    assert any("25%  16.0 MiB of 64.0 MiB  x" in state for state in terminal.states)
     assert terminal.states[-1] == ""
 
 

@@ -37,9 +37,9 @@ def test_a_limit_of_the_process_counts() -> None:
 @pytest.mark.parametrize(
     ("needed", "available", "message"),
     [
-        (7e11, 23e9, "x: needs about 700 GB, 23 GB are available"),
-        (5.94e9, 120e6, "x: needs about 5.9 GB, 120 MB are available"),
-        (1, 0, "x: needs about 0 MB, 0 MB are available"),
+        (7e11, 23e9, "x: needs about 651.9 GiB, 21.4 GiB are available"),
+        (5.94e9, 120e6, "x: needs about 5.5 GiB, 114.4 MiB are available"),
+        (1, 0, "x: needs about 1 byte, 0 bytes are available"),
     ],
 )
 def test_what_does_not_fit_is_refused(needed: float, available: int, message: str) -> None:

@@ -17,13 +17,13 @@ from gptcli.cli.parameter_counts import (
     changes,
     count_parameters,
     largest_fit,
-    size,
 )
 from gptcli.cli.render import console
 from gptcli.cli.render.count_params_report import SCHEMA, document, fit_document, sentences, show
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
 from gptcli.core.options import Argument, Option
+from gptcli.core.units import parse_bytes
 from gptcli.generation.model_spec import MODEL
 from gptcli.model.config import GPTConfig
 
@@ -83,7 +83,7 @@ def count_params(
         raise UsageError(
             "config" if config else "weights", f"goes with one target ({len(names)} are named)"
         )
-    values, budget = changes(what_if) if what_if else None, size(fit) if fit else None
+    values, budget = changes(what_if) if what_if else None, parse_bytes(fit, "fit") if fit else None
     if train and budget is None:
         raise UsageError("train", "goes with `fit`")
     usage = Usage(dtype, batch, context)

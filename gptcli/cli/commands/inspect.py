@@ -231,7 +231,7 @@ class Findings:
 
 
 def _write(path: Path, text: str) -> None:
-    from gptcli.core.atomic import write_atomically
+    from gptcli.core.files import write_atomically
 
     data = text.encode()
     write_atomically(path, data)

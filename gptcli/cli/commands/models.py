@@ -7,6 +7,7 @@ from gptcli.cli.command import CommandFunction
 from gptcli.cli.options import Json
 from gptcli.cli.render import console
 from gptcli.cli.render.table import HEADING, QUIET, Report, Row
+from gptcli.core.units import bytes_text
 
 SCHEMA = "gptcli.models/1"
 _HEAD = ("name", "parameters", "on disk", "")
@@ -42,12 +43,7 @@ def _weights(one: Available) -> str:
         return "none needed"
     if one.directory is None:
         return "to download" if one.kind == "pretrained" else "missing"
-    return size(one.weight_bytes) if one.weight_bytes else "yes"
-
-
-def size(count: int) -> str:
-    """Bytes as a person reads them: 523 MiB, 1.5 GiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
+    return bytes_text(one.weight_bytes) if one.weight_bytes else "yes"
 
 
 def _document(one: Available) -> dict[str, Any]:

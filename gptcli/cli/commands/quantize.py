@@ -10,10 +10,9 @@ from gptcli.cli.command import CommandFunction, Only
 from gptcli.cli.model_options import ModelOptions
 from gptcli.cli.options import JOB, Json, Quiet, Target, with_target
 from gptcli.cli.render import console
-from gptcli.core.atomic import write_atomically
 from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.core.escape import shown
-from gptcli.core.files import read_bounded
+from gptcli.core.files import make_directory, read_bounded, write_atomically
 from gptcli.core.options import Option
 from gptcli.generation.model_spec import Width
 from gptcli.version import __version__
@@ -100,20 +99,12 @@ def _write(options: ModelOptions, target: "ModelTarget", output: Path, width: Wi
     files[CARD] = _card(target, width).encode()
     if target.directory and (card := target.directory / CARD).is_file():
         files[ORIGINAL_CARD] = read_bounded(card, _MAX_CARD)
-    _make(output)
+    make_directory(output)
     for file, data in files.items():
         write_atomically(output / file, data)
     model.config = replace(shape, tokenizer=name)
     with console.waiting(f"rounding to {width} ..."):
         save_quantized(model, output, width)
-
-
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise RunError(shown(directory), f"cannot be made ({why})") from None
 
 
 def _card(target: "ModelTarget", width: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from gptcli.cli.render.table import HEADING, QUIET, Report, Row
 from gptcli.core.escape import shown
+from gptcli.core.units import bytes_text
 from gptcli.model.config import GPTConfig
 from gptcli.model.parameters import count
 
@@ -59,7 +60,7 @@ def _rows(work: dict[str, int], found: dict[str, Any]) -> Iterator[Row]:
     yield _line("decode", found["token"], 1e3, "ms")
     yield _line("outside the blocks", found["outside"], 1e3, "ms")
     yield from _section("Memory", ("",))
-    yield Row(("weights read per token", f"{found['weights'] / 1e6:,.1f} MB"), "  ", "  ")
+    yield Row(("weights read per token", bytes_text(found["weights"])), "  ", "  ")
     yield Row(("peak, one sequence", _peak(found["peak"])), "  ", "  ")
 
 
@@ -88,4 +89,4 @@ def _three(number: float) -> str:
 
 
 def _peak(peak: int | None) -> str:
-    return "not known" if peak is None else f"{peak / 1e6:,.1f} MB"
+    return "not known" if peak is None else bytes_text(peak)

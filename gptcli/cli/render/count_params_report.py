@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from gptcli.cli.parameter_counts import Fit, ModelCount, Usage
 from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row, folded
 from gptcli.core.escape import shown
+from gptcli.core.units import bytes_text
 from gptcli.interpret.weight_summary import FileTotals
 from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.memory_estimate import PROGRAM, Running, Training
@@ -49,7 +50,7 @@ def _exact(label: str, get: Callable[[ModelCount], int]) -> Lines:
 
 
 def _mib(get: Callable[[ModelCount], int]) -> Value:
-    return lambda one: f"{get(one) / 2**20:,.2f} MiB"
+    return lambda one: bytes_text(get(one), "MiB", 2)
 
 
 def _weights(dtype: str) -> Lines:
@@ -75,12 +76,7 @@ def _training(get: Callable[[Training], int]) -> Value:
 
 
 def _estimate(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
-
-
-def _gigabytes(size: int) -> str:
-    """Bytes as budgets are named: 8 GB, 512 MB."""
-    return f"{size / 1e9:,.3g} GB" if size >= 1e9 else f"{size / 1e6:,.3g} MB"
+    return bytes_text(size, "MiB")
 
 
 def _bytes_of_weights(one: ModelCount) -> int:
@@ -314,12 +310,12 @@ def sentences(fit: Fit, *, train: bool) -> Iterator[str]:
     yield (
         f"like {shown(fit.like)}: emb_dim {config.emb_dim:,}, n_layers {config.n_layers:,}, "
         f"n_heads {config.n_heads:,}, context_length {config.context_length:,}; "
-        f"{count(config).total:,} parameters, {_gigabytes(fit.needs)} {to}."
+        f"{count(config).total:,} parameters, {bytes_text(fit.needs)} {to}."
     )
     if not train and fit.loading > fit.budget:
-        yield f"While it is loaded, it takes {_gigabytes(fit.loading)} for a moment, which is more."
+        yield f"While it is loaded, it takes {bytes_text(fit.loading)} for a moment, which is more."
     if fit.presets:
-        sizes = [f"{name} {_gigabytes(n)} ({_verdict(n, fit)})" for name, n in fit.presets]
+        sizes = [f"{name} {bytes_text(n)} ({_verdict(n, fit)})" for name, n in fit.presets]
         yield f"The book's sizes, used the same way: {', '.join(sizes)}."
 
 

@@ -14,6 +14,7 @@ from gptcli.cli.render.inspect_report import NUMBERED, gathered
 from gptcli.cli.render.progress import reading
 from gptcli.cli.render.table import QUIET, Report, Row
 from gptcli.core.escape import listed, shown
+from gptcli.core.units import plural
 from gptcli.interpret.canonical_weights import NamedTensor, Shape, Weights
 from gptcli.interpret.model_diff import (
     Comparison,
@@ -179,7 +180,7 @@ def _result(found: Comparison) -> Iterator[str]:
     else:
         unequal = sum(not pair.is_equal for pair in found.pairs)
         parts = [
-            f"{_plural(len(found.config), 'key')} of the config" if found.config else "",
+            f"{plural(len(found.config), 'key')} of the config" if found.config else "",
             f"{_tensors(len(found.removed))} only in A" if found.removed else "",
             f"{_tensors(len(found.added))} only in B" if found.added else "",
             f"{unequal:,} of the {_tensors(len(found.pairs))} in both" if unequal else "",
@@ -208,11 +209,7 @@ def _whole(whole: Distance) -> str:
 
 
 def _tensors(count: int) -> str:
-    return _plural(count, "tensor")
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return plural(count, "tensor")
 
 
 def _shape(shape: Shape) -> str:

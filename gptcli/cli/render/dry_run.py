@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gptcli.cli.plan import Plan
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError
+from gptcli.core.units import bytes_text
 from gptcli.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -77,5 +78,5 @@ def _outcome(prompt: int, most: int, room: int, context: int, overflow: str) -> 
 def _words(key: str, value: object) -> str:
     if key.endswith("_bytes"):
         assert isinstance(value, int)
-        return f"{value:,} ({value / 2**20:,.2f} MiB)"
+        return f"{value:,} ({bytes_text(value)})"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -11,6 +11,7 @@ from gptcli.cli.model_files import ModelFiles, WeightFiles
 from gptcli.cli.render.count_params_report import config_document
 from gptcli.cli.render.table import QUIET, WRONG, Canvas, Report, Row
 from gptcli.core.escape import shown
+from gptcli.core.units import bytes_text
 from gptcli.interpret.weight_summary import FileTotals, file_totals
 from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.parameters import Part, architecture
@@ -169,7 +170,7 @@ def _summarise_weights(report: Report, weights: WeightFiles) -> None:
 def _short_facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:
     size = sum(header.size for header in weights.headers)
     shards = f"{len(weights.headers):,} shards, " if len(weights.headers) > 1 else ""
-    yield "weights", f"{shown(weights.path)}, {shards}{size / 2**20:,.2f} MiB"
+    yield "weights", f"{shown(weights.path)}, {shards}{bytes_text(size)}"
     if weights.layout is None:
         yield "layout", "not one of a GPT-2"
         return
@@ -230,7 +231,7 @@ def _facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:
     if len(weights.headers) > 1:
         yield "shards", f"{len(weights.headers):,}"
     size = sum(header.size for header in weights.headers)
-    yield "bytes", f"{size:,} ({size / 2**20:.2f} MiB)"
+    yield "bytes", f"{size:,} ({bytes_text(size)})"
     if weights.layout is None:
         yield "layout", "not one of a GPT-2"
         return

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from gptcli.cli.render import console
 from gptcli.core import signals
 from gptcli.core.escape import shown
+from gptcli.core.units import bytes_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -119,7 +120,7 @@ def downloads() -> Iterator[DownloadProgress]:
                 line.draw(_of_bytes(name, received, size), received, size or None)
             elif name not in named:
                 named.add(name)
-                size_text = f" ({_mib(size)} MiB)" if size else ""
+                size_text = f" ({bytes_text(size)})" if size else ""
                 console.notice(f"downloading {shown(name)}{size_text}")
 
         yield report
@@ -268,10 +269,6 @@ def _smoothed(old: float | None, new: float) -> float:
 def _of_bytes(name: str, done: int, total: int) -> str:
     """Share, bytes and name; the name last, for a narrow terminal cuts the end."""
     if not total:
-        return f"{_mib(done)} MiB  {shown(name, 60)}"
+        return f"{bytes_text(done)}  {shown(name, 60)}"
     share = min(1.0, done / total)
-    return f"{share:4.0%}  {_mib(done)} of {_mib(total)} MiB  {shown(name, 60)}"
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.1f}"
+    return f"{share:4.0%}  {bytes_text(done)} of {bytes_text(total)}  {shown(name, 60)}"

@@ -14,6 +14,7 @@ from gptcli.cli.render.progress import reading
 from gptcli.cli.render.table import WRONG, Canvas, Report, Row
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
+from gptcli.core.units import plural
 from gptcli.interpret.tensor_stats import Stats, merged, statistics
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -115,7 +116,7 @@ def suspicious(measures: Sequence[Stats]) -> Iterator[str]:
 
 
 def _tensors(some: Sequence[Stats]) -> str:
-    return f"{len(some):,} tensor{'' if len(some) == 1 else 's'}"
+    return plural(len(some), "tensor")
 
 
 def _numbers(one: Stats) -> list[str]:
