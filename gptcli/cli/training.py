@@ -75,9 +75,10 @@ def carry_out(request: Request) -> None:
     if request.finished:
         console.notice(f"{shown(request.recipe.directory)} is finished: there is nothing to resume")
         return
-    if request.recipe.init_from is not None:
+    recipe = request.recipe
+    if recipe.init_from is not None:
         with downloads() as report:
-            resolve(request.recipe.init_from, progress=report, option="init_from")
+            resolve(recipe.init_from, offline=recipe.offline, progress=report, option="init_from")
     with console.waiting("reading the texts ..."):
         torch = pytorch(request.recipe.threads)
         from gptcli.engine.heap import keep_freed_memory

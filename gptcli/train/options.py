@@ -142,6 +142,7 @@ class Recipe:
         initialisation: the book's, GPT-2's, or GPT-2's where the head is tied.
         init_from: its weights, shape and tokenizer take the place of config, tokenizer and
             initialisation.
+        offline: use of `init_from` what is on this machine.
         context_length: of `init_from` at most as many; the positions behind are cut.
         threads: None is PyTorch's choice; another number of threads may round sums otherwise.
     """
@@ -169,6 +170,7 @@ class Recipe:
             metavar="TARGET",
         ),
     ] = None
+    offline: Annotated[bool, Option("Download nothing.", MODEL)] = False
     context_length: Annotated[
         int | None, Option("Context, instead of the shape's.", MODEL, metavar="N", ge=1)
     ] = None

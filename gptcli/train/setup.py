@@ -74,7 +74,9 @@ def start(
         RunError: it cannot be had, or needs too much memory.
     """
     if recipe.init_from is not None:
-        return _from_base(recipe, resolve(recipe.init_from, option="init_from"))
+        return _from_base(
+            recipe, resolve(recipe.init_from, offline=recipe.offline, option="init_from")
+        )
     tokenizer = _new_tokenizer(recipe, documents, group, keep=keep)
     config = _new_config(recipe, tokenizer)
     model = initialised(config, seed, recipe.initialisation)

@@ -16,6 +16,7 @@ from saved_by_transformers import (
     CHANGES,
     CLASSES,
     DTYPES,
+    FORMS,
     NEW_TOKENS,
     PREFIXES,
     SHAPES,
@@ -91,6 +92,17 @@ def test_greedy_ids_are_those_of_transformers(
         assert found["prompt_ids"] == text.prompt_ids
         assert found["ids"] == text.ids
         assert found["finish_reason"] == ("length" if len(text.ids) == NEW_TOKENS else "stop")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_greedy_ids_stay_in_every_form_that_others_save(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    change = {"activation_function": "gelu"} if form == "nanoGPT" else {}
+    texts = save(Kind(change=change), tmp_path)
+    FORMS[form](tmp_path)
+    for text in texts:
+        assert _written(tmp_path, text.prompt, capsys)["ids"] == text.ids
 
 
 Damage = Callable[[Path], object]

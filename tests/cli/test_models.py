@@ -86,6 +86,11 @@ def test_a_model_of_the_hub_is_downloaded_with_a_word_wherever_it_is_named(tmp_p
     missing = python(code, cache / "none", "count-params", "some/model")
     assert missing.returncode == 2
     assert "hf download some/model" in missing.stderr
+    train[train.index("-o") + 1] += "2"
+    for command in ([*generate, text.prompt], train):
+        result = python(code, cache / "none", *command, "--offline")
+        assert result.returncode == 1
+        assert "some/model: is not on this machine, and working offline" in result.stderr
 
 
 def test_a_preset_that_cannot_be_had_ends_in_one_line(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -243,6 +243,74 @@ def _save_model(kind: Kind, directory: Path, vocab_size: int, seed: int) -> None
         old.unlink()
     size = "20KB" if kind.shards else "1GB"
     model.to(getattr(torch, kind.dtype)).save_pretrained(directory, max_shard_size=size)
+
+
+def as_nanogpt(directory: Path) -> None:
+    """The same model as nanoGPT would have saved it: linear layers turned, its own config."""
+    config = json.loads((directory / "config.json").read_text())
+    names = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd"}
+    names |= {"block_size": "n_positions", "vocab_size": "vocab_size"}
+    arguments = {name: config[theirs] for name, theirs in names.items()} | {"bias": True}
+    arguments |= {"dropout": 0.0}
+    (directory / "config.json").write_text(json.dumps({"model_args": arguments}))
+    path = directory / "model.safetensors"
+    tensors = {f"_orig_mod.{name}": tensor for name, tensor in load_file(path).items()}
+    for name, tensor in tensors.items():
+        if ".c_" in name and name.endswith("weight"):
+            tensors[name] = tensor.T.contiguous()
+    tensors["_orig_mod.lm_head.weight"] = tensors["_orig_mod.transformer.wte.weight"].clone()
+    save_file(tensors, path)
+
+
+def as_the_books_later_class(directory: Path) -> None:
+    """The same model as the book's fused variant has it: its names, its seven keys."""
+    config = json.loads((directory / "config.json").read_text())
+    keys = {"vocab_size": "vocab_size", "context_length": "n_positions", "emb_dim": "n_embd"}
+    keys |= {"n_heads": "n_head", "n_layers": "n_layer", "drop_rate": "resid_pdrop"}
+    book = {key: config[theirs] for key, theirs in keys.items()} | {"qkv_bias": True}
+    (directory / "config.json").write_text(json.dumps(book))
+    path = directory / "model.safetensors"
+    outside = {"wte": "tok_emb", "wpe": "pos_emb", "ln_f": "final_norm"}
+    inside = {"attn.c_attn": "att.qkv", "attn.c_proj": "att.proj", "mlp.c_fc": "ff.layers.0"}
+    inside |= {"mlp.c_proj": "ff.layers.2", "ln_1": "norm1", "ln_2": "norm2"}
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        module, _, kind = name.removeprefix("transformer.").rpartition(".")
+        if module.startswith("h."):
+            _, number, inner = module.split(".", 2)
+            module = f"trf_blocks.{number}.{inside[inner]}"
+        is_turned = ".c_" in name and kind == "weight"
+        ours = f"{outside.get(module, module)}.{kind}"
+        tensors[ours] = tensor.T.contiguous() if is_turned else tensor
+    tensors["out_head.weight"] = tensors["tok_emb.weight"].clone()
+    save_file(tensors, path)
+
+
+def with_its_head_alone(directory: Path) -> None:
+    """As safetensors' save_model leaves a tied model."""
+    path = directory / "model.safetensors"
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    save_model(model, str(path))
+    assert "transformer.wte.weight" not in load_file(path)
+
+
+def with_masks(directory: Path) -> None:
+    """The buffers that transformers 2 to 4 saved, of several shapes."""
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    for name in [name for name in tensors if name.endswith("c_attn.weight")]:
+        attention = name.removesuffix("c_attn.weight")
+        tensors[f"{attention}bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+        tensors[f"{attention}masked_bias"] = torch.full((1,) * ("0" in name), -1e4)
+    save_file(tensors, path)
+
+
+FORMS: dict[str, Callable[[Path], None]] = {
+    "nanoGPT": as_nanogpt,
+    "the book's later class": as_the_books_later_class,
+    "head alone": with_its_head_alone,
+    "masks": with_masks,
+}
 
 
 def _rename(directory: Path, rename: Callable[[str], str]) -> None:
