@@ -2,9 +2,9 @@
 
     import gptcli
 
-    model = gptcli.load("gpt2")
-    for text in gptcli.generate(model, "Once upon a time", seed=1):
-        print(text, end="", flush=True)
+    llm = gptcli.load("gpt2")
+    for piece in llm.stream("Once upon a time", seed=1):
+        print(piece, end="", flush=True)
 
 Each name loads what it needs when it is first used, so importing the package costs nothing.
 """
@@ -16,7 +16,8 @@ from gptcli.version import __version__
 
 if TYPE_CHECKING:
     from gptcli.core.errors import GptcliError
-    from gptcli.generation.llm import Loaded, generate, load
+    from gptcli.generation.llm import LLM, load
+    from gptcli.generation.model_spec import ModelSpec
     from gptcli.model.config import GPTConfig
     from gptcli.model.gpt import GPTModel
     from gptcli.sampling.params import SamplingParams
@@ -25,20 +26,20 @@ _HOMES = {
     "GPTConfig": "gptcli.model.config",
     "GPTModel": "gptcli.model.gpt",
     "GptcliError": "gptcli.core.errors",
-    "Loaded": "gptcli.generation.llm",
+    "LLM": "gptcli.generation.llm",
+    "ModelSpec": "gptcli.generation.model_spec",
     "SamplingParams": "gptcli.sampling.params",
-    "generate": "gptcli.generation.llm",
     "load": "gptcli.generation.llm",
 }
 
 __all__ = [
+    "LLM",
     "GPTConfig",
     "GPTModel",
     "GptcliError",
-    "Loaded",
+    "ModelSpec",
     "SamplingParams",
     "__version__",
-    "generate",
     "load",
 ]
 

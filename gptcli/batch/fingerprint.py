@@ -6,44 +6,35 @@ Names of files and of machines are left out, so copies of a model are one model.
 import json
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gptcli.checkpoint.header import Header, read_headers
+from gptcli.checkpoint.header import Header
 from gptcli.checkpoint.presets import PRESETS
-from gptcli.checkpoint.resolve import Target
+from gptcli.checkpoint.weights import Checkpoint
 from gptcli.core.files import open_regular, read_exactly, sha256_of
+from gptcli.generation.llm import LLM
 from gptcli.model.config import GPTConfig
-
-if TYPE_CHECKING:
-    from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.tokenizer import Tokenizer
 
 _PIECE = 1 << 12  # bytes of each tensor that tell two trainings of one shape apart
 # Encoded differently by every way to split text that we know of.
 _PROBE = " It's 1234567 naïve\tcafés  in 東京,\r\n\n isn't IT? 🙂"
 
 
-def identity(
-    target: Target,
-    config: GPTConfig,
-    tokenizer: "Tokenizer",
-    *,
-    dtype: str,
-    device: str,
-    full: bool = False,
-) -> dict[str, Any]:
+def identity(llm: LLM, *, full: bool = False) -> dict[str, Any]:
     """What the header of a batch says of the model.
 
     `model` is a preset's name, or None: a path is no property of a model. `full` hashes every
-    byte of the weights.
+    byte of the weights. `machine` is left out where every machine gives the same bits.
     """
-    return {
-        "model": target.name if target.name in PRESETS else None,
-        "config": config_digest(config),
-        "weights": weights_digest(target, full=full),
-        "tokenizer": tokenizer_digest(tokenizer),
-        "dtype": dtype,
-        "machine": machine(device),
+    found = {
+        "model": llm.name if llm.name in PRESETS else None,
+        "config": config_digest(llm.config),
+        "weights": weights_digest(llm.checkpoint, full=full),
+        "tokenizer": tokenizer_digest(llm.tokenizer),
+        "dtype": llm.numbers,
     }
+    return found if llm.is_native else {**found, "machine": machine(llm.spec.device)}
 
 
 def config_digest(config: GPTConfig) -> str:
@@ -53,17 +44,17 @@ def config_digest(config: GPTConfig) -> str:
     return _digest(json.dumps(shape, sort_keys=True).encode())
 
 
-def weights_digest(target: Target, *, full: bool) -> str:
+def weights_digest(checkpoint: Checkpoint | None, *, full: bool) -> str:
     """`untrained`, or a digest behind the way it was made: `headers:...`, `full:...`."""
-    if target.weights is None:
+    if checkpoint is None:
         return "untrained"
-    headers = read_headers(target.weights)
+    headers = checkpoint.headers
     if full:
         return f"full:{sha256_of(header.path for header in headers)}"
     return f"headers:{_digest(b''.join(part for h in headers for part in _parts_of(h)))}"
 
 
-def tokenizer_digest(tokenizer: "Tokenizer") -> str:
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """Of every token's bytes, the end of text, and how a text is split."""
     ends = " ".join(map(str, sorted(tokenizer.eos_ids))) or "None"
     hash = sha256(f"{tokenizer.n_vocab} {ends} {tokenizer.prompt(_PROBE)}".encode())

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
-
 from gptcli.batch.io.lines import made_line
 from gptcli.batch.job import JobSpec
 from gptcli.batch.request import Failure, Record, parse
@@ -19,7 +17,7 @@ from gptcli.batch.result_lines import Answer, Done, Sample, render
 from gptcli.batch.runner import Reading
 from gptcli.batch.worker import Answerer
 from gptcli.core.errors import InputError
-from gptcli.engine.fast import FastGPT
+from gptcli.engine.interface import Engine, Span
 from gptcli.generation.sequence import Sequence as Text
 from gptcli.sampling import sampler
 from gptcli.sampling.filters import Row
@@ -62,7 +60,7 @@ class Pair(NamedTuple):
     record: Record | Failure
 
 
-def replay(pairs: Iterable[Pair], answerer: Answerer, model: FastGPT) -> Iterator[Difference]:
+def replay(pairs: Iterable[Pair], answerer: Answerer, engine: Engine) -> Iterator[Difference]:
     """Answer every request again; the differences come in the order of the lines."""
     done: dict[int, Done] = {}
     found: list[Difference] = []
@@ -76,7 +74,7 @@ def replay(pairs: Iterable[Pair], answerer: Answerer, model: FastGPT) -> Iterato
         line = result.line if isinstance(result, Failure) else result.record.line
         recorded = done.pop(line)
         if render(result, answerer.spec) != recorded.data:
-            found.append(_difference(recorded, result, answerer, model))
+            found.append(_difference(recorded, result, answerer, engine))
 
     answerer.run(records(), compare)
     yield from sorted(found, key=lambda difference: difference.line)
@@ -114,7 +112,7 @@ def echoed(done: Iterable[Done], spec: JobSpec, wanted: frozenset[int]) -> Itera
 
 
 def _difference(
-    recorded: Done, result: Answer | Failure, answerer: Answerer, model: FastGPT
+    recorded: Done, result: Answer | Failure, answerer: Answerer, engine: Engine
 ) -> Difference:
     line = recorded.line
     if isinstance(result, Failure) or not recorded.is_ok:
@@ -128,7 +126,7 @@ def _difference(
         if at is not None:
             text = list(answerer.texts(result.record, result.prompt_ids))[number]
             text.ids.extend(new.ids[:at])
-            logits, tokenizer = _logits(text, model), answerer.tokenizer
+            logits, tokenizer = _logits(text, engine), answerer.tokenizer
             now = new.ids[at] if at < len(new.ids) else tokenizer.eos_id
             if recorded_id is None:
                 recorded_id = _recorded_id(old, text, logits, now, tokenizer)
@@ -207,12 +205,11 @@ def _compared(
     )
 
 
-@torch.inference_mode()
-def _logits(text: Text, model: FastGPT) -> Row:
+def _logits(text: Text, engine: Engine) -> Row:
     """(n_vocab,): of what follows the text, as it was drawn from before the temperature."""
     ids = [*text.prompt, *text.ids][-text.context :]
-    logits = model(torch.tensor([ids], device=model.device), last=True)[0, -1]
-    return text.processed(logits.float().cpu().numpy()[: text.n_vocab])
+    row = engine.step([Span(engine.new_cache(len(ids)), ids)])[0, : text.n_vocab]
+    return text.processed(row)
 
 
 def _likeliest(rest: str, logits: Row, but: int | None, tokenizer: Tokenizer) -> int | None:

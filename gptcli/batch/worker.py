@@ -15,7 +15,7 @@ from gptcli.batch.promptscores import prompt_scores
 from gptcli.batch.request import Failure, Record
 from gptcli.batch.result_lines import Answer, Sample
 from gptcli.core.errors import UsageError
-from gptcli.engine.fast import FastGPT
+from gptcli.engine.interface import Engine
 from gptcli.generation.prefix_cache import Prefixes
 from gptcli.generation.scheduler import Batch, Job
 from gptcli.generation.sequence import Sequence as Text
@@ -98,7 +98,7 @@ class Answerer:
 
     def __init__(
         self,
-        model: FastGPT,
+        engine: Engine,
         tokenizer: Tokenizer,
         spec: JobSpec,
         *,
@@ -112,8 +112,8 @@ class Answerer:
         self.on_special: Callable[[str], object] = lambda _token: None
         self._told_special = False
         self.on_fewer: Callable[[int], object] = lambda _rows: None
-        self._model, self._rows = model, rows
-        kept = _kept_positions(model.config.context_length, rows, max_tokens)
+        self._engine, self._rows = engine, rows
+        kept = _kept_positions(engine.config.context_length, rows, max_tokens)
         self._prefixes = Prefixes(kept)
         self._max_tokens = None if max_tokens is None else max_tokens - kept
         self.held_tokens = 0
@@ -132,7 +132,7 @@ class Answerer:
             RunError: a fault of the model, not of a record; not the memory for one text.
         """
         jobs = _Restartable(self._jobs(records, emit))
-        batch = Batch(self._model, self._rows, self._prefixes, self._use)
+        batch = Batch(self._engine, self._rows, self._prefixes, self._use)
         self.active = self.held_tokens = 0
         while not jobs.is_exhausted:
             for job in batch.run(jobs):
@@ -154,7 +154,7 @@ class Answerer:
         except ConstraintError as problem:
             raise BadRecordError(problem.code, problem.problem) from None
         ids = self._encode(record)
-        context, new = self._model.config.context_length, record.params.max_new_tokens
+        context, new = self._engine.config.context_length, record.params.max_new_tokens
         if self.spec.truncate_prompt and len(ids) + new > context:
             kept = max(1, context - new)
             return ids[-kept:], max(0, len(ids) - kept)
@@ -169,7 +169,7 @@ class Answerer:
             yield Text(
                 prompt=ids,
                 params=record.params,
-                context=self._model.config.context_length,
+                context=self._engine.config.context_length,
                 seed=self.spec.seed if record.seed is None else record.seed,
                 record=record.draw_name,
                 sample=number,
@@ -235,7 +235,7 @@ class Answerer:
         if count is None:
             return None
         self.on_token()  # it may take as long as one
-        return batch.beside(lambda: prompt_scores(self._model, self.tokenizer, pending.ids, count))
+        return batch.beside(lambda: prompt_scores(self._engine, self.tokenizer, pending.ids, count))
 
     def _require_known(self, record: Record) -> None:
         n_vocab = self.tokenizer.n_vocab

@@ -64,7 +64,7 @@ def pieces(fd: int, info: TensorInfo, size: int = PIECE) -> Iterator[Values]:
     for begin in range(0, info.numel, size):
         raw = space[: min(size, info.numel - begin) * width]
         read_into(raw, fd, info.start + begin * width, info)
-        yield _values(raw, info.dtype)
+        yield values_of(raw, info.dtype)
 
 
 def whole(fd: int, info: TensorInfo, first: int, last: int) -> Values:
@@ -97,7 +97,8 @@ def read_into(raw: NDArray[np.uint8], fd: int, offset: int, info: TensorInfo) ->
         space, offset = space[count:], offset + count
 
 
-def _values(raw: NDArray[np.uint8], dtype: str) -> Values:
+def values_of(raw: NDArray[np.uint8], dtype: str) -> Values:
+    """Raw bytes as numbers: float32 for floats that fit it, float64 for F64 and integers."""
     values: NDArray[Any] = raw.view(_NUMPY[dtype])
     if dtype == "BF16":  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)

@@ -5,13 +5,13 @@
 `gptcli.cli.app`, which is imported only once signals and streams are in order.
 """
 
+import gc
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
-from gptcli.cli import garbage
 from gptcli.core import signals
 
 INTERRUPTED = 130
@@ -35,7 +35,7 @@ def main() -> None:
         if not code:
             console.error(problem)
         code = code or problem.exit_code
-    garbage.leave()
+    gc.freeze()  # the process ends: nothing is searched for garbage that goes with it
     sys.exit(code)
 
 
@@ -60,8 +60,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _dispatch(arguments: Sequence[str]) -> int:
     _tidy_environment()
-    with garbage.none_made():
-        from gptcli.cli.app import run_command
+    from gptcli.cli.app import run_command
 
     return run_command(arguments)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptcli.batch import output as outputs
+from gptcli.batch.fingerprint import identity
 from gptcli.batch.input_check import checked
 from gptcli.batch.io.inputs import InputStream, open_input
 from gptcli.batch.io.lines import Line
@@ -19,9 +20,10 @@ from gptcli.batch.output import is_stream, recorded_header
 from gptcli.batch.ray.connection import ClusterPlan
 from gptcli.batch.result_lines import header, spec_of
 from gptcli.batch.runner import InterruptedJobError, Tally, run_job, stopped
+from gptcli.batch.worker import Answerer
 from gptcli.checkpoint.resolve import Target
 from gptcli.cli.clustering import Team
-from gptcli.cli.model_options import ModelOptions, fresh_seed
+from gptcli.cli.model_options import opened, ready
 from gptcli.cli.options import OUTPUT, BatchSize
 from gptcli.cli.prompt_input import notice_special
 from gptcli.cli.render import console
@@ -30,14 +32,12 @@ from gptcli.core import signals
 from gptcli.core.errors import GptcliError, RunError, UsageError
 from gptcli.core.memory import is_exhausted
 from gptcli.core.options import Argument, Option, check
-from gptcli.generation.model_spec import MACHINE, MODEL
+from gptcli.generation.llm import LLM, fresh_seed
+from gptcli.generation.model_spec import MACHINE, MODEL, ModelSpec
 from gptcli.model.memory_estimate import default_rows
 
 if TYPE_CHECKING:
     from gptcli.batch.ray.pool import ClusterAnswers
-    from gptcli.batch.worker import Answerer
-    from gptcli.model.config import GPTConfig
-    from gptcli.tokenizer.tokenizer import Tokenizer
 
 FAILED_RECORDS = 4
 
@@ -108,7 +108,7 @@ class BatchPlan:
         return "retry" if self.retry_failed else "resume" if self.resume else "new"
 
 
-def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
+def run_batch(model: ModelSpec, spec: JobSpec, plan: BatchPlan) -> None:
     """Do the job.
 
     Raises:
@@ -119,26 +119,19 @@ def run_batch(options: ModelOptions, spec: JobSpec, plan: BatchPlan) -> None:
         outputs.refuse_existing(plan.output)
     recorded = _recorded(plan)
     if recorded is not None:
-        spec = _as_recorded(spec, recorded, plan, keep_seed=options.seed is None)
+        spec = _as_recorded(spec, recorded, plan, keep_seed=model.seed is None)
     full = plan.hash_weights or str((recorded or {}).get("weights")).startswith("full:")
-    target = options.target()
-    if target.config is None:
-        options.load(target, 0)  # says what is missing
-        raise UsageError("config", "is needed")
-    options = options.settled(target)
+    llm = opened(replace(model, seed=spec.seed))
     with ExitStack() as stack:
         source = stack.enter_context(open_input(plan.input))
-        _refuse_overwriting(plan, source, target)
+        _refuse_overwriting(plan, source, llm.target)
         lines = input_lines(plan.input, source, spec.column)
         if spec.form == "json":
             lines = checked(lines, source.name, ahead=source.size is not None)
-        tokenizer = options.tokenizer(target, target.config)
         team = Team(plan.cluster, stack)
-        what = _identity(options, target, target.config, tokenizer, full)
-        what.update(team.machine(options.device))
-        opened = _open(plan, header(spec, what))
-        job = _BatchRun(options, spec, plan, target, target.config, tokenizer, team, what)
-        job.run(opened, source, lines)
+        what = {**identity(llm, full=full), **team.machine(llm)}
+        output = _open(plan, header(spec, what))
+        _BatchRun(llm, spec, plan, team, what).run(output, source, lines)
 
 
 class _BatchRun:
@@ -146,18 +139,14 @@ class _BatchRun:
 
     def __init__(
         self,
-        options: ModelOptions,
+        llm: LLM,
         spec: JobSpec,
         plan: BatchPlan,
-        target: Target,
-        config: "GPTConfig",
-        tokenizer: "Tokenizer",
         team: Team,
         identity: dict[str, Any],
     ) -> None:
-        self._options, self._spec, self._plan = options, spec, plan
+        self._llm, self._spec, self._plan = llm, spec, plan
         self._team, self._identity = team, identity
-        self._target, self._config, self._tokenizer = target, config, tokenizer
         self._tally = Tally()
         self._answerer: Answerer | ClusterAnswers | None = None
 
@@ -214,19 +203,15 @@ class _BatchRun:
             console.notice(text)
 
         rows, most = self._plan.batch_size, self._plan.max_batch_tokens
-        options, spec, what = self._options, self._spec, self._identity
-        answers = self._team.answers(options, spec, what, rows=rows, max_tokens=most)
+        spec, what = self._spec, self._identity
+        answers = self._team.answers(self._llm, spec, what, rows=rows, max_tokens=most)
         answers.on_ready, answers.notify = progress.began, notify
         return answers
 
     def _load(self, progress: BatchProgress) -> "Answerer":
-        fast = self._options.load_fast(self._target, self._spec.seed)
-        from gptcli.batch.worker import Answerer
-
-        rows = self._plan.batch_size or default_rows(self._config)
-        answerer = Answerer(
-            fast, self._tokenizer, self._spec, rows=rows, max_tokens=self._plan.max_batch_tokens
-        )
+        llm, most = ready(self._llm), self._plan.max_batch_tokens
+        rows = self._plan.batch_size or default_rows(llm.config)
+        answerer = Answerer(llm.engine, llm.tokenizer, self._spec, rows=rows, max_tokens=most)
 
         def notify(rows: int) -> None:
             progress.clear()
@@ -293,9 +278,9 @@ class _BatchRun:
         }
 
 
-def seed_of(options: ModelOptions) -> int:
+def seed_of(model: ModelSpec) -> int:
     """The seed that was asked for, or a fresh one."""
-    return fresh_seed() if options.seed is None else options.seed
+    return fresh_seed() if model.seed is None else model.seed
 
 
 def _recorded(plan: BatchPlan) -> dict[str, Any] | None:
@@ -314,20 +299,6 @@ def _as_recorded(
     openai = spec.openai if old.openai is not None else None  # format 1 knew no such defaults
     seed = old.seed if keep_seed else spec.seed
     return replace(spec, seed=seed, format=old.format, openai=openai)
-
-
-def _identity(
-    options: ModelOptions,
-    target: Target,
-    config: "GPTConfig",
-    tokenizer: "Tokenizer",
-    full: bool,
-) -> dict[str, Any]:
-    from gptcli.batch.fingerprint import identity
-
-    return identity(
-        target, config, tokenizer, dtype=options.numbers, device=options.device, full=full
-    )
 
 
 def _open(plan: BatchPlan, first: bytes) -> outputs.Opened:

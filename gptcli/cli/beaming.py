@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
+from gptcli.cli.plan import Plan
 from gptcli.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from gptcli.generation.decode import FinishReason, Model, Token
+    from gptcli.generation.decode import FinishReason, Token
+    from gptcli.generation.llm import LLM
     from gptcli.generation.text_stream import Completion
     from gptcli.sampling.params import SamplingParams
-    from gptcli.tokenizer.tokenizer import Tokenizer
 
 
 class Found:
@@ -29,13 +30,7 @@ class Found:
 
 
 def completions(
-    model: "Model",
-    ids: Sequence[int],
-    params: "SamplingParams",
-    beams: int,
-    tokenizer: "Tokenizer",
-    stop: Sequence[str],
-    keep_stop: bool,
+    llm: "LLM", ids: Sequence[int], params: "SamplingParams", plan: Plan
 ) -> list["Completion"]:
     """The completions of one search, the best first.
 
@@ -46,22 +41,27 @@ def completions(
     from gptcli.generation.decode import Generation
     from gptcli.generation.text_stream import Completion
 
-    context = model.config.context_length
+    context = llm.config.context_length
     if len(ids) > context:
         raise UsageError(
             "prompt", f"too long ({len(ids):,} tokens, expected at most {context:,}, the context)"
         )
     start = perf_counter()
     found = beam_search(
-        model, ids, params, beams, eos_ids=tokenizer.eos_ids, n_vocab=tokenizer.n_vocab
+        llm.engine,
+        ids,
+        params,
+        plan.beams or 1,
+        eos_ids=llm.tokenizer.eos_ids,
+        n_vocab=llm.tokenizer.n_vocab,
     )
     seconds = perf_counter() - start
     return [
         Completion(
             cast(Generation, Found(best.ids, best.finish_reason, seconds)),
-            tokenizer,
-            stop,
-            keep_stop,
+            llm.tokenizer,
+            plan.stop,
+            plan.keep_stop,
             score=best.score,
             after=ids,
         )

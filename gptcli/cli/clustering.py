@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,12 +11,13 @@ from gptcli.batch.ray.connection import Cluster, ClusterPlan, connected, importe
 from gptcli.checkpoint.presets import PRESETS
 from gptcli.core.errors import UsageError
 from gptcli.core.options import Option, check
+from gptcli.generation.model_spec import ModelSpec
 from gptcli.version import __version__
 
 if TYPE_CHECKING:
     from gptcli.batch.job import JobSpec
     from gptcli.batch.ray.pool import ClusterAnswers
-    from gptcli.cli.model_options import ModelOptions
+    from gptcli.generation.llm import LLM
 
 CLUSTER = "Cluster"
 
@@ -26,9 +27,13 @@ class ClusterOptions:
     """Who computes: this process, or workers of a Ray cluster."""
 
     engine: Annotated[
-        Literal["ray"] | None,
-        Option("ray: many workers, on one machine or a cluster; same output.", CLUSTER),
-    ] = None
+        Literal["auto", "native", "torch", "ray"],
+        Option(
+            "native: the compiled kernels; torch: PyTorch; auto: native on a CPU;"
+            " ray: many workers, on one machine or a cluster; same output.",
+            CLUSTER,
+        ),
+    ] = "auto"
     workers: Annotated[
         int | None, Option("How many; 1 without it.", CLUSTER, metavar="N", ge=1)
     ] = None
@@ -52,18 +57,18 @@ class ClusterOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.engine is None:
+        if self.engine != "ray":
             for name in ("workers", "ray_address", "num_gpus_per_worker"):
                 if getattr(self, name) is not None:
                     raise UsageError(name, "needs `engine=ray`")
 
-    def plan(self, model: "ModelOptions") -> ClusterPlan | None:
+    def plan(self, model: ModelSpec) -> ClusterPlan | None:
         """The cluster; None for this process alone.
 
         Raises:
             UsageError: GPUs are wanted of a CPU's workers, or Ray is not installed.
         """
-        if self.engine is None:
+        if self.engine != "ray":
             return None
         imported_ray()
         on_gpu, gpus = model.device.startswith("cuda"), self.num_gpus_per_worker
@@ -90,15 +95,15 @@ class Team:
         """Whether there is `--engine ray`."""
         return self._plan is not None
 
-    def machine(self, device: str) -> dict[str, Any]:
+    def machine(self, llm: "LLM") -> dict[str, Any]:
         """What the output's header is to say of the workers' machines, if they may be others."""
-        if self._plan is None or self._plan.address is None:
+        if self._plan is None or self._plan.address is None or llm.is_native:
             return {}
-        return {"machine": self._connect(self._plan).machine(device)}
+        return {"machine": self._connect(self._plan).machine(llm.spec.device)}
 
     def answers(
         self,
-        options: "ModelOptions",
+        llm: "LLM",
         spec: "JobSpec",
         identity: Mapping[str, Any],
         *,
@@ -112,17 +117,9 @@ class Team:
         from gptcli.batch.ray.worker import WorkerPlan
 
         plan = WorkerPlan(
-            model=_anywhere(options.model),
-            config=options.config and options.config.absolute(),
-            weights=options.weights and options.weights.absolute(),
-            offline=options.offline,
+            model=_anywhere(llm, self._plan.threads),
             spec=spec,
             identity={**identity, "version": __version__},
-            device=options.device,
-            dtype=options.dtype,
-            quantize=options.quantize,
-            threads=self._plan.threads,
-            check_finite=options.check_finite,
             rows=rows,
             sharing=cluster.sharing(),
             max_tokens=max_tokens,
@@ -135,6 +132,16 @@ class Team:
         return self._cluster
 
 
-def _anywhere(model: str | None) -> str | None:
-    """The model's name as it holds in another working directory."""
-    return model if model is None or model in PRESETS else str(Path(model).absolute())
+def _anywhere(llm: "LLM", threads: int) -> ModelSpec:
+    """The model as it is named in another working directory, computing as it does here."""
+    spec = llm.spec
+    is_path = spec.model is not None and llm.name not in PRESETS and Path(spec.model).exists()
+    return replace(
+        spec,
+        model=str(Path(spec.model).absolute()) if is_path and spec.model else spec.model,
+        config=spec.config and spec.config.absolute(),
+        weights=spec.weights and spec.weights.absolute(),
+        dtype=llm.dtype,
+        threads=threads,
+        engine="native" if llm.is_native else "torch",
+    )

@@ -3,18 +3,19 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.model_options import opened, ready
 from gptcli.cli.plan import Plan
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
 
 if TYPE_CHECKING:
     from gptcli.generation.decode import Prompt
+    from gptcli.generation.llm import LLM
     from gptcli.generation.speculative import Drafter, Speculation
     from gptcli.tokenizer.tokenizer import Tokenizer
 
 
-def drafter(options: ModelOptions, plan: Plan, tokenizer: "Tokenizer") -> "Drafter | None":
+def drafter(llm: "LLM", plan: Plan) -> "Drafter | None":
     """Who guesses, None if nobody was asked to.
 
     Raises:
@@ -26,11 +27,9 @@ def drafter(options: ModelOptions, plan: Plan, tokenizer: "Tokenizer") -> "Draft
 
     if plan.draft is None:
         return PromptLookup()
-    smaller = replace(options, model=plan.draft, config=None, weights=None)
-    target = smaller.target()
-    model = smaller.load_fast(target, options.seed or 0, single=True)
-    _require_same(tokenizer, smaller.tokenizer(target, model.config), plan.draft)
-    return DraftModel(model)
+    smaller = opened(replace(llm.spec, model=plan.draft, config=None, weights=None))
+    _require_same(llm.tokenizer, smaller.tokenizer, plan.draft)
+    return DraftModel(ready(smaller).engine)
 
 
 def speculation(prompt: "Prompt", drafter: "Drafter | None") -> "Speculation | None":

@@ -1,7 +1,7 @@
 """Options that several commands share and no part of the library has."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated, get_args
 
 import typer
 
@@ -10,11 +10,9 @@ from gptcli.cli.render import console
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
 from gptcli.core.options import Argument, Option
+from gptcli.generation.model_spec import ModelSpec
 from gptcli.sampling.params import SAMPLING, SamplingParams
 from gptcli.version import __version__
-
-if TYPE_CHECKING:
-    from gptcli.cli.model_options import ModelOptions
 
 JOB, OUTPUT, MACHINE = "Job", "Output", "Machine"
 CONFIGS, WEIGHTS = (".yaml", ".yml", ".json"), (".safetensors", ".index.json")
@@ -33,7 +31,7 @@ Target = Annotated[
 ]
 
 
-def with_target(model: "ModelOptions", target: str | None) -> "ModelOptions":
+def with_target(model: ModelSpec, target: str | None) -> ModelSpec:
     """The model that the argument TARGET or --model names.
 
     Raises:
@@ -47,7 +45,7 @@ def with_target(model: "ModelOptions", target: str | None) -> "ModelOptions":
 
 
 def sampling(
-    context: typer.Context, params: SamplingParams, model: "ModelOptions", *, greedy: bool
+    context: typer.Context, params: SamplingParams, model: ModelSpec, *, greedy: bool
 ) -> SamplingParams:
     """The sampling of a command line: where it names no temperature, the model's own."""
     if greedy:

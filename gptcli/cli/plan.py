@@ -116,15 +116,6 @@ class Plan:
         if self.beams is not None:
             self._refuse("beams", self.beams, {name: is_given(name) for name in OF_DRAWS})
 
-    def is_single(self, *, quantized: bool) -> bool:
-        """Whether the model is best arranged for one text at a time: there are no beams.
-
-        A token and guesses to check are a few rows, which float weights would rather have packed.
-        Rounded ones read a prompt in one way only for one text, guesses or not.
-        """
-        guesses = self.lookup or self.draft is not None
-        return self.beams is None and (quantized or not guesses)
-
     def _check_beams(self) -> None:
         if self.beams is None:
             return

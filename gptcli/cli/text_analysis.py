@@ -1,14 +1,15 @@
 """Run a model on one text for `inspect`: tokens, predictions, activations, gradients."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.model_options import book_model, found
 from gptcli.cli.prompt_input import read_prompt
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
 from gptcli.core.options import Option, check
+from gptcli.generation.model_spec import ModelSpec
 from gptcli.model.config import GPTConfig
 
 if TYPE_CHECKING:
@@ -123,36 +124,35 @@ class TextAnalysis:
     gradients: "tuple[Gradients, Gradients] | None"
 
 
-def analyse(
-    model_options: ModelOptions, options: AnalysisOptions, *, every_map: bool = False
-) -> TextAnalysis:
+def analyse(spec: ModelSpec, options: AnalysisOptions, *, every_map: bool = False) -> TextAnalysis:
     """Load the model and run it; with `every_map` all attention weights are kept.
 
     Raises:
         UsageError: the text has too many tokens, or too few; there is no such head.
         GptcliError: whatever keeps the model from being loaded.
     """
-    target = model_options.target(option="TARGET")
+    from gptcli.generation.llm import LLM
+
+    spec = replace(spec, seed=SEED if spec.seed is None else spec.seed)
+    llm = LLM.of_target(spec, found(spec, option="TARGET"))
     # What tokenizer and config can refuse is refused before weights are read.
-    tokenizer = model_options.tokenizer(target, target.config) if target.config else None
-    if target.config and tokenizer:
-        heads_to_show(tokenizer.prompt(options.text), options, target.config)
-    seed = SEED if model_options.seed is None else model_options.seed
-    model = model_options.load(target, seed)
-    tokenizer = tokenizer or model_options.tokenizer(target, model.config)
-    ids = tokenizer.prompt(options.text)
+    ids = llm.tokenizer.prompt(options.text)
+    heads_to_show(ids, options, llm.config)
+    model = book_model(llm)
     heads = heads_to_show(ids, options, model.config)
     kept = range(model.config.n_layers) if every_map else {layer for layer, _ in heads}
     forward = None
     if options.prompt is not None:
-        forward = _forward_pass(model, ids, tokenizer, heads, kept, top=options.top or _CANDIDATES)
+        forward = _forward_pass(
+            model, ids, llm.tokenizer, heads, kept, top=options.top or _CANDIDATES
+        )
     return TextAnalysis(
-        name=target.name,
+        name=llm.name,
         config=model.config,
-        seed=seed if target.weights is None else None,
+        seed=spec.seed if llm.checkpoint is None else None,
         text=options.text,
         ids=ids,
-        tokenizer=tokenizer,
+        tokenizer=llm.tokenizer,
         forward=forward,
         gradients=_both_gradients(model, ids) if options.gradients else None,
     )

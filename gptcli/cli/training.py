@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptcli.checkpoint.resolve import resolve
-from gptcli.cli.computing import pytorch
 from gptcli.cli.options import OUTPUT
 from gptcli.cli.render import console
 from gptcli.cli.render.progress import TrainingProgress, downloads
@@ -80,11 +79,12 @@ def carry_out(request: Request) -> None:
         with downloads() as report:
             resolve(recipe.init_from, offline=recipe.offline, progress=report, option="init_from")
     with console.waiting("reading the texts ..."):
-        torch = pytorch(request.recipe.threads)
-        from gptcli.engine.heap import keep_freed_memory
+        from gptcli.engine.pytorch import torch_on
         from gptcli.train.distributed import joined
+        from gptcli.train.heap import keep_freed_memory
 
         keep_freed_memory()
+        torch = torch_on("cpu", request.recipe.threads)
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with joined(device) as group:
         _train(request, group)

@@ -1,32 +1,24 @@
 """How fast a model loads, reads and writes here, and how near that is to what the machine can.
 
-Every run loads the model anew, measures it through the loop that generates, then the same loop
-around the book's placeholder, whose blocks do nothing, then the batch, then the machine itself: all
-that is compared was measured within seconds. One text and several are each measured with the model
-arranged as `generate` and `batch` have it. Knows no files and no terminal.
+Every run loads the model anew, measures it through the loop that generates, then a batch, then the
+machine itself: all that is compared was measured within seconds.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor, nn
 
 from gptcli.core.memory import peak_bytes, resident_bytes
 from gptcli.diagnostics import machine
 from gptcli.diagnostics.machine import Machine
 from gptcli.diagnostics.workload import Workload
-from gptcli.engine.fast import FastGPT
-from gptcli.engine.quantize import Width
-from gptcli.generation.decode import Generation, Model, Prompt
+from gptcli.engine.interface import Engine, Logits, Span
+from gptcli.generation.decode import Generation, Prompt
 from gptcli.generation.scheduler import Batch, Job
 from gptcli.generation.sequence import Sequence as Text
 from gptcli.model.config import GPTConfig
-from gptcli.model.dummy import DummyGPTModel
 from gptcli.model.memory_estimate import decode_bytes, weight_bytes
 from gptcli.model.parameters import decode_flops, prefill_flops
 from gptcli.sampling.params import SamplingParams
@@ -39,12 +31,12 @@ class Run:
     """One run, in seconds; bytes where it says so.
 
     Attributes:
-        load: until the model is ready for one text, PyTorch already imported.
+        load: until the model is ready.
         prefill: reading the long prompt.
         first: from the short prompt's ids to the first token.
         decode: all tokens after the first.
         batch: the whole batch, prompts too; None without one.
-        outside: the same tokens as `decode`, with blocks that do nothing.
+        outside: of `decode`, what was not spent in the engine: choosing tokens.
         peak: bytes, the most the process has held by the end of decoding, above what it held
             before the model was loaded; only of the first run, and where the system tells. On a
             GPU the most that was allocated there.
@@ -93,7 +85,7 @@ class Report:
         first: seconds from a short prompt's ids to the first token.
         prefill, decode, batch: tokens/s; the batch's are the new ones, its prompts' time counts.
         token: seconds a token of `decode`.
-        outside: seconds a token that are not spent in transformer blocks.
+        outside: seconds a token that are not spent in the engine.
         memory: bytes/s that decoding must move.
         products: FLOP/s of reading the prompt.
         batch_products: FLOP/s of the batch, prompts too.
@@ -117,60 +109,61 @@ class Report:
     peak: int | None
 
 
-class Load(Protocol):
-    """Where the model comes from."""
-
-    def __call__(self, *, single: bool) -> FastGPT:
-        """Arranged for one text at a time, or for several."""
-
-
-def run(load: Load, work: Workload, dtype: str, width: Width | None) -> Run:
+def run(
+    load: Callable[[], Engine], work: Workload, width: str, threads: int, device: str = "cpu"
+) -> Run:
     """One run of a workload that the context holds.
 
     Args:
-        load: gives the model: for one text, which is timed, then for the batch if there is one.
+        load: gives the model; it is timed.
         work: what to measure.
-        dtype: of the model's arithmetic, "float32".
-        width: of its weights, None for those of the dtype.
+        width: of its weights: a dtype, "int8" or "int4".
+        threads: that compute.
+        device: where.
     """
-    threads = torch.get_num_threads()  # which a model chooses anew for every step
     before, peak_before = resident_bytes(), peak_bytes()
     start = perf_counter()
-    model = load(single=True)
-    config, device = model.config, model.device
-    machine.synchronize(device)
+    engine = _Timed(load())
+    config = engine.config
     loaded = perf_counter() - start
     ids = _ids(config, max(work.prefill, work.prompt))
     long, short = ids[: work.prefill], ids[: work.prompt]
-    _write(model, long, 1)  # what is done once for each shape is done here
-    _write(model, short, min(_WARM_TOKENS, work.new_tokens))
+    _write(engine, long, 1)  # what is done once for each shape is done here
+    _write(engine, short, min(_WARM_TOKENS, work.new_tokens))
     start = perf_counter()
-    Prompt(model, long, 1)
-    machine.synchronize(device)
+    Prompt(engine, long, 1)
     prefill = perf_counter() - start
-    first, decode = _write(model, short, work.new_tokens)
-    grown = _on_device(device) if device.type == "cuda" else _growth(before, peak_before)
-    number = getattr(torch, dtype)
-    outside = _write(_Placeholder(model, number), short, work.new_tokens)[1]
-    del model  # the next one takes its place in memory
-    torch.set_num_threads(threads)
-    batch = _batch(load(single=False), work) if work.rows else None
-    torch.set_num_threads(threads)
+    first, decode, inside = _write(engine, short, work.new_tokens)
+    grown = _on_device(device) if device.startswith("cuda") else _growth(before, peak_before)
     return Run(
         load=loaded,
         prefill=prefill,
         first=first,
         decode=decode,
-        batch=batch,
-        outside=outside,
+        batch=_batch(engine, work) if work.rows else None,
+        outside=decode - inside,
         peak=grown,
-        machine=machine.measure(
-            weight_bytes(config, width or dtype), work.product, number, width, device
-        ),
+        machine=machine.measure(weight_bytes(config, width), work.product, threads, device),
     )
 
 
-def _on_device(device: torch.device) -> int:
+class _Timed:
+    """An engine that says how long it computed; its logits are there when a step returns."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.config, self.new_cache = engine, engine.config, engine.new_cache
+        self.seconds = 0.0
+
+    def step(self, spans: Sequence[Span]) -> Logits:
+        start = perf_counter()
+        logits = self._engine.step(spans)
+        self.seconds += perf_counter() - start
+        return logits
+
+
+def _on_device(device: str) -> int:
+    import torch  # noqa: PLC0415  # only a GPU needs it
+
     return torch.cuda.max_memory_allocated(device)
 
 
@@ -235,65 +228,36 @@ def _ids(config: GPTConfig, count: int, seed: int = 0) -> list[int]:
     return [draw.randrange(config.vocab_size) for _ in range(count)]
 
 
-def _write(model: Model, ids: Sequence[int], new_tokens: int) -> tuple[float, float]:
-    """Seconds until the first token, and of all others: greedy, through the loop of `generate`."""
+def _write(engine: _Timed, ids: Sequence[int], new_tokens: int) -> tuple[float, float, float]:
+    """Seconds until the first token, of all others, and of these in the engine: greedy, through
+    the loop of `generate`.
+    """
     start = perf_counter()
     params = SamplingParams(max_new_tokens=new_tokens, temperature=0.0)
-    tokens = iter(Generation(Prompt(model, ids, new_tokens), params, seed=0))
+    tokens = iter(Generation(Prompt(engine, ids, new_tokens), params, seed=0))
     next(tokens)
-    first = perf_counter()
+    first, inside = perf_counter(), engine.seconds
     for _ in tokens:
         pass
-    return first - start, perf_counter() - first
+    return first - start, perf_counter() - first, engine.seconds - inside
 
 
-def _batch(model: FastGPT, work: Workload) -> float:
+def _batch(engine: Engine, work: Workload) -> float:
     """Seconds to write all rows, each after a prompt of its own."""
     params = SamplingParams(max_new_tokens=work.row_tokens, temperature=0.0)
     jobs = [
         Job(
             Text(
-                prompt=_ids(model.config, work.prompt, row),
+                prompt=_ids(engine.config, work.prompt, row),
                 params=params,
-                context=model.config.context_length,
+                context=engine.config.context_length,
                 seed=0,
             )
         )
         for row in range(work.rows)
     ]
-    batch = Batch(model, work.rows)
+    batch = Batch(engine, work.rows)
     start = perf_counter()
     for _ in batch.run(jobs):
         pass
     return perf_counter() - start
-
-
-class _Placeholder:
-    """The book's placeholder with a model's own norm and output head, as the loop wants a model.
-
-    Its embeddings are zeros: a look-up takes the same time whatever it finds.
-    """
-
-    def __init__(self, model: FastGPT, dtype: torch.dtype) -> None:
-        self.config, self.device, self.new_cache = model.config, model.device, model.new_cache
-        with torch.device("meta"):
-            self._dummy = DummyGPTModel(model.config).eval().to(dtype)
-        self._dummy.out_head = _Head(model)  # type: ignore[assignment]
-        self._dummy.to_empty(device=model.device)
-        for table in self._dummy.parameters():
-            table.data.zero_()
-
-    @torch.inference_mode()
-    def __call__(self, ids: Tensor, cache: Any = None, last: bool = False) -> Tensor:
-        """(1, T) ids → (1, 1, V) logits of the last position."""
-        return self._dummy(ids)
-
-
-class _Head(nn.Module):
-    def __init__(self, model: FastGPT) -> None:
-        super().__init__()
-        self._model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(1, T, E) → (1, 1, V)."""
-        return self._model.logits(x[0, -1:]).unsqueeze(0)

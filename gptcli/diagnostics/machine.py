@@ -1,33 +1,29 @@
 """What this machine reaches by itself: reading and copying memory, multiplying matrices.
 
 The yardstick that `gptcli.diagnostics.benchmark` holds a model against, measured in the same run.
-Knows no model.
 """
 
 import platform
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from gptcli.engine.linear import can_pack, fastest_linear
-from gptcli.engine.quantize import Width, quantized_linear
+import numpy as np
 
 _PASSES = 4  # a bound is the best of several; the first of them only warms up
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Rates by PyTorch's own operators, with the threads that are set.
+    """Rates of a CPU by NumPy, of a GPU by PyTorch.
 
     Attributes:
-        read: bytes/s, the sum of a float32 tensor.
+        read: bytes/s, the maximum of a float32 array.
         copy: bytes/s, reading and writing counted.
-        product: FLOP/s of a square product.
+        product: FLOP/s of a square float32 product.
     """
 
     read: float
@@ -40,58 +36,53 @@ class Machine:
         return max(self.read, self.copy)
 
 
-def measure(
-    nbytes: int, side: int, dtype: torch.dtype, width: Width | None, device: torch.device
-) -> Machine:
+def measure(nbytes: int, side: int, threads: int, device: str = "cpu") -> Machine:
     """The machine's rates.
 
     Args:
         nbytes: read and copied; as many as the model moves, for a cache holds small ones.
         side: of the square matrices.
-        dtype: of the product.
-        width: of the product's weights; int4 multiplies in bfloat16 and is held against that.
+        threads: that read and copy; the product's are BLAS's own.
         device: where.
     """
-    read, copy = _memory(nbytes, device)
-    return Machine(read, copy, 2 * side**3 / _best(_product(side, dtype, width, device), device))
+    if device != "cpu":
+        return _measure_device(nbytes, side, device)
+    source = np.ones(max(nbytes // 4, threads), np.float32)
+    parts = np.array_split(source, threads)
+    targets = [np.empty_like(part) for part in parts]
+    weight = np.ones((side, side), np.float32)
+    with ThreadPoolExecutor(threads) as pool:
+        read = source.nbytes / _best(lambda: list(pool.map(np.max, parts)))
+        copy = 2 * source.nbytes / _best(lambda: list(pool.map(np.copyto, targets, parts)))
+    return Machine(read, copy, 2 * side**3 / _best(lambda: weight @ weight))
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for what was only begun, where the clock would not see it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _measure_device(nbytes: int, side: int, device: str) -> Machine:
+    import torch  # noqa: PLC0415  # only a GPU needs it
 
-
-def _memory(nbytes: int, device: torch.device) -> tuple[float, float]:
-    source = torch.ones(max(nbytes // 4, 1), device=device)
+    source, weight = torch.ones(nbytes // 4, device=device), torch.ones(side, side, device=device)
     target = torch.empty_like(source)
-    read = 4 * source.numel() / _best(source.sum, device)
-    return read, 8 * source.numel() / _best(lambda: target.copy_(source), device)
+
+    def done(work: Callable[[], Any]) -> Callable[[], object]:
+        def waited() -> object:
+            return work().flatten()[:1].cpu()  # waits for the device
+
+        return waited
+
+    return Machine(
+        nbytes / _best(done(source.max)),
+        2 * nbytes / _best(done(lambda: target.copy_(source))),
+        2 * side**3 / _best(done(lambda: weight @ weight)),
+    )
 
 
-def _product(
-    side: int, dtype: torch.dtype, width: Width | None, device: torch.device
-) -> Callable[[], Tensor]:
-    weight = torch.randn(side, side, device=device)
-    if width == "int8":
-        layer, x = quantized_linear(weight, None, width), torch.randn(side, side)
-        return lambda: layer(x)
-    weight = weight.to(torch.bfloat16 if width == "int4" else dtype)
-    if dtype == torch.float16 and can_pack(weight):
-        layer, x = fastest_linear(weight, None), weight.float()
-        return lambda: layer(x)
-    return lambda: F.linear(weight, weight)
-
-
-def _best(work: Callable[[], object], device: torch.device) -> float:
+def _best(work: Callable[[], object]) -> float:
     """Seconds of the fastest pass."""
     seconds = []
-    with torch.inference_mode():
-        for _ in range(_PASSES):
-            start = perf_counter()
-            work()
-            synchronize(device)
-            seconds.append(perf_counter() - start)
+    for _ in range(_PASSES):
+        start = perf_counter()
+        work()
+        seconds.append(perf_counter() - start)
     return min(seconds[1:])
 
 

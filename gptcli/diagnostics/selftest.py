@@ -12,18 +12,20 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from gptcli.checkpoint.load import load_model, save
+from gptcli.checkpoint.load import load_model, save, weights_of
 from gptcli.checkpoint.presets import PRESETS, preset_config
 from gptcli.checkpoint.resolve import Target
 from gptcli.core.errors import GptcliError
 from gptcli.core.escape import shown
-from gptcli.engine.fast import FastGPT
-from gptcli.engine.linear import fastest_linear
+from gptcli.diagnostics.golden import DIGESTS, golden_digest
+from gptcli.engine import library
+from gptcli.engine.interface import Engine, Span
+from gptcli.engine.pytorch import TorchEngine
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.generation.scheduler import Batch, Job
 from gptcli.generation.sequence import Sequence, Token
 from gptcli.model.config import GPTConfig
-from gptcli.model.gpt import untrained
+from gptcli.model.gpt import GPTModel, untrained
 from gptcli.model.parameters import count
 from gptcli.model.shortcut import BOOK_GRADIENTS, demonstration
 from gptcli.sampling.params import SamplingParams
@@ -74,6 +76,15 @@ class Check:
 Answer = tuple[str, str, bool]
 
 
+def engine_of(model: GPTModel) -> Engine:
+    """What generates here: the compiled kernels, or PyTorch where they are missing."""
+    if library.why_unavailable():
+        return TorchEngine(model)
+    from gptcli.engine.native_engine import NativeEngine  # noqa: PLC0415
+
+    return NativeEngine(model.config, weights_of(model).tensors)
+
+
 def names(*, quick: bool = False) -> list[str]:
     """The checks in their order; a quick test leaves out the one that draws a whole GPT-2."""
     return [name for name, check in CHECKS.items() if not (quick and check is books_tokens)]
@@ -119,9 +130,9 @@ def book_gradients() -> Answer:
 
 def books_tokens() -> Answer:
     """Ten greedy tokens of the untrained 124M model of seed 123: draws, network and loop."""
-    model = FastGPT(untrained(preset_config(PRESETS["gpt2-124m"]), 123))
+    engine = engine_of(untrained(preset_config(PRESETS["gpt2-124m"]), 123))
     params = SamplingParams(max_new_tokens=len(TOKENS), temperature=0)
-    generation = Generation(Prompt(model, PROMPT, len(TOKENS)), params, seed=0)
+    generation = Generation(Prompt(engine, PROMPT, len(TOKENS)), params, seed=0)
     found = tuple(token.id for token in generation)
     return _ids(TOKENS), _ids(found), found == TOKENS
 
@@ -169,26 +180,32 @@ def cached_and_whole() -> Answer:
     return _within("the same logits within", _apart(torch.cat(parts, 1), whole))
 
 
-def fast_and_plain() -> Answer:
-    """The network arranged for speed against the book's."""
-    ids = torch.arange(48)[None] * 5 % _SMALL.vocab_size
+def engine_and_book() -> Answer:
+    """What generates here against the book's network."""
+    ids = [n * 5 % _SMALL.vocab_size for n in range(48)]
     with torch.inference_mode():
-        plain = untrained(_SMALL, 3)(ids)
-    return _within("the same logits within", _apart(FastGPT(untrained(_SMALL, 3))(ids), plain))
+        plain = untrained(_SMALL, 3)(torch.tensor([ids]))[0]
+    engine = engine_of(untrained(_SMALL, 3))
+    found = engine.step([Span(engine.new_cache(), ids, len(ids))])
+    return _within("the same logits within", _apart(torch.from_numpy(found), plain))
 
 
-def stable_rows() -> Answer:
-    """A row of a product has the same bits whatever stands beside it, at GPT-2's sizes."""
-    torch.manual_seed(4)
-    wrong = []
-    for outputs, inputs in ((2304, 768), (768, 768), (3072, 768), (768, 3072)):
-        layer = fastest_linear(torch.randn(outputs, inputs), torch.randn(outputs))
-        x = torch.randn(520, inputs)  # as many as a step reads of prompts
-        whole = layer(x)
-        parts = [slice(0, 2), slice(5, 8), slice(64, 97), slice(500, 520)]
-        others = [part for part in parts if not torch.equal(layer(x[part]), whole[part])]
-        wrong += [f"{inputs} to {outputs}, rows {p.start} to {p.stop - 1}" for p in others]
-    return "equal bits for 2 to 520 rows", ", ".join(wrong) or "equal bits", not wrong
+def same_bits() -> Answer:
+    """Logits of a fixed model at every width, by each build that this processor runs."""
+    if reason := library.why_unavailable():
+        return "compiled kernels", shown(reason), False
+    usable = [build.name for build in library.builds() if build.is_supported]
+    wrong = [
+        f"{build} at {width}"
+        for build in usable
+        for width in DIGESTS
+        if golden_digest(width, build) != DIGESTS[width]
+    ]
+    return (
+        "the recorded bits",
+        ", ".join(wrong) or f"the recorded bits by {', '.join(usable)}",
+        (not wrong),
+    )
 
 
 def texts_alone_and_together() -> Answer:
@@ -217,7 +234,7 @@ def _texts(rows: int) -> list[list[tuple[int, float | None]]]:
         )
         return Job(text, watch=watch)
 
-    for _ in Batch(FastGPT(untrained(_SMALL, 5)), rows).run(map(job, range(_TEXTS))):
+    for _ in Batch(engine_of(untrained(_SMALL, 5)), rows).run(map(job, range(_TEXTS))):
         pass
     return told
 
@@ -230,8 +247,8 @@ CHECKS: dict[str, Callable[[], Answer]] = {
     "safetensors round trip": safetensors_round_trip,
     "tokenizer round trip": tokenizer_round_trip,
     "cache and no cache": cached_and_whole,
-    "fast and plain network": fast_and_plain,
-    "rows of a product": stable_rows,
+    "engine and the book's network": engine_and_book,
+    "the same bits on every processor": same_bits,
     "texts alone and together": texts_alone_and_together,
 }
 

@@ -30,8 +30,8 @@ class Cache(Protocol):
         """Forget all but the first `length` positions."""
 
     # A cache takes what its own engine made, and nothing else: Any stands for its own kind.
-    def append_from(self, other: Any, start: int, end: int) -> None:
-        """Copy positions `start` to `end` of another cache behind those held here.
+    def copy_prefix(self, other: Any, length: int) -> None:
+        """Hold what another cache holds of its first `length` positions, and nothing else.
 
         Raises:
             ValueError: the other does not hold them, or they do not fit.
@@ -44,12 +44,12 @@ class Span(NamedTuple):
     Attributes:
         cache: what the tokens follow; afterwards it holds them too.
         ids: at least one.
-        wanted: logits are computed after this many of the last ids; 0 for none.
+        n_logits: logits are computed after this many of the last ids; 0 for none.
     """
 
     cache: Any
     ids: Sequence[int]
-    wanted: int = 1
+    n_logits: int = 1
 
 
 class Engine(Protocol):

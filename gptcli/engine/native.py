@@ -22,8 +22,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gptcli.core.errors import RunError, UsageError
+from gptcli.core.errors import UsageError
 from gptcli.engine import library as lib
+from gptcli.engine.interface import Span
 from gptcli.engine.library import BF16, F16, F32, INT4, INT8, Pool
 
 Width = Literal["int8", "int4"]
@@ -99,7 +100,7 @@ class KVCache:
         """An empty cache; memory is taken from the system as it fills.
 
         Raises:
-            RunError: out of memory.
+            MemoryError: there is none.
         """
         L, H, D = network.n_layers, network.n_heads, network.head_dim
         blocks = -(-capacity // BLOCK)
@@ -107,7 +108,7 @@ class KVCache:
             self.keys = np.zeros((L, H, blocks, D, BLOCK), np.float32)
             self.values = np.zeros((L, H, blocks * BLOCK, _padded(D, BLOCK)), np.float32)
         except MemoryError:
-            raise RunError("cache", f"out of memory for {capacity:,} positions") from None
+            raise MemoryError(f"no memory for {capacity:,} positions") from None
         self.capacity, self.length = capacity, 0
 
     def truncate(self, length: int) -> None:
@@ -122,14 +123,6 @@ class KVCache:
         self.keys[:, :, :blocks] = other.keys[:, :, :blocks]
         self.values[:, :, :length] = other.values[:, :, :length]
         self.length = length
-
-
-class Span(NamedTuple):
-    """Ids that follow what a cache holds, and how many of the last of them want logits."""
-
-    cache: KVCache
-    ids: Sequence[int]
-    n_logits: int = 1
 
 
 class NativeGPT:
@@ -169,7 +162,8 @@ class NativeGPT:
 
         Raises:
             UsageError: no such build, or int4 for widths that are no multiple of 32.
-            RunError: no library, or out of memory.
+            RunError: no library.
+            MemoryError: there is none for the weights.
             ValueError: weights are missing, or have the wrong shape or dtype.
         """
         self.network = network
@@ -197,14 +191,14 @@ class NativeGPT:
         Raises:
             ValueError: an id outside the vocabulary, a cache used twice, or positions past the
                 context or a cache's capacity.
-            RunError: out of memory.
+            MemoryError: there is none for it.
         """
         rows = self._rows(spans)
         V = self.network.vocab_size
         try:
             logits = np.empty((sum(span.n_logits for span in spans), _padded(V, BLOCK)), np.float32)
         except MemoryError:
-            raise RunError("logits", "out of memory") from None
+            raise MemoryError("no memory for logits") from None
         texts = (lib.Text * len(spans))(*(_text(span.cache) for span in spans))
         done = 0
         for first in range(0, len(rows.ids), MAX_ROWS):
@@ -266,7 +260,7 @@ class NativeGPT:
                 self.build.number, pool, self._workspace, self._model, request
             )
         if code == lib.NO_MEMORY:
-            raise RunError("step", f"out of memory for {len(ids)} tokens")
+            raise MemoryError(f"no memory for {len(ids)} tokens")
         return len(logit_rows)
 
 
@@ -398,7 +392,7 @@ class _Loader:
         code = self._run("gptcli_quantize", floats, rounded.type, rounded.data, rounded.scales)
         del temporary
         if code == lib.NO_MEMORY:
-            raise RunError("--quantize", "out of memory")
+            raise MemoryError("no memory to round weights in")
         return rounded
 
     def _floats(self, weight: Array) -> lib.Matrix:
@@ -447,7 +441,7 @@ class _Loader:
         """Room for packed weights, and at 8 bits for the rows' scales."""
         if type == INT4 and cols % GROUP:
             problem = f"int4 needs layers whose width is a multiple of {GROUP} (found {cols})"
-            raise UsageError("--quantize", problem, "Use int8")
+            raise UsageError("quantize", problem, "Use int8")
         blocks, groups = -(-rows // BLOCK), -(-cols // GROUP)
         size = blocks * groups * (_INT8_GROUP if type == INT8 else _INT4_GROUP)
         packed = _empty((size,), np.uint8)
@@ -488,7 +482,7 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> Array:
     try:
         return np.empty(shape, dtype)
     except MemoryError:
-        raise RunError("weights", "out of memory") from None
+        raise MemoryError("no memory for weights") from None
 
 
 def _bytes_of(weight: lib.Matrix) -> int:

@@ -7,15 +7,43 @@ Shapes: N tokens of a step, E emb_dim, V vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gptcli.core.errors import UsageError
 from gptcli.engine.interface import Logits, Span
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel, KVCache, TransformerBlock
+
+_BFLOAT16_CPUS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+
+def torch_on(device: str, threads: int | None = None) -> Any:
+    """PyTorch, with this many threads; None is its own choice.
+
+    Raises:
+        UsageError: it does not have the device.
+    """
+    kind = device.partition(":")[0]
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not is_there.get(kind, True):
+        raise UsageError("device", f"{device} is not available to this PyTorch", "Use `device=cpu`")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch
+
+
+def wants_bfloat16(precision: str, device: str | torch.device) -> bool:
+    """Whether products are computed in bfloat16: on demand, for "auto" where it is faster."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = [getattr(torch.cpu, name, None) for name in _BFLOAT16_CPUS]  # not in every version
+    return any(check is not None and check() for check in checks)
 
 
 class TorchEngine:
@@ -47,7 +75,7 @@ class TorchEngine:
         end = 0
         for span in spans:
             end += len(span.ids)
-            wanted += range(end - span.wanted, end)
+            wanted += range(end - span.n_logits, end)
         if not wanted:
             return np.empty((0, self.config.vocab_size), np.float32)
         logits = self.model.out_head(self.model.final_norm(hidden[wanted]))

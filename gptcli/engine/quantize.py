@@ -1,45 +1,71 @@
-"""8- and 4-bit weights: how they are chosen, and the layers that multiply by them.
+"""8- and 4-bit weights: how a matrix of floats is rounded.
 
-int8: a weight is a whole number from -127 to 127 times a scale of its output row; inputs are
-rounded to 8 or 7 bits too (`gptcli.engine.integer`), each token by its own largest value. Sums are
-exact integers, so a token's result cannot depend on its neighbours.
+int8: a weight is a whole number from -127 to 127 times a scale of its output row.
 
 int4: a weight is one of 16 levels of its group of 32, each group with a scale and a zero of its
-own; inputs are bfloat16. The output head, where an error is seen at once, stays int8.
+own. Token embedding and output head, where an error is seen at once, stay int8.
 
-The token embedding is int8 at both widths, a scale for each token: the rows of a tied head.
-
-Shapes: N tokens, K features in, M features out, G groups of a row.
+Shapes: K features in, M features out, G = K / 32 groups of a row.
 """
 
-from typing import Literal
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from gptcli.core.errors import UsageError
-from gptcli.engine.fourbit import GROUP, Int4Linear, Int4Weight
-from gptcli.engine.integer import Int8Weight, integer_product
-from gptcli.engine.linear import Activation, Linear, gelu_
 
-Width = Literal["int8", "int4"]
+GROUP = 32  # neighbours in a row that share a scale and a zero
 
-_REFITS = 2  # of an int4 group's scale and zero: each lowers the squared error, by 6, 4, 2 per cent
+_REFITS = 2  # of a group's scale and zero: each lowers the squared error, by 6, 4, 2 per cent
 _CHUNK = 1 << 16  # weights rounded at a time: few enough for a core's own cache
 
+Floats = NDArray[np.float32]
 
-def to_int8(weight: Tensor) -> Int8Weight:
+
+class Int8Matrix(NamedTuple):
+    """(M, K) int8 values and (M,) float32 scales: weight = value * scale."""
+
+    values: NDArray[np.int8]
+    scales: Floats
+
+    def floats(self) -> Floats:
+        """(M, K) float32."""
+        return self.values * self.scales[:, None]
+
+
+class Int4Matrix(NamedTuple):
+    """(M, K / 2) uint8, two levels of 0 to 15 each, the first in the low bits; (M, G) bfloat16
+    scales and zeros, as uint16: weight = (level - 8) * scale + zero.
+    """
+
+    levels: NDArray[np.uint8]
+    scales: NDArray[np.uint16]
+    zeros: NDArray[np.uint16]
+
+    def floats(self) -> Floats:
+        """(M, K) float32."""
+        M, half = self.levels.shape
+        levels = np.stack([self.levels & 15, self.levels >> 4], -1).reshape(M, -1, GROUP)
+        scales, zeros = (widened(part)[..., None] for part in (self.scales, self.zeros))
+        floats: Floats = (levels.astype(np.float32) - 8) * scales + zeros
+        return floats.reshape(M, 2 * half)
+
+
+def to_int8(weight: Floats) -> Int8Matrix:
     """(M, K) → 8 bits, each row's largest magnitude at 127."""
-    values, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    values = np.empty(weight.shape, np.int8)
+    scales = np.empty(len(weight), np.float32)
     step = max(1, _CHUNK // weight.shape[1])
-    for part, value, scale in zip(*(t.split(step) for t in (weight, values, scales)), strict=True):
-        rows = part.float()
-        torch.clamp_min(rows.abs().amax(dim=1), 1e-12, out=scale).div_(127)
-        value.copy_((rows / scale[:, None]).round_())
-    return Int8Weight(values, scales)
+    for row in range(0, len(weight), step):
+        rows = weight[row : row + step]
+        scale = np.maximum(np.abs(rows).max(1), np.float32(1e-12)) / np.float32(127)
+        values[row : row + step] = np.rint(rows / scale[:, None])
+        scales[row : row + step] = scale
+    return Int8Matrix(values, scales)
 
 
-def to_int4(weight: Tensor) -> Int4Weight:
+def to_int4(weight: Floats) -> Int4Matrix:
     """(M, K) → 4 bits: each group's full range, then scale and zero moved to a smaller error.
 
     Raises:
@@ -47,116 +73,71 @@ def to_int4(weight: Tensor) -> Int4Weight:
     """
     M, K = weight.shape
     if K % GROUP:
-        raise UsageError(
-            "quantize",
-            f"int4 needs layers whose width is a multiple of {GROUP} (found {K})",
-            "Use int8",
-        )
-    levels = torch.empty(M * K // GROUP, GROUP, dtype=torch.uint8)
-    scales, zeros = torch.empty(2, len(levels), 1, dtype=torch.bfloat16)
-    parts = (weight.reshape(-1, GROUP), levels, scales, zeros)
-    for groups, *found in zip(*(t.split(_CHUNK // GROUP) for t in parts), strict=True):
-        for whole, part in zip(found, _levels(groups.float()), strict=True):
-            whole.copy_(part)
-    return Int4Weight(levels.view(M, K), scales.view(M, -1), zeros.view(M, -1))
+        problem = f"int4 needs layers whose width is a multiple of {GROUP} (found {K})"
+        raise UsageError("quantize", problem, "Use int8")
+    groups = weight.reshape(-1, GROUP)
+    pairs = np.empty((len(groups), GROUP // 2), np.uint8)
+    scales, zeros = np.empty((2, len(groups)), np.uint16)
+    step = _CHUNK // GROUP
+    for at in range(0, len(groups), step):
+        part = slice(at, at + step)
+        levels, scale, zero = _levels(np.ascontiguousarray(groups[part].T))
+        pairs[part] = (levels[::2] | levels[1::2] << 4).T
+        scales[part], zeros[part] = bfloat16(scale), bfloat16(zero)
+    return Int4Matrix(pairs.reshape(M, K // 2), scales.reshape(M, -1), zeros.reshape(M, -1))
 
 
-def _levels(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(n, 32) weights → (n, 32) levels, (n, 1) scales and zeros, all float32.
+def bfloat16(values: Floats) -> NDArray[np.uint16]:
+    """Rounded to the nearest, half to even; the upper halves of float32 numbers."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    nan = np.isnan(values)
+    if nan.any():  # rounding may have carried into the sign
+        rounded[nan] = 0x7FC0
+    return rounded
+
+
+def widened(values: NDArray[np.uint16]) -> Floats:
+    """bfloat16 as float32, exactly."""
+    return (values.astype(np.uint32) << 16).view(np.float32)
+
+
+def _levels(groups: Floats) -> tuple[NDArray[np.uint8], Floats, Floats]:
+    """(32, n) weights → (32, n) levels, (n,) scales and zeros that bfloat16 holds.
 
     The best scale and zero for given levels are those of a straight line through them by least
     squares; with it other levels are nearest, and so on (Lloyd 1982, doi:10.1109/TIT.1982.1056489).
+    Sums go from the first weight of a group to its last, as in the compiled kernels: both round
+    alike.
     """
-    low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
-    mean = groups.mean(1, keepdim=True)
-    centred = groups - mean
-    scale = _as_stored((high - low).clamp_min(1e-8) / 15)
+    low, high = groups.min(0), groups.max(0)
+    mean = groups.sum(0) / np.float32(GROUP)
+    centred = (groups - mean).astype(np.float64)
+    scale = _as_stored(np.maximum(high - low, np.float32(1e-8)) / np.float32(15))
     zero = _as_stored(low + 8 * scale)
     level = _nearest(groups, scale, zero)
     for _ in range(_REFITS):
-        middle = level.mean(1, keepdim=True)
-        spread = (level * level).sum(1, keepdim=True) - GROUP * middle * middle
-        slope = (level * centred).sum(1, keepdim=True) / spread
-        scale = torch.where(spread > 0, _as_stored(slope.clamp_min_(1e-8 / 15)), scale)
+        total, squares, products = level.sum(0), (level * level).sum(0), np.zeros_like(low)
+        for one, other in zip(level, centred, strict=True):  # fused multiply-adds
+            products = (one * other + products).astype(np.float32)
+        middle = total / np.float32(GROUP)
+        spread = squares - total * middle
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = products / spread
+        slope = _as_stored(np.maximum(slope, np.float32(1e-8 / 15)))
+        scale = np.where(spread > 0, slope, scale)
         zero = _as_stored(mean - scale * middle)
         level = _nearest(groups, scale, zero)
-    return level.add_(8), scale, zero
+    return (level + 8).astype(np.uint8), scale, zero
 
 
-def _nearest(groups: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+def _nearest(groups: Floats, scale: Floats, zero: Floats) -> Floats:
     """The levels, less 8, that come nearest to the weights."""
-    return torch.sub(groups, zero).div_(scale).round_().clamp_(-8, 7)
+    level = groups - zero
+    level /= scale
+    np.rint(level, out=level)
+    return np.clip(level, -8, 7, out=level)
 
 
-def _as_stored(value: Tensor) -> Tensor:
-    return value.bfloat16().float()
-
-
-class Int8Linear:
-    """An integer product, exact up to one rounding of input and weight each."""
-
-    def __init__(self, weight: Int8Weight, bias: Tensor | None) -> None:
-        self._product = integer_product(weight)
-        self._bias = torch.zeros(len(weight.scales)) if bias is None else bias.float()
-
-    def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
-        """(N, K) → (N, M), both float32."""
-        largest = x.abs().amax(1, keepdim=True).clamp_min_(1e-12)
-        y = self._product(x / largest)
-        torch.addcmul(self._bias, y, largest, out=y)
-        return gelu_(y) if activation == "gelu" else y
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """(N, K) and (N, M) → (N, M)."""
-        return self(x).add_(residual)
-
-
-class Int8Embedding:
-    """Rows of 8 bits, looked up as float32."""
-
-    def __init__(self, weight: Int8Weight) -> None:
-        self._weight = weight
-
-    def __getitem__(self, ids: Tensor) -> Tensor:
-        """(N,) ids → (N, E) float32."""
-        values, scales = self._weight
-        return Int8Weight(values[ids], scales[ids]).dequantized()
-
-
-def quantized(weight: Tensor, width: Width, *, is_outer: bool) -> Int8Weight | Int4Weight:
-    """(M, K) at a width; embedding and head, the outer ones, never have fewer than 8 bits.
-
-    Raises:
-        UsageError: this processor or layer cannot have the width. Never another width instead.
-    """
-    if weight.device.type != "cpu":
-        raise UsageError("quantize", f"{width} weights run on a CPU only", "Use `device=cpu`")
-    return to_int8(weight) if width == "int8" or is_outer else to_int4(weight)
-
-
-def layer_of(
-    weight: Int8Weight | Int4Weight, bias: Tensor | None, *, single: bool = False
-) -> Linear:
-    """The layer that multiplies by a rounded weight.
-
-    `single`: its rows are one text, none of which needs the same bits beside others.
-    """
-    if isinstance(weight, Int8Weight):
-        return Int8Linear(weight, bias)
-    return Int4Linear(weight, bias, single=single)
-
-
-def quantized_linear(
-    weight: Tensor,
-    bias: Tensor | None,
-    width: Width,
-    *,
-    is_outer: bool = False,
-    single: bool = False,
-) -> Linear:
-    """The layer of these weights (M, K) at a width; `single` as for `layer_of`.
-
-    Raises:
-        UsageError: as `quantized`.
-    """
-    return layer_of(quantized(weight, width, is_outer=is_outer), bias, single=single)
+def _as_stored(value: Floats) -> Floats:
+    return widened(bfloat16(value))

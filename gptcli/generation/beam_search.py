@@ -5,14 +5,12 @@ and early_stopping False. Knows no text and no random numbers.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gptcli.core.errors import UsageError
-from gptcli.generation.decode import Model
+from gptcli.engine.interface import Engine, Logits, Span
 from gptcli.sampling import filters
 from gptcli.sampling.params import SamplingParams
 from gptcli.sampling.processors import History, penalize
@@ -43,9 +41,8 @@ class _Guess(NamedTuple):
         return self.total / len(self.ids)
 
 
-@torch.inference_mode()
 def beam_search(
-    model: Model,
+    engine: Engine,
     ids: Sequence[int],
     params: SamplingParams,
     beams: int,
@@ -66,23 +63,36 @@ def beam_search(
     """
     if params.constraint is not None:
         raise UsageError("beams", f"cannot be used together with `{params.constraint.kind}`")
-    room = model.config.context_length - len(ids) + 1
+    room = engine.config.context_length - len(ids) + 1
     if not ids or room < 1:
         raise ValueError(f"{len(ids)} prompt tokens, but the context is {room + len(ids) - 1}")
     most = min(params.max_new_tokens, room)
     search = _Search(tuple(ids), params, beams, eos_ids)
-    cache, batch = model.new_cache(capacity=len(ids) + most), [list(ids)]
+    caches, batch = [engine.new_cache(len(ids) + most)], [list(ids)]
     for position in range(1, most + 1):
-        logits = model(torch.tensor(batch, device=model.device), cache, last=True)[:, -1].float()
-        refuse_non_finite(logits.cpu().numpy(), position)
+        spans = [Span(cache, new) for cache, new in zip(caches, batch, strict=True)]
+        logits = engine.step(spans)
+        refuse_non_finite(logits, position)
         search.advance(logits[:, :n_vocab], final=position == most)
         if search.over:
             break
-        rows = [guess.row for guess in search.running]
-        if rows != list(range(len(batch))):  # copying the cache costs as much as reading it
-            cache.reorder(torch.tensor(rows, device=model.device))
+        caches = _reordered(engine, caches, [guess.row for guess in search.running])
         batch = [[guess.ids[-1]] for guess in search.running]
     return search.completions("length" if params.max_new_tokens <= room else "context")
+
+
+def _reordered(engine: Engine, caches: list[Any], rows: list[int]) -> list[Any]:
+    """A cache for each row that holds what `caches[row]` held.
+
+    A cache moves to the first guess that continues it; only further ones need a copy.
+    """
+    found: list[Any] = [caches[row] if row not in rows[:i] else None for i, row in enumerate(rows)]
+    spare = [cache for row, cache in enumerate(caches) if row not in rows]
+    for i, row in enumerate(rows):
+        if found[i] is None:
+            found[i] = spare.pop() if spare else engine.new_cache(caches[row].capacity)
+            found[i].copy_prefix(caches[row], caches[row].length)
+    return found
 
 
 class _Search:
@@ -106,7 +116,7 @@ class _Search:
             return True
         return len(self.ended) == self.beams and self.running[0].score <= self.ended[-1].score
 
-    def advance(self, logits: Tensor, final: bool) -> None:
+    def advance(self, logits: Logits, final: bool) -> None:
         """One token more for each running guess, (B, V) logits in their order."""
         # Twice as many as are kept: if the better half all end, others can take their place.
         candidates = self._candidates(logits, 2 * self.beams)
@@ -126,13 +136,12 @@ class _Search:
             for guess in self.ended
         ] or [Completion((), 0.0, cut)]
 
-    def _candidates(self, logits: Tensor, count: int) -> list[_Guess]:
+    def _candidates(self, logits: Logits, count: int) -> list[_Guess]:
         totals = np.empty(logits.shape)  # (B, V)
-        for i, (row, guess) in enumerate(
-            zip(logits.log_softmax(dim=-1).cpu().numpy(), self.running, strict=True)
-        ):
+        for i, (row, guess) in enumerate(zip(logits, self.running, strict=True)):
+            logprobs = (row - filters.log_normalizer(row)).astype(np.float32)
             history = History(self.prompt + guess.ids, len(self.prompt))
-            totals[i] = penalize(row, self.params, history, self.eos_ids)
+            totals[i] = penalize(logprobs, self.params, history, self.eos_ids)
             totals[i] += guess.total
         found = filters.best_first(totals.ravel(), count)
         return [

@@ -1,100 +1,68 @@
 """The generation loop: ids in, ids out.
 
-Prefill feeds the prompt, decode one token at a time; both are the same call of the model. Knows no
-text, no files and no terminal.
+Prefill computes the prompt, decode one token at a time; both are the same call of the engine.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
+from gptcli.engine.interface import Engine, Logits, Span
 from gptcli.generation.sequence import FinishReason, Overflow, Token, check_prompt
 from gptcli.generation.sequence import Sequence as Text
-from gptcli.model.config import GPTConfig
 from gptcli.sampling.params import SamplingParams
 
-__all__ = ["Cache", "FinishReason", "Generation", "Model", "Overflow", "Prompt", "Token"]
-
-
-class Cache(Protocol):
-    """What the loop asks of a key/value cache."""
-
-    length: int
-
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` positions."""
-
-
-class Model(Protocol):
-    """What the loop asks of a model: `FastGPT` or the book's `GPTModel`."""
-
-    config: GPTConfig
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    # A model takes the caches that it makes, and no others: Any stands for its own kind.
-    def __call__(self, ids: Tensor, cache: Any = None, last: bool = False) -> Tensor:
-        """(B, T) ids → (B, T, V) logits, (B, 1, V) if `last`."""
-
-    def new_cache(self, batch: int = 1, capacity: int | None = None) -> Any:
-        """An empty cache."""
+__all__ = ["FinishReason", "Generation", "Overflow", "Prompt", "Token"]
 
 
 class Prompt:
-    """A prompt the model has read: several samples continue it, and it is read once.
+    """A prompt that was computed: several samples continue it, and it is computed once.
 
     Attributes:
         ids: the prompt's tokens.
-        logits: (1, V) of what follows it.
-        seconds: what reading it took.
+        logits: (V,) of what follows it.
+        seconds: what prefill took.
     """
 
     def __init__(
-        self, model: Model, ids: Sequence[int], max_new_tokens: int, overflow: Overflow = "stop"
+        self, engine: Engine, ids: Sequence[int], max_new_tokens: int, overflow: Overflow = "stop"
     ) -> None:
-        """Read the prompt; raises `UsageError` if it is empty or too long."""
-        context = model.config.context_length
+        """Prefill; raises `UsageError` if the prompt is empty or too long."""
+        context = engine.config.context_length
         check_prompt(ids, context, overflow)
-        self.ids, self.model = tuple(ids), model
-        self._cache = model.new_cache(capacity=min(context, len(ids) + max_new_tokens))
+        self.ids, self.engine = tuple(ids), engine
+        self._cache = engine.new_cache(min(context, len(ids) + max_new_tokens))
         start = perf_counter()
-        self.logits = self._read(0, ids[-context:])
+        self.logits = self._step(0, ids[-context:])[0]
         self.seconds = perf_counter() - start
 
-    def following(self, text: Text) -> Tensor:
-        """(1, V) logits of what follows a text that begins with this prompt."""
+    def following(self, text: Text) -> Logits:
+        """(V,) logits of what follows a text that begins with this prompt."""
         if not text.ids:
             self._cache.truncate(len(self.ids))
             return self.logits
-        return self._read(*text.unread(self._held(text)))
+        row: Logits = self._step(*text.unread(self._held(text)))[0]
+        return row
 
-    def following_all(self, text: Text, guesses: Sequence[int]) -> Tensor:
+    def following_all(self, text: Text, guesses: Sequence[int]) -> Logits:
         """(1 + guesses, V) logits: of what follows the text, and each guess after it."""
         past, ids = text.unread(self._held(text))
-        return self._read(past, [*ids, *guesses], last=1 + len(guesses))
+        return self._step(past, [*ids, *guesses], n_logits=1 + len(guesses))
 
     def _held(self, text: Text) -> int:
         """Positions of the cache that are this text's: all but its last token, at the most."""
         return min(self._cache.length, len(text) - 1)
 
-    @torch.inference_mode()
-    def _read(self, past: int, ids: Sequence[int], last: int = 1) -> Tensor:
-        """Logits of the last so many positions, (last, V)."""
+    def _step(self, past: int, ids: Sequence[int], n_logits: int = 1) -> Logits:
         self._cache.truncate(past)
-        tensor = torch.tensor([ids], device=self.model.device)
-        return self.model(tensor, self._cache, last=last == 1)[0, -last:]
+        return self.engine.step([Span(self._cache, ids, n_logits)])
 
 
 class Source(Protocol):
     """Where the logits come from: the `Prompt`, or a `Speculation` over it."""
 
-    def following(self, text: Text) -> Tensor:
-        """(1, V) logits of what follows the text."""
+    def following(self, text: Text) -> Logits:
+        """(V,) logits of what follows the text."""
 
 
 class Generation:
@@ -133,7 +101,7 @@ class Generation:
         self.text = Text(
             prompt=prompt.ids,
             params=params,
-            context=prompt.model.config.context_length,
+            context=prompt.engine.config.context_length,
             seed=seed,
             **of_sequence,
         )
@@ -164,8 +132,7 @@ class Generation:
         """
         while not self._must_end():
             start = perf_counter()
-            logits = self._source.following(self.text)
-            token = self.text.choose(logits.float().cpu().numpy())
+            token = self.text.choose(self._source.following(self.text))
             self.seconds += perf_counter() - start
             if token is not None:
                 yield token

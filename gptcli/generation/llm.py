@@ -1,32 +1,300 @@
-"""The library in two calls: load a model, generate text with it."""
+"""The library in two calls: load a model, stream text from it.
 
+    llm = LLM.load(ModelSpec(model="gpt2"))
+    for piece in llm.stream("Once upon a time", seed=1):
+        print(piece, end="", flush=True)
+
+What the commands use, too. A checkpoint is opened once; PyTorch is imported only where it computes.
+"""
+
+import os
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gptcli.checkpoint import resolve as target
-from gptcli.checkpoint.load import load_fast
 from gptcli.checkpoint.presets import own_temperature
-from gptcli.engine.fast import FastGPT
-from gptcli.engine.quantize import Width
-from gptcli.generation.decode import Generation, Overflow, Prompt
+from gptcli.checkpoint.quantized import refuse_other_numbers
+from gptcli.checkpoint.resolve import Target, resolve
+from gptcli.checkpoint.weights import Checkpoint, Dtype, Weights, open_checkpoint
+from gptcli.core.errors import InputError, UsageError
+from gptcli.core.escape import shown
+from gptcli.engine.interface import Engine
+from gptcli.engine.library import why_unavailable
+from gptcli.generation.decode import Generation, Prompt
+from gptcli.generation.model_spec import ModelSpec
+from gptcli.generation.sequence import Overflow
+from gptcli.generation.speculative import Speculation
 from gptcli.generation.text_stream import Completion
+from gptcli.model.config import GPTConfig
 from gptcli.sampling.constraint import matcher
 from gptcli.sampling.params import SamplingParams
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model ready to generate, the tokenizer that goes with it, and the temperature it suits."""
+class LLM:
+    """A model and its tokenizer.
 
-    model: FastGPT
-    tokenizer: Tokenizer
-    temperature: float = SamplingParams().temperature
+    Attributes:
+        spec: what it was made from.
+        target: the files of the model.
+        checkpoint: its weights, opened; None for an untrained model.
+        tokenizer: what goes with it.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, target: Target, checkpoint: Checkpoint | None, tokenizer: Tokenizer
+    ) -> None:
+        self.spec, self.target, self.checkpoint = spec, target, checkpoint
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, spec: ModelSpec, progress: Callable[..., object] | None = None) -> "LLM":
+        """The model that a spec names, ready to compute; `progress` is told of downloads.
+
+        Raises:
+            GptcliError: whatever a user can mend, in one line.
+        """
+        llm = cls.open(spec, progress)
+        assert llm.engine
+        return llm
+
+    @classmethod
+    def open(cls, spec: ModelSpec, progress: Callable[..., object] | None = None) -> "LLM":
+        """The same without weights: `engine` reads them when it is first asked for.
+
+        Raises:
+            GptcliError: as `load`.
+        """
+        target = resolve(
+            spec.model, spec.config, spec.weights, offline=spec.offline, progress=progress
+        )
+        return cls.of_target(spec, target)
+
+    @classmethod
+    def of_target(cls, spec: ModelSpec, target: Target) -> "LLM":
+        """The same for files that were found already."""
+        checkpoint = None
+        if target.weights is not None:
+            checkpoint = open_checkpoint(target.weights, target.config)
+        config = checkpoint.config if checkpoint else target.config
+        if config is None:
+            raise InputError(
+                shown(target.name), "no config beside the weights", "Name its `config`"
+            )
+        if checkpoint and checkpoint.width:
+            dtype = "float32" if spec.dtype == "auto" else spec.dtype
+            refuse_other_numbers(checkpoint.width, spec.quantize, dtype, spec.device)
+        tokenizer = load_tokenizer(
+            config.tokenizer, target.directory, vocab_size=config.vocab_size, offline=spec.offline
+        )
+        return cls(spec, target, checkpoint, tokenizer)
+
+    @property
+    def name(self) -> str:
+        """What the user called the model."""
+        return self.target.name
+
+    @property
+    def config(self) -> GPTConfig:
+        """The model's shape, as its files say it."""
+        config = self.checkpoint.config if self.checkpoint else self.target.config
+        assert config is not None
+        return config
+
+    @property
+    def temperature(self) -> float:
+        """What its texts are best drawn at."""
+        own = own_temperature(self.spec.model, self.spec.config, self.spec.weights)
+        return SamplingParams().temperature if own is None else own
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the compiled kernels compute, with the same bits on every machine."""
+        if self.spec.engine == "auto":
+            return self.spec.device == "cpu" and why_unavailable() is None
+        return self.spec.engine == "native"
+
+    @property
+    def width(self) -> str | None:
+        """int8 or int4, if the weights are rounded."""
+        return (self.checkpoint and self.checkpoint.width) or self.spec.quantize
+
+    @property
+    def dtype(self) -> Dtype:
+        """Of what is not rounded."""
+        if self.spec.dtype != "auto":
+            return self.spec.dtype
+        if self.width or self.checkpoint is None:
+            return "float32"
+        # PyTorch is slow with halves on most CPUs, and rounds what it computes to them.
+        keeps = self.is_native or self.spec.device != "cpu"
+        return self.checkpoint.dtype if keeps else "float32"
+
+    @property
+    def numbers(self) -> str:
+        """The weights' width or dtype: part of what a text depends on."""
+        return self.width or self.dtype
+
+    @property
+    def threads(self) -> int:
+        """How many compute."""
+        return self.spec.threads or available_threads()
+
+    @property
+    def engine_name(self) -> str:
+        """What computes, in a few words: `native, avx512` or `PyTorch 2.13.0`."""
+        if self.is_native:
+            from gptcli.engine.library import choose_build  # noqa: PLC0415
+
+            return f"native kernels, {choose_build().name}"
+        import torch  # noqa: PLC0415
+
+        return f"PyTorch {torch.__version__}"
+
+    @property
+    def notices(self) -> list[str]:
+        """What a user should know of how it computes, a line each."""
+        found = []
+        if self.checkpoint is None:
+            found.append(
+                f"untrained model, initialised from seed {self.spec.seed or 0}: its text is noise"
+            )
+        else:
+            path = shown(self.checkpoint.path)
+            found += [f"{path}: {line}" for line in self.checkpoint.layout.notices]
+        if self.spec.engine == "auto" and self.spec.device == "cpu" and not self.is_native:
+            found.append(f"PyTorch computes, slower: {why_unavailable()}")
+        return found
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What computes; the weights are read when it is first asked for.
+
+        Raises:
+            GptcliError: the weights are damaged, or there is no memory or no library for them.
+        """
+        return self._native_engine() if self.is_native else self._torch_engine()
+
+    def prompt_ids(self, prompt: str | Sequence[int], *, special: bool = False) -> list[int]:
+        """A prompt's tokens; of an empty one what texts begin with, at least the end of another.
+
+        Args:
+            prompt: text, or token ids.
+            special: whether a special token spelt out in a text is that token.
+
+        Raises:
+            UsageError: it has no tokens, or some that the model does not have.
+        """
+        tokenizer = self.tokenizer
+        if not isinstance(prompt, str):
+            if max(prompt, default=0) >= tokenizer.n_vocab:
+                found = f"{max(prompt)}, expected below {tokenizer.n_vocab}"
+                raise UsageError("prompt_ids", f"a token id is not in the vocabulary ({found})")
+            return list(prompt)
+        if ids := tokenizer.prompt(prompt, special=special):
+            return ids
+        if tokenizer.eos_id is None:
+            raise UsageError("allow_empty", "the tokenizer has no end-of-text token to begin at")
+        return [tokenizer.eos_id]
+
+    def prefill(
+        self, prompt: str | Sequence[int], max_new_tokens: int, overflow: Overflow = "stop"
+    ) -> Prompt:
+        """Compute a prompt once, for several streams."""
+        return Prompt(self.engine, self.prompt_ids(prompt), max_new_tokens, overflow)
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | Prompt,
+        params: SamplingParams | None = None,
+        *,
+        seed: int | None = None,
+        sample: int = 0,
+        stop: Sequence[str] = (),
+        keep_stop: bool = False,
+        overflow: Overflow = "stop",
+        speculation: Speculation | None = None,
+        deadline: float | None = None,
+        stopped: Callable[[], bool] | None = None,
+        logprobs: int | None = None,
+        **sampling: Any,
+    ) -> Completion:
+        """The text that follows a prompt: iterate over its pieces, which come as they are made.
+
+        Args:
+            prompt: text, in which a special token spelt out is ordinary text; or token ids; or
+                what `prefill` gave.
+            params: how tokens are chosen; without them the fields of `SamplingParams` may be given
+                by themselves, and the temperature is the model's own.
+            seed: the same seed and params give the same text; None is a fresh one.
+            sample: which of the texts that one seed gives.
+            stop: strings that end the text, left out of it unless `keep_stop`.
+            keep_stop: whether the stop string that ended the text belongs to it.
+            overflow: what happens at the end of the context: "stop", "slide" or "error".
+            speculation, deadline, stopped, logprobs: as `Generation` has them.
+            **sampling: max_new_tokens, temperature, top_k, ..., in place of `params`.
+
+        Raises:
+            GptcliError: whatever a user can mend, in one line; here or while it is iterated over.
+        """
+        if params is None:
+            params = SamplingParams(**{"temperature": self.temperature, **sampling})
+        if not isinstance(prompt, Prompt):
+            prompt = self.prefill(prompt, params.max_new_tokens, overflow)
+        generation = Generation(
+            prompt,
+            params,
+            seed=fresh_seed() if seed is None else seed,
+            sample=sample,
+            eos_ids=self.tokenizer.eos_ids,
+            n_vocab=self.tokenizer.n_vocab,
+            constraint=matcher(params.constraint, self.tokenizer),
+            overflow=overflow,
+            speculation=speculation,
+            deadline=deadline,
+            stopped=stopped,
+            logprobs=logprobs,
+        )
+        return Completion(generation, self.tokenizer, stop, keep_stop, after=prompt.ids)
+
+    def _native_engine(self) -> Engine:
+        from gptcli.engine.native_engine import NativeEngine  # noqa: PLC0415
+
+        weights = self._weights()
+        width = None if weights.width else self.spec.quantize
+        return NativeEngine(weights.config, weights.tensors, threads=self.spec.threads, width=width)
+
+    def _torch_engine(self) -> Engine:
+        if self.spec.quantize and not (self.checkpoint and self.checkpoint.width):
+            problem = f"{self.spec.quantize} needs the compiled kernels, which do not compute here"
+            raise UsageError("quantize", problem, "Leave it out, or use `engine=native`")
+        from gptcli.checkpoint.load import load_model  # noqa: PLC0415
+        from gptcli.engine.pytorch import TorchEngine, torch_on  # noqa: PLC0415
+
+        torch = torch_on(self.spec.device, self.spec.threads)
+        model = load_model(
+            self.target,
+            self.checkpoint,
+            seed=self.spec.seed,
+            dtype=getattr(torch, self.dtype),
+            device=self.spec.device,
+            check_finite=self.spec.check_finite,
+        )
+        return TorchEngine(model)
+
+    def _weights(self) -> Weights:
+        if self.checkpoint is None:
+            from gptcli.checkpoint.load import load_model, weights_of  # noqa: PLC0415
+
+            return weights_of(load_model(self.target, seed=self.spec.seed))
+        return self.checkpoint.weights(
+            self.dtype,
+            self.spec.quantize,
+            check_finite=self.spec.check_finite,
+            threads=self.threads,
+        )
 
 
 def load(
@@ -34,83 +302,29 @@ def load(
     *,
     config: str | Path | None = None,
     weights: str | Path | None = None,
-    seed: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    quantize: Width | None = None,
-    offline: bool = False,
-) -> Loaded:
-    """The model that a preset's name, a directory or files name; nothing named is the built-in one.
-
-    Args:
-        model: preset, model directory, config file or `.safetensors` file.
-        config: a config file, in place of the model's own.
-        weights: a `.safetensors` file or index, in place of the model's own.
-        seed: initialises a model that has a config and no weights.
-        dtype: of the weights and the arithmetic.
-        device: as PyTorch names it.
-        quantize: round the weights to "int8" or "int4"; None keeps `dtype`, or the width that the
-            weights are stored at.
-        offline: download nothing.
+    **choices: Any,
+) -> LLM:
+    """`LLM.load` of a `ModelSpec` with these fields; nothing named is the built-in model.
 
     Raises:
         GptcliError: whatever a user can mend, in one line.
     """
-    named = target.resolve(
-        model,
-        Path(config) if config else None,
-        Path(weights) if weights else None,
-        offline=offline,
+    spec = ModelSpec(
+        model=model,
+        config=Path(config) if config else None,
+        weights=Path(weights) if weights else None,
+        **choices,
     )
-    fast = load_fast(named, quantize, seed=seed, dtype=dtype, device=device, single=True)
-    shape = fast.config
-    tokenizer = load_tokenizer(
-        shape.tokenizer, named.directory, vocab_size=shape.vocab_size, offline=offline
-    )
-    own = own_temperature(model, config, weights)
-    return Loaded(fast, tokenizer) if own is None else Loaded(fast, tokenizer, own)
+    return LLM.load(spec)
 
 
-def generate(
-    loaded: Loaded,
-    prompt: str,
-    *,
-    seed: int | None = None,
-    sample: int = 0,
-    stop: Sequence[str] = (),
-    keep_stop: bool = False,
-    overflow: Overflow = "stop",
-    **sampling: Any,
-) -> Iterator[str]:
-    """The text that follows a prompt, in pieces as they are made.
+def fresh_seed() -> int:
+    """A seed for a run that was given none; short enough to type again."""
+    return secrets.randbits(32)
 
-    Args:
-        loaded: what `load` returned.
-        prompt: text; a special token spelt out in it is ordinary text.
-        seed: the same seed and options give the same text; None is a fresh one.
-        sample: which of the texts that one seed gives.
-        stop: strings that end the text, left out of it unless `keep_stop`.
-        keep_stop: whether the stop string that ended the text belongs to it.
-        overflow: what happens at the end of the context: "stop", "slide" or "error".
-        **sampling: fields of `SamplingParams`: max_new_tokens, temperature, top_k, …; the
-            temperature is the model's own without it.
 
-    Raises:
-        GptcliError: whatever a user can mend, in one line.
-    """
-    params = SamplingParams(**{"temperature": loaded.temperature, **sampling})
-    model, tokenizer = loaded.model, loaded.tokenizer
-    read = Prompt(model, tokenizer.prompt(prompt), params.max_new_tokens, overflow)
-    generation = Generation(
-        read,
-        params,
-        seed=secrets.randbits(32) if seed is None else seed,
-        sample=sample,
-        eos_ids=tokenizer.eos_ids,
-        constraint=matcher(params.constraint, tokenizer),
-        n_vocab=tokenizer.n_vocab,
-        overflow=overflow,
-    )
-    return (
-        piece.text for piece in Completion(generation, tokenizer, stop, keep_stop, after=read.ids)
-    )
+def available_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -79,7 +79,7 @@ class ModelSpec:
     check_finite: Annotated[bool, Option("Look for NaN and infinity in the weights.", MODEL)] = True
     device: Annotated[str, Option("cpu, cuda, cuda:1, mps.", MACHINE, metavar="NAME")] = "cpu"
     dtype: Annotated[
-        Dtype, Option("Dtype of the weights; auto: that of the file, if it is fast.", MACHINE)
+        Dtype, Option("Dtype of the weights in memory; auto: that of the file.", MACHINE)
     ] = "auto"
     quantize: Annotated[
         Width | None, Option("Round the weights to 8 or 4 bits: faster, nearly the same.", MACHINE)
@@ -98,7 +98,10 @@ class ModelSpec:
             lt=SEEDS,
         ),
     ] = None
-    engine: EngineName = "auto"
+    engine: Annotated[
+        EngineName,
+        Option("native: the compiled kernels; torch: PyTorch; auto: native on a CPU.", MACHINE),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,97 +1,96 @@
-"""Keys and values of how prompts begin, kept so that what several have in common is read once.
+"""Prompts that begin alike are computed once: a new cache starts as a copy of one that is there.
 
-A prompt is read in blocks of positions, counted from its first, whether anything is kept or not:
-the bits of attention depend on how many positions are read together, so a block has the same bits
-wherever it was read, and a copy of it is as good. Knows no text and no order.
-
-Shapes: L layers, H heads, C positions of a row, D head_dim.
+Every cache may lend its beginning: those of texts being written, and of the last that ended. Keys
+and values of a position depend on the tokens up to it and on nothing else, to the last bit on the
+native engine, so a beginning may be cut anywhere.
 """
 
-from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from hashlib import blake2b
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-# Positions that attention reads at once. Measured from 32 to 512: it costs no time, as a block
-# looks at no position after it. A beginning is shared by whole blocks, so a small one shares more.
-BLOCK = 64
+LEAST = 16  # positions worth copying, and worth waiting a step for
+
+
+@dataclass(slots=True, eq=False)
+class _Lender:
+    ids: NDArray[np.int64]
+    cache: Any
+
+    def common(self, ids: NDArray[np.int64]) -> int:
+        """How many tokens both prompts begin with."""
+        length = min(len(ids), len(self.ids))
+        differs = self.ids[:length] != ids[:length]
+        return int(differs.argmax()) if differs.any() else length
 
 
 class Prefixes:
-    """Blocks that were read, the last used last: those used longest ago make room.
+    """Where to copy the beginning of a prompt from.
 
     Attributes:
         shared: positions that were copied and not computed, so far.
     """
 
     def __init__(self, positions: int) -> None:
-        """Keep at most so many `positions`."""
+        """Keep caches of texts that ended as long as they have at most so many `positions`."""
         self.shared = 0
-        self._most = positions // BLOCK
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._in_hand: set[bytes] = set()
+        self._most = positions
+        self._writing: dict[int, _Lender] = {}
+        self._ended: OrderedDict[int, _Lender] = OrderedDict()  # the last used last
 
     @property
     def positions(self) -> int:
-        """How many are kept now."""
-        return len(self._kept) * BLOCK
+        """How many the kept caches have room for."""
+        return sum(lender.cache.capacity for lender in self._ended.values())
 
-    def is_in_hand(self, prompt: Sequence[int]) -> bool:
-        """Whether more of this prompt will be known once the step that is being filled is done."""
-        missing = next((key for key in self._keys(prompt) if key not in self._kept), None)
-        return missing in self._in_hand
+    def must_wait(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt being computed now will soon lend much more than there is."""
+        ids = _array(prompt)[:-1]
+        known = max((self._lends(lender, ids) for lender in self._lenders()), default=0)
+        coming = max((lender.common(ids) for lender in self._writing.values()), default=0)
+        return coming >= known + LEAST
 
-    def take(self, prompt: Sequence[int], row: Tensor) -> int:
-        """Fill a row's (L, 2, H, C, D) with what is known of a prompt → how many positions."""
-        keys = self._keys(prompt)
-        known = next((n for n, key in enumerate(keys) if key not in self._kept), len(keys))
-        for number, key in enumerate(keys[:known]):
-            row[..., number * BLOCK : (number + 1) * BLOCK, :] = self._kept[key]
-        self._touch(keys[:known])
-        self._in_hand.update(keys[known:])
-        self.shared += known * BLOCK
-        return known * BLOCK
+    def begin(self, prompt: Sequence[int], cache: Any) -> None:
+        """Copy into an empty cache what is known of a prompt, and let it lend in its turn.
 
-    def keep(self, prompt: Sequence[int], row: Tensor) -> None:
-        """Keep what a row holds of a prompt that it has read."""
-        keys = self._keys(prompt)
-        for number, key in enumerate(keys):
-            if key not in self._kept:
-                self._kept[key] = row[..., number * BLOCK : (number + 1) * BLOCK, :].clone()
-        self._touch(keys)
-        self._in_hand.difference_update(keys)
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+        The last token is never copied: what follows it is always to be computed.
+        """
+        ids = _array(prompt)
+        lender = max(self._lenders(), key=lambda one: self._lends(one, ids[:-1]), default=None)
+        if lender is not None and (count := self._lends(lender, ids[:-1])) >= LEAST:
+            cache.copy_prefix(lender.cache, count)
+            self.shared += count
+            if id(lender.cache) in self._ended:
+                self._ended.move_to_end(id(lender.cache))
+        self._writing[id(cache)] = _Lender(ids, cache)
+
+    def end(self, cache: Any, *, keep: bool = True) -> None:
+        """The text of a cache has ended; not to `keep` it if it no longer holds the prompt."""
+        lender = self._writing.pop(id(cache), None)
+        if lender is None or not keep:
+            return
+        lender.cache.truncate(len(lender.ids))
+        self._ended[id(cache)] = lender
+        while self._ended and self.positions > self._most:
+            self._ended.popitem(last=False)
 
     def clear(self) -> None:
         """Let go of everything."""
-        self._kept.clear()
-        self._in_hand.clear()
+        self._writing.clear()
+        self._ended.clear()
 
-    def _touch(self, keys: Sequence[bytes]) -> None:
-        """A block is of no use without those before it, so the first must be the last to go."""
-        for key in reversed(keys):
-            self._kept.move_to_end(key)
+    def _lenders(self) -> chain[_Lender]:
+        return chain(self._writing.values(), self._ended.values())
 
-    def _keys(self, prompt: Sequence[int]) -> list[bytes]:
-        """One for each whole block, of all that the prompt has up to its end.
-
-        The last token is in none: what follows it is always to be computed.
-        """
-        whole = min((len(prompt) - 1) // BLOCK, self._most)
-        digest, keys = blake2b(digest_size=16), []
-        for number in range(whole):
-            digest.update(array("q", prompt[number * BLOCK : (number + 1) * BLOCK]).tobytes())
-            keys.append(digest.digest())
-        return keys
+    @staticmethod
+    def _lends(lender: _Lender, ids: NDArray[np.int64]) -> int:
+        return min(lender.common(ids), int(lender.cache.length))
 
 
-def blocks(past: int, length: int) -> Iterable[tuple[int, int]]:
-    """`length` positions after `past` → (past, length) of the blocks that they are read in."""
-    end = past + length
-    while past < end:
-        size = min(end - past, BLOCK - past % BLOCK)
-        yield past, size
-        past += size
+def _array(ids: Sequence[int]) -> NDArray[np.int64]:
+    return np.array(ids, np.int64)

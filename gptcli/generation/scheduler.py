@@ -1,12 +1,8 @@
-"""Many texts at once: rows leave when they are done and new ones enter at once.
+"""Many texts at once (continuous batching): a text that ends makes room for the next one.
 
-Each step reads whatever its rows need (a new prompt whole, one token of the others) in one flat
-product. A text's bits depend on the text alone: attention runs row by row
-(`gptcli.engine.attention`) and in fixed blocks of positions (`gptcli.generation.prefix_cache`),
-draws are counter-based, and products have at least two rows (`gptcli.engine.linear`). Knows no
-text, no files and no order but that in which texts finish.
-
-Shapes: N tokens of a step, E emb_dim, V vocabulary.
+Each step computes whatever its texts need, prompts and single tokens together, in one call of the
+engine. A text depends on itself alone: every text has a cache of its own, and its draws are
+counter-based.
 """
 
 from collections import deque
@@ -14,26 +10,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
 from gptcli.core.errors import RunError
 from gptcli.core.memory import is_exhausted
-from gptcli.engine.attention import Span
-from gptcli.engine.fast import FastGPT
-from gptcli.generation.prefix_cache import Prefixes, blocks
+from gptcli.engine.interface import Engine, Logits, Span
+from gptcli.generation.prefix_cache import Prefixes
 from gptcli.generation.sequence import Sequence, Token, check_prompt
-from gptcli.model.gpt import KVCache
-from gptcli.sampling.filters import Row
 from gptcli.sampling.processors import TextError
 
-# A step reads prompts up to this many tokens together; more would make the others wait.
+# Of all prompts together; a longer one is cut, so that the others wait no longer than for these.
 PROMPT_TOKENS_A_STEP = 512
 
 _T = TypeVar("_T")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """One text to write.
 
@@ -43,72 +33,47 @@ class Job:
         watch: told of each token; true ends the text with reason "stop".
         restarted: called when the text is begun again, after which `watch` hears of it anew.
         problem: set where no token could be chosen and the text ended for that.
+        cache: what the engine holds of the text, while it is being written.
     """
 
     text: Sequence
     key: Any = None
     watch: Callable[[Token], bool] | None = None
     restarted: Callable[[], object] | None = None
-    past: int = 0
     problem: TextError | None = None
+    cache: Any = None
 
     def restart(self) -> None:
         """Forget what was written: the draws are the text's own, so it will be written again."""
         self.text.ids.clear()
-        self.text.finish_reason, self.past = None, 0
+        self.text.finish_reason, self.cache = None, None
         if self.restarted is not None:
             self.restarted()
 
 
 class Batch:
-    """The rows being written and the cache they share."""
+    """Writes texts, a limited number at a time."""
 
     def __init__(
         self,
-        model: FastGPT,
+        engine: Engine,
         rows: int,
         prefixes: Prefixes | None = None,
         on_fewer: Callable[[int], object] = lambda _rows: None,
     ) -> None:
-        """`rows` texts at a time; one row more keeps a lonely token company.
+        """`rows` texts at a time.
 
         Args:
-            model: what writes.
+            engine: what computes.
             rows: half as many, and again half, once there is not the memory for them.
-            prefixes: keeps what prompts have in common, which is then read once.
+            prefixes: computes once what prompts have in common.
             on_fewer: told how many rows are left.
-
-        Raises:
-            RunError: there is not the memory for one row.
         """
-        self._model, self._prefixes = model, prefixes or Prefixes(0)
+        self._engine, self._rows = engine, rows
+        self._prefixes = prefixes or Prefixes(0)
         self._on_fewer = on_fewer
-        self._active: dict[int, Job] = {}
-        self._begun: list[int] = []  # rows that read their prompts in the next step
+        self._active: list[Job] = []
         self._waiting: deque[Job] = deque()
-        self._open(rows)
-
-    def _open(self, rows: int) -> None:
-        """Make room for so many texts, or for as many as there is memory for."""
-        while (cache := self._new_cache(rows + 1)) is None:
-            rows = self._fewer(rows)
-        self._cache, self._companion, self._free = cache, rows, list(reversed(range(rows)))
-
-    def _new_cache(self, rows: int) -> KVCache | None:
-        try:
-            return self._model.new_cache(batch=rows)
-        except (MemoryError, RuntimeError) as problem:
-            if not is_exhausted(problem):
-                raise
-            return None
-
-    def _fewer(self, rows: int) -> int:
-        """Half of these rows."""
-        if rows == 1:
-            hint = "A smaller model, shorter prompts, `dtype=bfloat16` or `quantize` need less"
-            raise RunError("memory", "there is not enough of it for one text at a time", hint)
-        self._on_fewer(rows // 2)
-        return rows // 2
 
     def run(self, jobs: Iterable[Job | None]) -> Iterator[Job]:
         """Jobs as they end, in no order; the next is taken only when there is a row for it.
@@ -124,10 +89,10 @@ class Batch:
         while True:
             yield from self._admit(waiting)
             if not self._active:
-                return
-            step = self._step()
-            while (job := self._ended(step)) is not None:
-                yield job
+                if not self._waiting:
+                    return
+                continue
+            yield from self._step()
 
     def beside(self, work: Callable[[], _T]) -> _T:
         """What `work` gives, done between two jobs of `run`; with fewer rows if it must be.
@@ -144,96 +109,98 @@ class Batch:
             self._shrink()  # here, where the exception no longer holds what was allocated
 
     def _admit(self, waiting: Iterator[Job | None]) -> Iterator[Job]:
-        """Fill free rows, up to a step's worth of prompts; yields what is done before it begins."""
-        budget = PROMPT_TOKENS_A_STEP
-        while self._free and budget > 0 and (job := self._next(waiting)) is not None:
+        """Begin jobs while there is room for them; yields what is done before it begins."""
+        while len(self._active) < self._rows and (job := self._next(waiting)) is not None:
             text = job.text
             check_prompt(text.prompt, text.context, text.overflow)
             if text.must_end():
                 yield job
-            elif self._prefixes.is_in_hand(text.prompt):
-                self._waiting.append(job)
+            elif self._active and self._prefixes.must_wait(text.prompt):
+                self._waiting.appendleft(job)
                 return
             else:
-                budget -= self._begin(job)
+                self._begin(job)
 
     def _next(self, waiting: Iterator[Job | None]) -> Job | None:
         return self._waiting.popleft() if self._waiting else next(waiting, None)
 
-    def _begin(self, job: Job) -> int:
-        """Give a job a row → how many tokens of its prompt are to be read."""
-        row, text = self._free.pop(), job.text
-        self._active[row] = job
-        if len(text.prompt) <= text.context:  # else its beginning is cut off
-            job.past = self._prefixes.take(text.prompt, self._row(row))
-            self._begun.append(row)
-        return len(text.prompt) - job.past
-
-    def _row(self, row: int) -> Tensor:
-        """(L, 2, H, C, D) keys and values of a row."""
-        return self._cache.store[:, :, row]
-
-    def _ended(self, step: Iterator[Job]) -> Job | None:
-        """The next job that a step has ended, None if no more; with fewer rows if it must be."""
+    def _begin(self, job: Job) -> None:
+        """Give a job a cache; with fewer rows, and later, if there is not the memory for it."""
+        text = job.text
+        capacity = min(text.context, len(text.prompt) + text.params.max_new_tokens)
+        self._active.append(job)
         try:
-            return next(step, None)
+            job.cache = self._engine.new_cache(capacity)
+            if len(text.prompt) <= text.context:  # else its beginning is cut off
+                self._prefixes.begin(text.prompt, job.cache)
+        except (MemoryError, RuntimeError) as problem:
+            if not is_exhausted(problem):
+                raise
+        else:
+            return
+        self._shrink()  # here, where the exception no longer holds what was allocated
+
+    def _shrink(self) -> None:
+        """Begin all texts again, half as many at a time.
+
+        Raises:
+            RunError: there was one.
+        """
+        for job in self._active:
+            job.restart()
+        self._waiting.extendleft(reversed(self._active))
+        self._active.clear()
+        self._prefixes.clear()
+        if self._rows == 1:
+            hint = "A smaller model, shorter prompts, `dtype=bfloat16` or `quantize` need less"
+            raise RunError("memory", "there is not enough of it for one text at a time", hint)
+        self._rows //= 2
+        self._on_fewer(self._rows)
+
+    def _step(self) -> Iterator[Job]:
+        """One token for each text whose prompt is computed; yields the jobs that ended."""
+        spans = list(self._spans())
+        if (found := self._compute([span for _, span in spans])) is None:
+            return
+        rows = iter(found)
+        for job, span in spans:
+            if job.cache is None:
+                return  # what was done beside the last job took the memory: all begin again
+            if span.n_logits and _advance(job, next(rows)):
+                self._active.remove(job)
+                has_prompt = len(job.text) <= job.text.context + 1
+                self._prefixes.end(job.cache, keep=has_prompt)
+                job.cache = None
+                yield job
+
+    def _spans(self) -> Iterator[tuple[Job, Span]]:
+        """What each text needs; of prompts, so much as a step may compute, in their order."""
+        budget = PROMPT_TOKENS_A_STEP
+        for job in self._active:
+            past, unread = job.text.unread(job.cache.length)
+            job.cache.truncate(past)
+            if len(job.text) > job.text.context:  # the window slides: no position stays
+                self._prefixes.end(job.cache, keep=False)
+                yield job, Span(job.cache, unread)
+            elif len(unread) == 1 or len(unread) <= budget:
+                budget -= 0 if len(unread) == 1 else len(unread)
+                yield job, Span(job.cache, unread)
+            elif budget > 0:
+                yield job, Span(job.cache, unread[:budget], 0)
+                budget = 0
+
+    def _compute(self, spans: list[Span]) -> Logits | None:
+        """Logits of the spans; None, and fewer rows, if there is not the memory."""
+        try:
+            return self._engine.step(spans)
         except (MemoryError, RuntimeError) as problem:
             if not is_exhausted(problem):
                 raise
         self._shrink()  # here, where the exception no longer holds what the step had allocated
         return None
 
-    def _shrink(self) -> None:
-        """Begin all texts again in half the rows."""
-        for job in self._active.values():
-            job.restart()
-        self._waiting.extendleft(reversed(self._active.values()))
-        self._active.clear()
-        self._begun.clear()
-        self._prefixes.clear()
-        del self._cache  # before there is a smaller one
-        self._open(self._fewer(self._companion))
 
-    def _step(self) -> Iterator[Job]:
-        """One token for each row; yields the jobs that ended and frees their rows."""
-        rows = sorted(self._active)  # neighbours in the cache can share calls
-        found = self._logits(rows).float().cpu().numpy()
-        for row, logits in zip(rows, found, strict=False):
-            if row not in self._active:
-                return  # what was done beside the last job took the rows: all texts begin again
-            job = self._active[row]
-            if _advance(job, logits):
-                del self._active[row]
-                self._free.append(row)
-                yield job
-
-    @torch.inference_mode()
-    def _logits(self, rows: list[int]) -> Tensor:
-        """(at least len(rows), V): what follows each row."""
-        ids: list[int] = []
-        last: list[int] = []  # of each row's tokens
-        spans: list[Span] = []
-        for row in rows:
-            job = self._active[row]
-            past, unread = job.text.unread(job.past)
-            for start, length in blocks(past, len(unread)):
-                spans.append(Span(row, start, length))
-            ids += unread
-            last.append(len(ids) - 1)
-            job.past = past + len(unread)
-        if len(ids) == 1:
-            spans.append(Span(self._companion, 0, 1))
-            ids.append(0)
-        hidden = self._model.hidden(
-            torch.tensor(ids, device=self._model.device), spans, self._cache
-        )
-        for row in self._begun:
-            self._prefixes.keep(self._active[row].text.prompt, self._row(row))
-        self._begun.clear()
-        return self._model.logits(hidden[last if len(last) > 1 else [last[0], 0]])
-
-
-def _advance(job: Job, logits: Row) -> bool:
+def _advance(job: Job, logits: Logits) -> bool:
     """Whether the job has ended with the token that these logits give."""
     try:
         token = job.text.choose(logits)

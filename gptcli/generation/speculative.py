@@ -9,9 +9,8 @@ Guesses come from the text itself (`PromptLookup`) or from a smaller model (`Dra
 
 from typing import Protocol
 
-from torch import Tensor
-
-from gptcli.generation.decode import Model, Prompt
+from gptcli.engine.interface import Engine, Logits
+from gptcli.generation.decode import Prompt
 from gptcli.generation.sequence import Sequence
 
 MOST_GUESSES = 8
@@ -60,21 +59,20 @@ class DraftModel:
     Two models that agree on a token's probability then also agree on the draw.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._prompt: Prompt | None = None
 
     def propose(self, text: Sequence, count: int) -> list[int]:
         """What the smaller model would write."""
-        if len(text) + count > self._model.config.context_length:
+        if len(text) + count > self._engine.config.context_length:
             return []
         if self._prompt is None or self._prompt.ids != tuple(text.prompt):
-            room = self._model.config.context_length - len(text.prompt)
-            self._prompt = Prompt(self._model, text.prompt, room)
+            room = self._engine.config.context_length - len(text.prompt)
+            self._prompt = Prompt(self._engine, text.prompt, room)
         guess = text.copy()
         for _ in range(count):
-            logits = self._prompt.following(guess)
-            if guess.choose(logits.float().cpu().numpy()) is None:
+            if guess.choose(self._prompt.following(guess)) is None:
                 break
         return guess.ids[len(text.ids) :]
 
@@ -90,13 +88,13 @@ class Speculation:
     def __init__(self, prompt: Prompt, drafter: Drafter) -> None:
         self._prompt, self._drafter = prompt, drafter
         self._guesses: list[int] = []
-        self._logits: list[Tensor] = []
+        self._logits: list[Logits] = []
         self._recent: list[bool] = []
         self._resume_at = 0
         self.guessed = self.accepted = 0
 
-    def following(self, text: Sequence) -> Tensor:
-        """(1, V) logits of what follows the text."""
+    def following(self, text: Sequence) -> Logits:
+        """(V,) logits of what follows the text."""
         if not text.ids:
             self._guesses.clear()
             return self._prompt.following(text)
@@ -104,7 +102,7 @@ class Speculation:
             return self._logits.pop(0)
         self._guesses = self._guess(text)
         self.guessed += len(self._guesses)
-        first, *self._logits = self._prompt.following_all(text, self._guesses).split(1)
+        first, *self._logits = self._prompt.following_all(text, self._guesses)
         return first
 
     def _came_true(self, id: int) -> bool:

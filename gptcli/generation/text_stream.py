@@ -5,7 +5,6 @@ no model and no terminal.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from gptcli.generation.decode import FinishReason, Generation, Token
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -50,12 +49,16 @@ class StopFinder:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(str):
     """Text that can be shown, perhaps empty, and the token that made it so (None at the end)."""
 
-    text: str
     token: Token | None
+
+    def __new__(cls, text: str, token: Token | None = None) -> "Piece":
+        """`text` with its token."""
+        piece = super().__new__(cls, text)
+        piece.token = token
+        return piece
 
 
 class Completion:

@@ -105,17 +105,12 @@ class KVCache:
         """Forget all but the first `length` positions."""
         self.length = min(self.length, length)
 
-    def append_from(self, other: "KVCache", start: int, end: int) -> None:
-        """Copy positions `start` to `end` of another cache behind those held here."""
-        length = self.length + end - start
-        if not 0 <= start <= end <= other.length or length > self.capacity:
-            raise ValueError(f"positions {start} to {end} of {other.length} do not fit here")
-        self.store[..., self.length : length, :] = other.store[..., start:end, :]
+    def copy_prefix(self, other: "KVCache", length: int) -> None:
+        """Hold the first `length` positions of another cache, and nothing else."""
+        if not 0 <= length <= min(other.length, self.capacity):
+            raise ValueError(f"{length} positions of {other.length} do not fit in {self.capacity}")
+        self.store[..., :length, :] = other.store[..., :length, :]
         self.length = length
-
-    def reorder(self, rows: Tensor) -> None:
-        """Make row i what row `rows[i]` was: beams swap histories this way."""
-        self.store = self.store.index_select(2, rows)
 
 
 class MultiHeadAttention(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gptcli.core.errors import RunError
-from gptcli.engine.precision import wants_bfloat16
+from gptcli.engine.pytorch import wants_bfloat16
 from gptcli.model.gpt import GPTModel, TransformerBlock
 from gptcli.train import optimizer as optimizers
 from gptcli.train.distributed import Group

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from batch_jobs import SPEC, Short, bytes_tokenizer, read, tiny_model, write
+from batch_jobs import SPEC, Short, bytes_tokenizer, read, tiny_book, tiny_model, write
 
 from gptcli.batch.logprobs import Score, as_openai
 from gptcli.batch.worker import Answerer
@@ -43,7 +43,7 @@ def test_both_shapes_say_what_the_model_says(tmp_path: Path) -> None:
     assert [score["id"] for score in ours["logprobs"]] == [token.id for token in tokens]
     seen = tokenizer.encode("The cat")
     for number, score in enumerate(ours["logprobs"]):
-        exact = model(torch.tensor([seen])).double()[0, -1].log_softmax(0)
+        exact = tiny_book()(torch.tensor([seen])).detach().double()[0, -1].log_softmax(0)
         best = exact.topk(3)
         assert score["logprob"] == pytest.approx(exact[score["id"]].item(), abs=1e-5)
         assert [top["id"] for top in score["top"]] == best.indices.tolist()
@@ -61,7 +61,7 @@ def test_echo_scores_the_prompt_as_the_model_does(tmp_path: Path, prompt: str | 
     ids = list(prompt.encode()) if isinstance(prompt, str) else prompt
     text, shown = echoed["response"]["body"]["choices"][0]["text"], logprobs_of(echoed)
     assert shown["token_logprobs"][0] is shown["top_logprobs"][0] is None
-    exact = tiny_model()(torch.tensor([ids])).double()[0].log_softmax(1)
+    exact = tiny_book()(torch.tensor([ids])).detach().double()[0].log_softmax(1)
     for at, id in enumerate(ids[1:], 1):
         best = exact[at - 1].topk(2).values.tolist()
         assert shown["token_logprobs"][at] == pytest.approx(exact[at - 1, id].item(), abs=1e-5)
@@ -116,7 +116,7 @@ def test_what_is_cut_from_a_prompt_has_no_score(tmp_path: Path) -> None:
     assert shown["text_offset"][-4] == len(prompt)
     values = logprobs_of(slid)["token_logprobs"]
     assert [at for at, value in enumerate(values) if value is None] == list(range(70 - context + 1))
-    exact = tiny_model()(torch.tensor([list(prompt.encode())[-context:]])).double()[0]
+    exact = tiny_book()(torch.tensor([list(prompt.encode())[-context:]])).detach().double()[0]
     last = exact.log_softmax(1)[-2, prompt.encode()[-1]].item()
     assert values[69] == pytest.approx(last, abs=1e-5)
 
@@ -161,18 +161,20 @@ def test_memory_that_runs_out_while_prompts_are_scored_changes_no_bytes(
 @pytest.mark.parametrize("step", range(1, 50, 3))
 def test_memory_that_is_short_at_any_step_changes_no_bytes(tmp_path: Path, step: int) -> None:
     expected, short = of_echoes(tmp_path), Short(tiny_model(), MemoryError(), at_step=step)
-    scored = Answerer(short, bytes_tokenizer(), SPEC, rows=6)
+    scored, said = Answerer(short, bytes_tokenizer(), SPEC, rows=6), []
+    scored.on_fewer = said.append
     write(tmp_path / "in", tmp_path / "out", answers=lambda: scored)
     assert (tmp_path / "out").read_bytes() == expected
-    assert short.caches == [6, 3]
+    assert said == [3]
 
 
 def test_a_prompt_that_cannot_be_scored_ends_a_job_that_can_be_resumed(tmp_path: Path) -> None:
     expected, short = of_echoes(tmp_path), Short(tiny_model(), MemoryError(), beside=0)
-    scored = Answerer(short, bytes_tokenizer(), SPEC, rows=4)
+    scored, said = Answerer(short, bytes_tokenizer(), SPEC, rows=4), []
+    scored.on_fewer = said.append
     with pytest.raises(RunError, match="memory: there is not enough of it for one text"):
         write(tmp_path / "in", tmp_path / "out", answers=lambda: scored)
-    assert short.caches == [4, 2, 1]
+    assert said == [2, 1]
     assert expected.startswith((tmp_path / "out").read_bytes())
     write(tmp_path / "in", tmp_path / "out", mode="resume")
     assert (tmp_path / "out").read_bytes() == expected

@@ -16,8 +16,8 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
-import torch
 from batch_jobs import prompts, tiny_directory, write
+from engines import engine_of
 from safetensors.torch import load_file, save_file
 
 from gptcli.batch.fingerprint import identity
@@ -31,9 +31,9 @@ from gptcli.batch.worker import Answerer
 from gptcli.checkpoint.load import load_model
 from gptcli.checkpoint.resolve import resolve
 from gptcli.cli.clustering import ClusterOptions
-from gptcli.cli.model_options import ModelOptions
 from gptcli.core.errors import InputError, RunError, UsageError
-from gptcli.engine.fast import FastGPT
+from gptcli.generation.llm import LLM
+from gptcli.generation.model_spec import ModelSpec
 from gptcli.sampling.params import SamplingParams
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.version import __version__
@@ -69,7 +69,7 @@ def parent(process: int) -> int:
 
 def alone(model: Path) -> Answerer:
     tokenizer = load_tokenizer("bytes.tiktoken", model, vocab_size=256)
-    return Answerer(FastGPT(load_model(resolve(str(model)))), tokenizer, SPEC, rows=5)
+    return Answerer(engine_of(load_model(resolve(str(model)))), tokenizer, SPEC, rows=5)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +95,9 @@ def link(nodes: Any) -> Iterator[Cluster]:
 
 
 def plan_for(model: Path, spec: JobSpec = SPEC, **changes: Any) -> WorkerPlan:
-    target = resolve(str(model))
-    assert target.config is not None
-    tokenizer = load_tokenizer("bytes.tiktoken", model, vocab_size=256)
-    what = identity(target, target.config, tokenizer, dtype="float32", device="cpu")
-    common: dict[str, Any] = {"config": None, "weights": None, "offline": True, "rows": 4}
-    common |= {"identity": {**what, "version": __version__}, "spec": spec, "model": str(model)}
+    named = ModelSpec(model=str(model), offline=True, threads=1, **changes.pop("named", {}))
+    what = {**identity(LLM.open(named)), "version": __version__}
+    common: dict[str, Any] = {"rows": 4, "identity": what, "spec": spec, "model": named}
     return WorkerPlan(**{**common, **changes})
 
 
@@ -223,7 +220,7 @@ def test_a_fault_of_the_model_ends_the_job(job: OnCluster, tmp_path: Path) -> No
     weights["final_norm.scale"].fill_(float("nan"))
     save_file(weights, broken / "model.safetensors")
     with pytest.raises(RunError, match="finite"):
-        job.run(plan=plan_for(broken, check_finite=False), workers=1)
+        job.run(plan=plan_for(broken, named={"check_finite": False}), workers=1)
 
 
 def test_the_command_writes_the_same_bytes_and_nothing_else(nodes: Any, job: OnCluster) -> None:
@@ -265,7 +262,7 @@ def test_a_worker_answers_calls_of_any_size_together(model: Path, source: Path) 
     with open_file(source) as opened:
         reading = Reading(opened.lines(), RecordReader(SPEC), lambda: None)
         records = [record for record in reading if isinstance(record, Record)][:12]
-    worker = Worker(plan_for(model, threads=torch.get_num_threads()))
+    worker = Worker(plan_for(model))
     assert isinstance(worker.load(), Ready)
     together, apart = worker.answer(records), [worker.answer([record]) for record in records]
     assert sorted(map(repr, together)) == sorted(repr(answers[0]) for answers in apart)
@@ -282,13 +279,13 @@ def test_an_error_travels_whole(kind: type[RunError]) -> None:
 def test_a_missing_ray_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"gptcli\[ray\]"):
-        ClusterOptions(engine="ray", workers=2).plan(ModelOptions())
+        ClusterOptions(engine="ray", workers=2).plan(ModelSpec())
 
 
 def test_options_of_a_cluster_need_one() -> None:
     with pytest.raises(UsageError, match="workers: needs `engine=ray`"):
         ClusterOptions(workers=2)
-    assert ClusterOptions().plan(ModelOptions()) is None
+    assert ClusterOptions().plan(ModelSpec()) is None
 
 
 def test_a_gpu_for_each_worker_needs_a_device_that_uses_it(
@@ -297,6 +294,6 @@ def test_a_gpu_for_each_worker_needs_a_device_that_uses_it(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     pytest.importorskip("ray", reason="needs Ray, the extra `ray`")
     with pytest.raises(UsageError, match="device=cuda"):
-        ClusterOptions(engine="ray", workers=2, num_gpus_per_worker=0.5).plan(ModelOptions())
-    plan = ClusterOptions(engine="ray", workers=2).plan(ModelOptions(device="cuda", threads=3))
+        ClusterOptions(engine="ray", workers=2, num_gpus_per_worker=0.5).plan(ModelSpec())
+    plan = ClusterOptions(engine="ray", workers=2).plan(ModelSpec(device="cuda", threads=3))
     assert plan == ClusterPlan(workers=2, gpus=1.0, threads=3)

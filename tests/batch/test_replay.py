@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from batch_jobs import SPEC, answerer, bytes_tokenizer, prompts, read, tiny_model, write
+from batch_jobs import SPEC, answerer, bytes_tokenizer, prompts, read, tiny_book, tiny_model, write
 
 from gptcli.batch.io.inputs import open_file
 from gptcli.batch.job import JobSpec
@@ -84,7 +84,7 @@ def test_the_first_differing_token_and_its_margin(
     assert (found.recorded.text, found.now.text) == (other, text[3])
 
     ids = [*bytes_tokenizer().encode("two"), *text[:3].encode()]
-    logits = tiny_model()(torch.tensor([ids]), last=True)[0, -1].float().clone().numpy()
+    logits = tiny_book()(torch.tensor([ids]), last=True)[0, -1].detach().clone().numpy()
     logits[97:123] += 9
     if temperature == 0:
         assert found.unit == "logit"

@@ -20,13 +20,13 @@ from batch_jobs import (
     tiny_model,
     write,
 )
+from engines import engine_of
 
 from gptcli.batch.job import JobSpec, Shard
 from gptcli.batch.request import Failure
 from gptcli.batch.runner import WINDOW_RECORDS, InterruptedJobError, OrderedWriter, Tally
 from gptcli.batch.worker import Answerer
 from gptcli.core.errors import InputError, RunError, UsageError
-from gptcli.engine.fast import FastGPT
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import untrained
@@ -425,7 +425,7 @@ def test_a_fault_of_the_model_stops_the_job_and_it_can_be_resumed(
     broken = untrained(GPTConfig(**{**tiny_model().config.to_dict()}), seed=1)
     with torch.no_grad():
         broken.pos_emb.weight[14] = float("nan")  # longer texts only
-    faulty = Answerer(FastGPT(broken), bytes_tokenizer(), SPEC, rows=1)
+    faulty = Answerer(engine_of(broken), bytes_tokenizer(), SPEC, rows=1)
     with pytest.raises(RunError, match="non-finite logits"):
         write(source, tmp_path / "out", answers=lambda: faulty)
     written = (tmp_path / "out").read_bytes()

@@ -15,9 +15,10 @@ from batch_jobs import SPEC, answerer, prompts, write
 from gptcli.batch.ray.connection import Cluster, ClusterPlan
 from gptcli.batch.ray.pool import ClusterAnswers
 from gptcli.batch.ray.worker import Ready, WorkerPlan
+from gptcli.generation.model_spec import ModelSpec
 
 RECORDS, QUICK, NEVER = 40, 0.5, 1e9
-PLAN = WorkerPlan(model=None, config=None, weights=None, offline=True, spec=SPEC, identity={})
+PLAN = WorkerPlan(model=ModelSpec(), spec=SPEC, identity={})
 
 
 class GoneError(Exception):

@@ -18,11 +18,12 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 from weight_files import entry, raw, write, zeros
 
-from gptcli.checkpoint import fill as filling
+from gptcli.checkpoint import arrays
 from gptcli.checkpoint.header import read_headers, stamp_of
-from gptcli.checkpoint.layouts import expected_shapes, recognise
+from gptcli.checkpoint.layouts import expected_shapes
 from gptcli.checkpoint.load import load_model, load_weights, save
 from gptcli.checkpoint.resolve import Target, resolve
+from gptcli.checkpoint.weights import open_checkpoint
 from gptcli.core.errors import InputError, RunError
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel, untrained
@@ -34,10 +35,10 @@ CONFIG = book_config(ORACLE)
 IDS = torch.randint(0, CONFIG.vocab_size, (2, 17), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(params=[filling.CHUNK, 200], ids=["whole", "pieces"])
+@pytest.fixture(params=[arrays.CHUNK, 200], ids=["whole", "pieces"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Tensors in one piece, and in many that divide neither rows nor tensors."""
-    monkeypatch.setattr(filling, "CHUNK", request.param)
+    monkeypatch.setattr(arrays, "CHUNK", request.param)
     return request.param
 
 
@@ -233,18 +234,16 @@ def test_weights_alone_do_not_tell_the_heads(tmp_path: Path) -> None:
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, book()).weights
     assert path is not None
-    headers = read_headers(path)
-    destinations = {
-        name: torch.empty_like(w) for name, w in copy_weights(ORACLE).state_dict().items()
-    }
+    opened = open_checkpoint(path, CONFIG)
+    last = [*opened.layout.sources][-1]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match="changed while it was being read"):
-        filling.fill(headers, recognise(headers), destinations)
+        opened.weights().tensors[last]
     with path.open("rb") as file:  # it shrinks after the first look
-        headers = [replace(headers[0], stamp=stamp_of(file.fileno()))]
+        headers = [replace(opened.headers[0], stamp=stamp_of(file.fileno()))]
     with pytest.raises(RunError, match="changed while it was being read"):
-        filling.fill(headers, recognise(headers), destinations)
+        dict(replace(opened, headers=headers).weights().tensors)
 
 
 def test_a_file_rewritten_between_two_reads_is_refused(tmp_path: Path) -> None:
@@ -252,7 +251,7 @@ def test_a_file_rewritten_between_two_reads_is_refused(tmp_path: Path) -> None:
     (header,) = read_headers(path)
 
     def read_and_rewrite() -> None:
-        with filling.reading(header) as fd:
+        with arrays.reading(header) as fd:
             assert os.pread(fd, 8, 0)
             path.write_bytes(path.read_bytes())
 
@@ -350,6 +349,7 @@ PEAK = """
 import sys, torch
 from gptcli.checkpoint.load import load_model
 from gptcli.core.memory import peak_bytes  # ru_maxrss would begin at that of the starting process
+from gptcli.checkpoint.weights import open_checkpoint
 from gptcli.checkpoint.resolve import resolve
 target, toy = map(resolve, sys.argv[1:])
 load_model(toy)  # what the first load takes for good, whatever its size

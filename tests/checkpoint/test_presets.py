@@ -103,9 +103,8 @@ def test_the_temperature_is_what_was_given_or_what_suits_the_model(
 
 def test_the_library_draws_at_the_same_temperature() -> None:
     loaded = gptcli.load()
-    default = "".join(gptcli.generate(loaded, "Once", seed=2, max_new_tokens=30))
+    default = "".join(loaded.stream("Once", seed=2, max_new_tokens=30))
     texts = [
-        "".join(gptcli.generate(loaded, "Once", seed=2, max_new_tokens=30, temperature=t))
-        for t in (0.6, 0.8)
+        "".join(loaded.stream("Once", seed=2, max_new_tokens=30, temperature=t)) for t in (0.6, 0.8)
     ]
     assert default == texts[0] != texts[1]

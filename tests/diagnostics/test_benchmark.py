@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from gptcli.engine.fast import FastGPT
+from gptcli.engine.layers import Floats
 
 from gptcli.core.errors import UsageError
 from gptcli.core.memory import peak_bytes, resident_bytes
@@ -15,8 +17,6 @@ from gptcli.diagnostics.benchmark import Load, Report, Run, Spread, report, run
 from gptcli.diagnostics.machine import Machine
 from gptcli.diagnostics.workload import Workload, fitted
 from gptcli.engine import quantize
-from gptcli.engine.fast import FastGPT
-from gptcli.engine.layers import Floats
 from gptcli.model import memory_estimate
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel, untrained

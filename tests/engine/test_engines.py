@@ -45,8 +45,8 @@ def test_a_prompt_cut_anywhere_beside_others_has_the_book_s_logits(engine, book)
         if spans:
             logits = engine.step(spans)
             for owner, span in zip(owners, spans, strict=True):
-                found[owner].append(logits[: span.wanted])
-                logits = logits[span.wanted :]
+                found[owner].append(logits[: span.n_logits])
+                logits = logits[span.n_logits :]
     for text, parts in zip(texts, found, strict=True):
         np.testing.assert_allclose(np.concatenate(parts), whole(book, text), atol=1e-4)
 
@@ -63,8 +63,8 @@ def test_a_cache_goes_on_from_a_copied_beginning(engine, book):
     text = [3, 1, 4, 1, 5, 9, 2, 6]
     cache, copy = engine.new_cache(8), engine.new_cache(8)
     engine.step([Span(cache, text, 0)])
-    copy.append_from(cache, 0, 2)
-    copy.append_from(cache, 2, 5)
+    engine.step([Span(copy, [7, 7, 7], 0)])
+    copy.copy_prefix(cache, 5)
     np.testing.assert_allclose(
         engine.step([Span(copy, text[5:])])[0], whole(book, text)[-1], atol=1e-4
     )
@@ -81,8 +81,8 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(engine):
     with pytest.raises(ValueError, match="context is 32"):
         engine.step([Span(engine.new_cache(), [0] * 33)])
     engine.step([Span(cache, [1, 2], 0)])
-    with pytest.raises(ValueError, match="fit"):
-        engine.new_cache(2).append_from(cache, 0, 3)
-    with pytest.raises(ValueError, match="fit"):
-        cache.append_from(cache, 0, 3)
+    with pytest.raises(ValueError, match="positions of"):
+        engine.new_cache(4).copy_prefix(cache, 3)
+    with pytest.raises(ValueError, match="positions of"):
+        engine.new_cache(1).copy_prefix(cache, 2)
     assert cache.length == 2

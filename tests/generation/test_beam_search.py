@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from engines import engine_of
 from gpt2_oracle import copy_weights, lively_gpt2
 from transformers import GPT2LMHeadModel
 
@@ -78,10 +79,10 @@ def test_beams_and_scores_equal_transformers_without_an_end(oracle, model, promp
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
             eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
-        found = beam_search(model, prompt, SamplingParams(max_new_tokens=12), 1)
+        found = beam_search(engine_of(model), prompt, SamplingParams(max_new_tokens=12), 1)
         assert list(found[0].ids) == expected[0, len(prompt) :].tolist()
         return
-    found = beam_search(model, prompt, SamplingParams(max_new_tokens=12), beams)
+    found = beam_search(engine_of(model), prompt, SamplingParams(max_new_tokens=12), beams)
     same(found, theirs(oracle, prompt, beams, 12, None))
     assert {completion.finish_reason for completion in found} == {"length"}
 
@@ -91,9 +92,9 @@ def test_beams_that_end_equal_transformers(pairs, beams) -> None:
     params, mixed = SamplingParams(max_new_tokens=15), 0
     for oracle, model in pairs:
         for prompt in PROMPTS:
-            open_ended = beam_search(model, prompt, params, beams)
+            open_ended = beam_search(engine_of(model), prompt, params, beams)
             for eos in {token for found in open_ended for token in found.ids}:
-                found = beam_search(model, prompt, params, beams, eos_ids=(eos,))
+                found = beam_search(engine_of(model), prompt, params, beams, eos_ids=(eos,))
                 same(found, theirs(oracle, prompt, beams, 15, eos))
                 mixed += len({completion.finish_reason for completion in found}) == 2
     assert mixed >= 3  # the hard case has been met
@@ -110,7 +111,7 @@ def test_beams_that_end_equal_transformers(pairs, beams) -> None:
 def test_bans_and_penalties_in_beams_equal_transformers(oracle, model, ours, options) -> None:
     params = SamplingParams(max_new_tokens=12, **ours)
     for eos in (2, 4, 10):
-        found = beam_search(model, PROMPTS[1], params, 3, eos_ids=(eos,))
+        found = beam_search(engine_of(model), PROMPTS[1], params, 3, eos_ids=(eos,))
         same(found, theirs(oracle, PROMPTS[1], 3, 12, eos, **options))
 
 
@@ -118,31 +119,31 @@ def test_ignore_eos_makes_the_end_an_ordinary_token(model) -> None:
     params = SamplingParams(max_new_tokens=15)
     ignoring = SamplingParams(max_new_tokens=15, ignore_eos=True)
     for eos in range(13):
-        found = beam_search(model, PROMPTS[0], ignoring, 3, eos_ids=(eos,))
-        assert found == beam_search(model, PROMPTS[0], params, 3)
+        found = beam_search(engine_of(model), PROMPTS[0], ignoring, 3, eos_ids=(eos,))
+        assert found == beam_search(engine_of(model), PROMPTS[0], params, 3)
 
 
 def test_the_search_ends_where_the_context_does(model) -> None:
     prompt = [1 + i % 12 for i in range(38)]
-    found = beam_search(model, prompt, SamplingParams(max_new_tokens=9), 2)
+    found = beam_search(engine_of(model), prompt, SamplingParams(max_new_tokens=9), 2)
     assert {len(completion.ids) for completion in found} == {3}  # the last needs no position
     assert {completion.finish_reason for completion in found} == {"context"}
 
 
 def test_no_new_tokens_are_no_tokens(model) -> None:
     params = SamplingParams(max_new_tokens=0)
-    assert beam_search(model, [1], params, 3) == [Completion((), 0.0, "length")]
+    assert beam_search(engine_of(model), [1], params, 3) == [Completion((), 0.0, "length")]
 
 
 @pytest.mark.parametrize("prompt", [[], [1] * 41])
 def test_a_prompt_that_cannot_be_read_is_refused(model, prompt) -> None:
     with pytest.raises(ValueError, match="the context is 40"):
-        beam_search(model, prompt, SamplingParams(), 2)
+        beam_search(engine_of(model), prompt, SamplingParams(), 2)
 
 
 def test_more_beams_than_tokens_find_the_best_of_all(model) -> None:
     params = SamplingParams(max_new_tokens=2)
-    found = beam_search(model, [5], params, 50, n_vocab=4)
+    found = beam_search(engine_of(model), [5], params, 50, n_vocab=4)
     with torch.inference_mode():
         first = model(torch.tensor([[5]]))[0, -1, :4].log_softmax(-1)
         totals = {
@@ -159,4 +160,4 @@ def test_numbers_that_are_not_finite_stop_the_search(oracle) -> None:
     with torch.no_grad():
         broken.final_norm.shift[3] = torch.nan
     with pytest.raises(RunError, match=r"non-finite logits at token 1 \(13 NaN, 0 inf\)"):
-        beam_search(broken, [1, 2], SamplingParams(), 2)
+        beam_search(engine_of(broken), [1, 2], SamplingParams(), 2)

@@ -32,7 +32,7 @@ def loaded():
 
 
 def text(loaded, prompt: str, **options: object) -> str:
-    return "".join(gptcli.generate(loaded, prompt, **options))
+    return "".join(loaded.stream(prompt, **options))
 
 
 @pytest.mark.slow

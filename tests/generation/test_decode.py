@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from engines import engine_of
 from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 
 from gptcli.core.errors import RunError, UsageError
@@ -26,7 +27,7 @@ def generated(
     sampling = {name: options.pop(name) for name in list(options) if hasattr(SamplingParams, name)}
     params = SamplingParams(max_new_tokens=max_new_tokens, **sampling)  # type: ignore[arg-type]
     overflow = options.get("overflow", "stop")
-    prompt = Prompt(model, ids, max_new_tokens, overflow)  # type: ignore[arg-type]
+    prompt = Prompt(engine_of(model), ids, max_new_tokens, overflow)  # type: ignore[arg-type]
     generation = Generation(prompt, params, **{"seed": 0, **options})  # type: ignore[arg-type]
     tokens = [token.id for token in generation]
     assert tokens == generation.ids
@@ -72,7 +73,7 @@ def test_at_the_end_of_the_context_it_stops_with_every_position_used(model: GPTM
 
 
 def test_overflow_error_keeps_the_tokens_and_says_where(model: GPTModel) -> None:
-    prompt = Prompt(model, [5] * 30, 50)
+    prompt = Prompt(engine_of(model), [5] * 30, 50)
     generation = Generation(prompt, SamplingParams(temperature=0.0), seed=0, overflow="error")
     with pytest.raises(RunError, match="context: full after 11 new tokens"):
         list(generation)
@@ -81,9 +82,9 @@ def test_overflow_error_keeps_the_tokens_and_says_where(model: GPTModel) -> None
 
 def test_a_prompt_that_is_too_long_or_empty_is_a_usage_error(model: GPTModel) -> None:
     with pytest.raises(UsageError, match=r"too long \(41 tokens, expected at most 40"):
-        Prompt(model, [1] * 41, 1)
+        Prompt(engine_of(model), [1] * 41, 1)
     with pytest.raises(UsageError, match="prompt: is empty"):
-        Prompt(model, [], 1)
+        Prompt(engine_of(model), [], 1)
 
 
 def test_the_end_of_text_token_stops_and_is_left_out(model: GPTModel) -> None:
@@ -128,14 +129,14 @@ def test_a_sample_depends_on_seed_record_and_sample_number_only(model: GPTModel)
 
 def test_samples_share_a_prompt_that_is_read_once(model: GPTModel) -> None:
     params = SamplingParams(max_new_tokens=8, temperature=1.5)
-    prompt = Prompt(model, [1, 2, 3], 8)
+    prompt = Prompt(engine_of(model), [1, 2, 3], 8)
     shared = [[t.id for t in Generation(prompt, params, seed=7, sample=n)] for n in range(3)]
     alone = [generated(model, [1, 2, 3], 8, temperature=1.5, seed=7, sample=n)[0] for n in range(3)]
     assert shared == alone
 
 
 def test_log_probabilities_are_those_of_the_models_own_logits(model: GPTModel) -> None:
-    prompt = Prompt(model, [4, 5], 3)
+    prompt = Prompt(engine_of(model), [4, 5], 3)
     params = SamplingParams(max_new_tokens=3, temperature=0.3, top_k=2)
     tokens: list[Token] = list(Generation(prompt, params, seed=0, logprobs=4))
     ids = [4, 5, *(token.id for token in tokens)]
@@ -155,7 +156,7 @@ def test_ids_past_the_tokenizers_vocabulary_are_never_drawn(model: GPTModel) -> 
 
 def test_non_finite_logits_are_an_error_that_keeps_what_came_before() -> None:
     model = untrained(TINY, 0)
-    prompt = Prompt(model, [1], 5)
+    prompt = Prompt(engine_of(model), [1], 5)
     generation = Generation(prompt, SamplingParams(max_new_tokens=5), seed=0)
     tokens = iter(generation)
     next(tokens)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from batch_jobs import Short
+from engines import engine_of
 from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 
 from gptcli.core.errors import RunError, UsageError
-from gptcli.engine.fast import FastGPT
+from gptcli.engine.interface import Engine
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.generation.scheduler import Batch, Job
 from gptcli.generation.sequence import Sequence, Token
@@ -22,8 +23,8 @@ Record = tuple[tuple[int, ...], SamplingParams]
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
-def model(request: pytest.FixtureRequest) -> FastGPT:
-    return FastGPT(untrained(CONFIG, 3).to(request.param))
+def model(request: pytest.FixtureRequest) -> Engine:
+    return engine_of(untrained(CONFIG, 3).to(request.param))
 
 
 def records(count: int, seed: int = 0) -> list[Record]:
@@ -52,7 +53,7 @@ def text_of(number: int, record: Record, **changes: object) -> Sequence:
 
 
 def written(
-    model: FastGPT,
+    model: Engine,
     todo: list[tuple[int, Record]],
     rows: int,
     on_fewer: Callable[[int], object] = lambda _rows: None,
@@ -79,12 +80,12 @@ def written(
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 32])
-def test_every_batch_size_gives_the_same_bits(model: FastGPT, rows: int) -> None:
+def test_every_batch_size_gives_the_same_bits(model: Engine, rows: int) -> None:
     todo = list(enumerate(records(25)))
     assert written(model, todo, rows) == written(model, todo, 5)
 
 
-def test_order_and_company_change_no_bits(model: FastGPT) -> None:
+def test_order_and_company_change_no_bits(model: Engine) -> None:
     todo = list(enumerate(records(25)))
     expected = written(model, todo, 8)
     shuffled = random.Random(1).sample(todo, len(todo))
@@ -93,14 +94,11 @@ def test_order_and_company_change_no_bits(model: FastGPT) -> None:
     assert written(model, some, 4) == {number: expected[number] for number, _ in some}
 
 
-def test_threads_change_no_bits(model: FastGPT) -> None:
-    todo, threads = list(enumerate(records(6))), torch.get_num_threads()
-    expected = written(model, todo, 4)
-    try:
-        torch.set_num_threads(2 if threads == 1 else 1)
-        assert written(model, todo, 4) == expected
-    finally:
-        torch.set_num_threads(threads)
+def test_threads_change_no_bits() -> None:
+    todo, made = list(enumerate(records(6))), untrained(CONFIG, 3)
+    expected = written(engine_of(made, threads=1), todo, 4)
+    for threads in (2, 3, 4):
+        assert written(engine_of(made, threads=threads), todo, 4) == expected
 
 
 def test_greedy_texts_equal_transformers_generate() -> None:
@@ -110,7 +108,7 @@ def test_greedy_texts_equal_transformers_generate() -> None:
         for n, (ids, _) in enumerate(records(9, seed=2))
         if len(ids) <= 28
     ]
-    ours = written(FastGPT(copy_weights(oracle)), todo, 4, context=40, eos_ids=frozenset())
+    ours = written(engine_of(copy_weights(oracle)), todo, 4, context=40, eos_ids=frozenset())
     for number, (ids, _) in todo:
         prompt = torch.tensor([ids])
         theirs = oracle.generate(
@@ -125,7 +123,7 @@ def test_greedy_texts_equal_transformers_generate() -> None:
 
 
 def test_a_batch_writes_what_the_single_loop_writes() -> None:
-    model = FastGPT(copy_weights(lively_gpt2(**SHAPES[1])))
+    model = engine_of(copy_weights(lively_gpt2(**SHAPES[1])))
     todo = list(enumerate(records(12)))
     together = written(model, todo, 4, context=40, overflow="slide")
     for number, (ids, params) in todo:
@@ -137,7 +135,7 @@ def test_a_batch_writes_what_the_single_loop_writes() -> None:
         assert alone.finish_reason == together[number][2]
 
 
-def test_a_watcher_ends_its_own_text_only(model: FastGPT) -> None:
+def test_a_watcher_ends_its_own_text_only(model: Engine) -> None:
     ids, params = (1, 2), SamplingParams(max_new_tokens=9, temperature=1.0)
     texts = [text_of(n, (ids, params), eos_ids=frozenset()) for n in range(3)]
     jobs = [Job(text, n) for n, text in enumerate(texts)]
@@ -147,7 +145,7 @@ def test_a_watcher_ends_its_own_text_only(model: FastGPT) -> None:
     assert [text.finish_reason for text in texts] == ["length", "stop", "length"]
 
 
-def test_no_more_jobs_are_taken_than_there_are_rows(model: FastGPT) -> None:
+def test_no_more_jobs_are_taken_than_there_are_rows(model: Engine) -> None:
     taken: list[int] = []
 
     def jobs() -> object:
@@ -162,7 +160,7 @@ def test_no_more_jobs_are_taken_than_there_are_rows(model: FastGPT) -> None:
     assert done == 30
 
 
-def test_a_prompt_that_cannot_be_read_is_refused(model: FastGPT) -> None:
+def test_a_prompt_that_cannot_be_read_is_refused(model: Engine) -> None:
     for ids in ((), (1,) * 49):
         with pytest.raises(UsageError):
             list(Batch(model, 2).run([Job(text_of(0, (ids, SamplingParams())))]))
@@ -174,7 +172,7 @@ def test_non_finite_logits_stop_the_batch() -> None:
         broken.final_norm.shift[0] = float("inf")
     job = Job(text_of(0, ((1, 2), SamplingParams())))
     with pytest.raises(RunError, match="non-finite logits at token 1"):
-        list(Batch(FastGPT(broken), 2).run([job]))
+        list(Batch(engine_of(broken), 2).run([job]))
 
 
 EXHAUSTED = [
@@ -186,38 +184,38 @@ EXHAUSTED = [
 
 @pytest.mark.parametrize("error", EXHAUSTED, ids=lambda error: type(error).__name__)
 def test_rows_that_do_not_fit_are_halved_and_no_bit_changes(error: Exception) -> None:
-    model = FastGPT(untrained(CONFIG, 3))
+    model = engine_of(untrained(CONFIG, 3))
     todo = list(enumerate(records(25)))
     short, said = Short(model, error, most=3), []
     assert written(short, todo, 32, on_fewer=said.append) == written(model, todo, 4)
-    assert short.caches == [16, 8, 4, 2]  # 32 rows fail as they are made
     assert said == [16, 8, 4, 2]
 
 
 @pytest.mark.parametrize("step", range(1, 30, 4))
 def test_memory_that_is_short_at_any_step_changes_no_bit(step: int) -> None:
-    model = FastGPT(untrained(CONFIG, 3))
+    model = engine_of(untrained(CONFIG, 3))
     todo = list(enumerate(records(12)))
-    short = Short(model, MemoryError(), at_step=step)
-    assert written(short, todo, 6) == written(model, todo, 6)
-    assert short.caches == [6, 3]
+    short, said = Short(model, MemoryError(), at_step=step), []
+    assert written(short, todo, 6, on_fewer=said.append) == written(model, todo, 6)
+    assert said == [3]
 
 
 def test_one_text_that_does_not_fit_is_one_clear_line() -> None:
-    short = Short(FastGPT(untrained(CONFIG, 3)), MemoryError(), most=0)
+    short = Short(engine_of(untrained(CONFIG, 3)), MemoryError(), most=0)
+    said: list[int] = []
     with pytest.raises(RunError, match="memory: there is not enough of it for one text"):
-        written(short, list(enumerate(records(5))), 4)
-    assert short.caches == [4, 2, 1]
+        written(short, list(enumerate(records(5))), 4, on_fewer=said.append)
+    assert said == [2, 1]
 
 
 def test_another_fault_is_not_taken_for_a_lack_of_memory() -> None:
-    short = Short(FastGPT(untrained(CONFIG, 3)), RuntimeError("shapes differ"), at_step=2)
+    short = Short(engine_of(untrained(CONFIG, 3)), RuntimeError("shapes differ"), at_step=2)
     with pytest.raises(RuntimeError, match="shapes differ"):
         written(short, list(enumerate(records(5))), 4)
 
 
 def test_what_is_done_beside_a_batch_takes_its_rows_and_changes_no_bit() -> None:
-    model = FastGPT(untrained(CONFIG, 3))
+    model = engine_of(untrained(CONFIG, 3))
     todo = list(enumerate(records(25)))
     said: list[int] = []
     batch = Batch(model, 9, on_fewer=said.append)
@@ -242,7 +240,7 @@ def test_what_does_not_fit_beside_one_text_is_one_clear_line() -> None:
     def fail(error: Exception) -> None:
         raise error
 
-    batch = Batch(FastGPT(untrained(CONFIG, 3)), 2)
+    batch = Batch(engine_of(untrained(CONFIG, 3)), 2)
     with pytest.raises(RuntimeError, match="shapes differ"):
         batch.beside(lambda: fail(RuntimeError("shapes differ")))
     with pytest.raises(RunError, match="memory: there is not enough of it for one text"):

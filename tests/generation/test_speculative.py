@@ -5,9 +5,10 @@ import re
 
 import pytest
 import torch
+from engines import engine_of
 from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 
-from gptcli.engine.fast import FastGPT
+from gptcli.engine.interface import Engine
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.generation.sequence import Sequence
 from gptcli.generation.speculative import Drafter, DraftModel, PromptLookup, Speculation
@@ -27,17 +28,17 @@ class Oracle:
 
 
 @pytest.fixture(scope="module")
-def model() -> FastGPT:
-    return FastGPT(copy_weights(lively_gpt2(**SHAPES[1])))
+def model() -> Engine:
+    return engine_of(copy_weights(lively_gpt2(**SHAPES[1])))
 
 
-def plain(model: FastGPT, ids: list[int], params: SamplingParams, **options: object) -> list[int]:
+def plain(model: Engine, ids: list[int], params: SamplingParams, **options: object) -> list[int]:
     prompt = Prompt(model, ids, params.max_new_tokens)
     return [token.id for token in Generation(prompt, params, seed=4, **options)]  # type: ignore[arg-type]
 
 
 def guessed(
-    model: FastGPT, ids: list[int], params: SamplingParams, drafter: Drafter, **options: object
+    model: Engine, ids: list[int], params: SamplingParams, drafter: Drafter, **options: object
 ) -> tuple[list[int], Speculation]:
     prompt = Prompt(model, ids, params.max_new_tokens)
     speculation = Speculation(prompt, drafter)
@@ -48,7 +49,7 @@ def guessed(
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.5])
 @pytest.mark.parametrize("wrong", [0.0, 0.4, 1.0])
 def test_right_and_wrong_guesses_change_no_token(
-    model: FastGPT, temperature: float, wrong: float
+    model: Engine, temperature: float, wrong: float
 ) -> None:
     params = SamplingParams(max_new_tokens=34, temperature=temperature)
     expected = plain(model, [1, 2, 3], params)
@@ -58,7 +59,7 @@ def test_right_and_wrong_guesses_change_no_token(
     assert (speculation.accepted > 0) == (wrong < 1)
 
 
-def test_right_guesses_save_readings_of_the_weights(model: FastGPT) -> None:
+def test_right_guesses_save_readings_of_the_weights(model: Engine) -> None:
     params = SamplingParams(max_new_tokens=30, temperature=0.0)
     expected = plain(model, [1, 2, 3], params)
     _, speculation = guessed(model, [1, 2, 3], params, Oracle(expected, 0.0))
@@ -66,9 +67,9 @@ def test_right_guesses_save_readings_of_the_weights(model: FastGPT) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_lookup_and_a_draft_model_change_no_token(model: FastGPT, temperature: float) -> None:
+def test_lookup_and_a_draft_model_change_no_token(model: Engine, temperature: float) -> None:
     params = SamplingParams(max_new_tokens=30, temperature=temperature, repetition_penalty=1.1)
-    small = FastGPT(copy_weights(lively_gpt2(seed=9, **SHAPES[1])))
+    small = engine_of(copy_weights(lively_gpt2(seed=9, **SHAPES[1])))
     expected = plain(model, [5, 6, 7, 5, 6], params, eos_ids=frozenset({3}))
     for drafter in (PromptLookup(), DraftModel(small), DraftModel(model)):
         written, speculation = guessed(
@@ -78,7 +79,7 @@ def test_lookup_and_a_draft_model_change_no_token(model: FastGPT, temperature: f
     assert speculation.accepted == speculation.guessed > 0  # the model itself guesses all
 
 
-def test_several_samples_of_one_prompt_can_share_a_drafter(model: FastGPT) -> None:
+def test_several_samples_of_one_prompt_can_share_a_drafter(model: Engine) -> None:
     params, lookup = SamplingParams(max_new_tokens=20, temperature=1.0), PromptLookup()
     prompt = Prompt(model, [5, 6, 5, 6], 20)
     speculation = Speculation(prompt, lookup)
@@ -88,7 +89,7 @@ def test_several_samples_of_one_prompt_can_share_a_drafter(model: FastGPT) -> No
         assert written == plain(model, [5, 6, 5, 6], params, sample=sample)
 
 
-def test_guesses_stop_where_the_context_or_the_length_does(model: FastGPT) -> None:
+def test_guesses_stop_where_the_context_or_the_length_does(model: Engine) -> None:
     params = SamplingParams(max_new_tokens=99, temperature=0.0)
     expected = plain(model, [2] * 30, params)
     assert len(expected) == 11
@@ -106,7 +107,7 @@ def test_lookup_finds_what_followed_the_longest_known_run() -> None:
     assert proposed([1]) == []
 
 
-def test_guessing_pauses_while_nothing_comes_true(model: FastGPT) -> None:
+def test_guessing_pauses_while_nothing_comes_true(model: Engine) -> None:
     class Wrong:
         asked = 0
 
@@ -114,7 +115,7 @@ def test_guessing_pauses_while_nothing_comes_true(model: FastGPT) -> None:
             self.asked += 1
             return [96] * min(count, 1)
 
-    long = FastGPT(
+    long = engine_of(
         copy_weights(lively_gpt2(vocab_size=97, n_positions=200, n_embd=24, n_head=3, n_layer=1))
     )
     drafter = Wrong()
@@ -126,7 +127,7 @@ def test_guessing_pauses_while_nothing_comes_true(model: FastGPT) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_guesses_against_a_constraint_change_no_token(model: FastGPT, temperature: float) -> None:
+def test_guesses_against_a_constraint_change_no_token(model: Engine, temperature: float) -> None:
     """A token is the byte of its id here, and its byte alone."""
 
     class Bytes:
@@ -142,7 +143,7 @@ def test_guesses_against_a_constraint_change_no_token(model: FastGPT, temperatur
 
     expected = plain(model, [5, 6, 7], params, **options, constraint=constraint())
     assert re.fullmatch("([0-9][A-Z]{2})+([0-9][A-Z]?)?", bytes(expected).decode())
-    small = FastGPT(copy_weights(lively_gpt2(seed=9, **SHAPES[1])))
+    small = engine_of(copy_weights(lively_gpt2(seed=9, **SHAPES[1])))
     for drafter in (PromptLookup(), DraftModel(small), Oracle(expected, 0.4)):
         written, _ = guessed(model, [5, 6, 7], params, drafter, **options, constraint=constraint())
         assert written == expected

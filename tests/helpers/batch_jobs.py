@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from engines import engine_of
 from safetensors.torch import save_file
 from tokenizer_files import byte_ranks, write_ranks
 
@@ -17,9 +18,9 @@ from gptcli.batch.request import RecordReader
 from gptcli.batch.result_lines import header
 from gptcli.batch.runner import Reading, Tally, run_job
 from gptcli.batch.worker import Answerer
-from gptcli.engine.fast import FastGPT
+from gptcli.engine.interface import Engine
 from gptcli.model.config import GPTConfig
-from gptcli.model.gpt import untrained
+from gptcli.model.gpt import GPTModel, untrained
 from gptcli.sampling.params import SamplingParams
 from gptcli.tokenizer.encodings import TiktokenTokenizer
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -39,8 +40,14 @@ SPEC = JobSpec(seed=7, params=SamplingParams(max_new_tokens=6, temperature=1.2))
 
 
 @cache
-def tiny_model() -> FastGPT:
-    return FastGPT(untrained(GPTConfig(**CONFIG), seed=1))  # type: ignore[arg-type]
+def tiny_book() -> GPTModel:
+    """The tiny model as the book's network."""
+    return untrained(GPTConfig(**CONFIG), seed=1)  # type: ignore[arg-type]
+
+
+@cache
+def tiny_model() -> Engine:
+    return engine_of(tiny_book())
 
 
 @cache
@@ -138,39 +145,31 @@ class Canned:
 
 
 class Short:
-    """A model that finds no memory now and then.
+    """An engine that finds no memory now and then.
 
-    For more rows than `most`, for a prompt's scores beside a cache of more rows than `beside`, or
-    at one step.
+    For more texts than `most`, for a prompt's scores beside more texts than `beside`, or at one
+    step.
     """
 
     def __init__(
         self,
-        model: FastGPT,
+        engine: Engine,
         error: Exception,
         most: int = 99,
         at_step: int | None = None,
         beside: int = 99,
     ) -> None:
-        self._model, self._error, self._most, self._at_step = model, error, most, at_step
-        self._beside = beside
-        self.config, self.device, self.logits = model.config, model.device, model.logits
-        self.steps = 0
-        self.caches: list[int] = []
+        self._engine, self._error, self._most, self._at_step = engine, error, most, at_step
+        self._beside, self.config, self.new_cache = beside, engine.config, engine.new_cache
+        self.steps = self.widest = 0
 
-    def new_cache(self, batch: int, capacity: int | None = None) -> Any:
-        if capacity is not None:  # that of one prompt, to be scored
-            if self.caches[-1] > self._beside:
-                raise self._error
-            return self._model.new_cache(batch, capacity)
-        if batch > 20:
+    def step(self, spans: Any) -> Any:
+        is_scored = any(span.n_logits > 1 for span in spans)
+        if is_scored and (self._beside == 0 or self.widest > self._beside):
+            self.widest = 0
             raise self._error
-        self.caches.append(batch - 1)
-        return self._model.new_cache(batch)
-
-    def hidden(self, ids: Any, spans: list[Any], cache: Any) -> Any:
-        hidden = self._model.hidden(ids, spans, cache)  # the cache is changed by then
+        self.widest = max(self.widest, len(spans))
         self.steps += 1
-        if len({span.row for span in spans}) > self._most or self.steps == self._at_step:
+        if len(spans) > self._most or self.steps == self._at_step:
             raise self._error
-        return hidden
+        return self._engine.step(spans)

@@ -11,7 +11,7 @@ from story_text import write_stories
 from gptcli.checkpoint.load import load_model
 from gptcli.checkpoint.resolve import resolve
 from gptcli.core.errors import InputError, RunError, UsageError
-from gptcli.engine.precision import wants_bfloat16
+from gptcli.engine.pytorch import wants_bfloat16
 from gptcli.model.config import GPTConfig
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.distributed import Group

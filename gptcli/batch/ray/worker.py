@@ -10,25 +10,20 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any
-
-import torch
 
 from gptcli.batch.fingerprint import identity
 from gptcli.batch.job import JobSpec
 from gptcli.batch.request import Failure, Record
 from gptcli.batch.result_lines import Answer, differences
 from gptcli.batch.worker import Answerer
-from gptcli.checkpoint.load import load_fast
-from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.core.errors import GptcliError, InputError, RunError, UsageError
 from gptcli.core.escape import listed
-from gptcli.engine.quantize import Width
+from gptcli.generation.llm import LLM
+from gptcli.generation.model_spec import ModelSpec
 from gptcli.model.memory_estimate import default_rows
-from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.version import __version__
 
 Result = Answer | Failure
@@ -40,8 +35,7 @@ class WorkerPlan:
     """What a worker must know to be as good as any other, and as the process that started it.
 
     Attributes:
-        model, config, weights, offline: as for `gptcli.checkpoint.resolve.resolve`; paths are
-            absolute.
+        model: which, and how it computes; paths are absolute.
         spec: of the job.
         identity: what the output's header says of model and version; a worker with another refuses.
         rows: texts at a time, None for what its memory allows.
@@ -49,17 +43,9 @@ class WorkerPlan:
         max_tokens: that all texts hold together.
     """
 
-    model: str | None
-    config: Path | None
-    weights: Path | None
-    offline: bool
+    model: ModelSpec
     spec: JobSpec
     identity: Mapping[str, Any]
-    device: str = "cpu"
-    dtype: str = "float32"
-    quantize: Width | None = None
-    threads: int = 1
-    check_finite: bool = True
     rows: int | None = None
     sharing: int = 1
     max_tokens: int | None = None
@@ -140,21 +126,11 @@ class Worker:
 
     def _answerer(self) -> tuple[Answerer, int]:
         plan = self._plan
-        _use_threads(plan.threads)
-        target = resolve(plan.model, plan.config, plan.weights, offline=plan.offline)
-        tokenizer = _tokenizer(target, plan.offline)
-        _require_same(plan, target, tokenizer)
-        fast = load_fast(
-            target,
-            plan.quantize,
-            seed=plan.spec.seed,
-            dtype=getattr(torch, plan.dtype),
-            device=plan.device,
-            check_finite=plan.check_finite,
-        )
-        rows = plan.rows or max(1, default_rows(fast.config) // plan.sharing)
+        llm = LLM.open(plan.model)
+        _require_same(plan, llm)
+        rows = plan.rows or max(1, default_rows(llm.config) // plan.sharing)
         most = plan.max_tokens
-        return Answerer(fast, tokenizer, plan.spec, rows=rows, max_tokens=most), rows
+        return Answerer(llm.engine, llm.tokenizer, plan.spec, rows=rows, max_tokens=most), rows
 
     def _work(self, answerer: Answerer) -> None:
         """Write texts for ever; whatever ends that is handed to everyone who waits."""
@@ -184,26 +160,9 @@ class Worker:
             call.done.set_result(call.results)
 
 
-def _use_threads(count: int) -> None:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    torch.set_flush_denormal(True)  # as in the command's own process: gptcli.cli.computing
-    torch.set_num_threads(count)
-
-
-def _tokenizer(target: Target, offline: bool) -> Tokenizer:
-    config = target.config
-    if config is None:
-        raise UsageError("config", "is needed")
-    return load_tokenizer(
-        config.tokenizer, target.directory, vocab_size=config.vocab_size, offline=offline
-    )
-
-
-def _require_same(plan: WorkerPlan, target: Target, tokenizer: Tokenizer) -> None:
-    assert target.config is not None
+def _require_same(plan: WorkerPlan, llm: LLM) -> None:
     full = str(plan.identity.get("weights")).startswith("full:")
-    numbers = plan.quantize or plan.dtype
-    mine = identity(target, target.config, tokenizer, dtype=numbers, device=plan.device, full=full)
-    if found := differences(plan.identity, {**mine, "version": __version__}):
+    mine = {**identity(llm, full=full), "version": __version__}
+    if found := differences(plan.identity, mine):
         problem = f"this machine's part would not be of the same job: {listed(found)}"
         raise RunError(socket.gethostname(), problem)

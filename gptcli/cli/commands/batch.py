@@ -10,11 +10,11 @@ from gptcli.batch.job import Form, JobSpec, OpenAIDefaults
 from gptcli.cli.batch_run import BatchPlan, run_batch, seed_of
 from gptcli.cli.clustering import ClusterOptions
 from gptcli.cli.command import CommandFunction, Without, was_given
-from gptcli.cli.model_options import ModelOptions
 from gptcli.cli.options import Greedy, Quiet, sampling
 from gptcli.cli.render import console
 from gptcli.core.errors import UsageError
 from gptcli.core.options import Option
+from gptcli.generation.model_spec import ModelSpec
 from gptcli.generation.text_options import INPUT
 from gptcli.sampling.params import SamplingParams
 
@@ -24,7 +24,7 @@ def batch(
     context: typer.Context,
     plan: BatchPlan,
     spec: JobSpec,
-    model: Annotated[ModelOptions, Without("engine")],
+    model: Annotated[ModelSpec, Without("engine")],
     cluster: ClusterOptions,
     text: Annotated[bool, Option("Each line is a prompt, as it stands.", INPUT)] = False,
     greedy: Greedy = False,
@@ -40,6 +40,7 @@ def batch(
     """
     console.Settings.quiet = quiet
     params = sampling(context, spec.params, model, greedy=greedy)
+    model = replace(model, engine="auto" if cluster.engine == "ray" else cluster.engine)
     form = _form(plan.input, text=text)
     spec = replace(
         spec,

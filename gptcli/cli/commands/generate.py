@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gptcli.cli.command import CommandFunction, Without, was_given
-from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.command import CommandFunction, was_given
 from gptcli.cli.options import Greedy, Quiet, sampling
 from gptcli.cli.plan import Plan
 from gptcli.cli.prompt_input import parse_ids, read_prompt
@@ -14,6 +13,7 @@ from gptcli.cli.render import console
 from gptcli.cli.running import run
 from gptcli.core.errors import UsageError
 from gptcli.core.options import Argument, Option
+from gptcli.generation.model_spec import ModelSpec
 from gptcli.generation.text_options import INPUT, AllowEmpty
 from gptcli.sampling.params import SamplingParams
 
@@ -21,7 +21,7 @@ from gptcli.sampling.params import SamplingParams
 @CommandFunction
 def generate(
     context: typer.Context,
-    model: Annotated[ModelOptions, Without("engine")],
+    model: ModelSpec,
     params: SamplingParams,
     plan: Plan,
     prompt: Annotated[

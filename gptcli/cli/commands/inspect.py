@@ -12,7 +12,6 @@ import typer
 
 from gptcli.cli.command import CommandFunction, Without, was_given
 from gptcli.cli.model_files import ModelFiles, read_model_files
-from gptcli.cli.model_options import ModelOptions
 from gptcli.cli.options import OUTPUT, Details
 from gptcli.cli.render import console, inspect_report
 from gptcli.cli.render.table import Canvas, Report
@@ -20,6 +19,7 @@ from gptcli.cli.text_analysis import RUN, AnalysisOptions, TextAnalysis, analyse
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.options import SEEDS, Argument, Option, check
+from gptcli.generation.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from gptcli.interpret.tensor_stats import Stats
@@ -74,7 +74,7 @@ class Outputs:
 @CommandFunction
 def inspect(
     context: typer.Context,
-    model: Annotated[ModelOptions, Without("engine", "seed", "dtype", "quantize")],
+    model: Annotated[ModelSpec, Without("engine", "seed", "dtype", "quantize")],
     analysis: AnalysisOptions,
     outputs: Outputs,
     targets: Annotated[
@@ -112,7 +112,7 @@ def inspect(
         _refuse_beside_two(names, [name for name in _ONE_TARGET if was_given(context, name)])
         _compare(names[0], names[1], as_json=outputs.json, details=details)
         return
-    model = replace(model, model=names[0] if names else None, seed=seed)
+    model = replace(model, model=names[0] if names else None, seed=seed, engine="torch")
     is_run = analysis.prompt is not None or analysis.gradients
     if stats and is_run and outputs.html is None:
         problem = "goes with `prompt` and `gradients` only in a page (`html`)"

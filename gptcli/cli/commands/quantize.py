@@ -4,17 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from gptcli.checkpoint.header import read_headers
-from gptcli.checkpoint.quantized import stored_width
+from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint
 from gptcli.cli.command import CommandFunction, Only
-from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.model_options import found
 from gptcli.cli.options import JOB, Json, Quiet, Target, with_target
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.files import make_directory, read_bounded, write_atomically
 from gptcli.core.options import Option
-from gptcli.generation.model_spec import Width
+from gptcli.generation.model_spec import ModelSpec, Width
 from gptcli.version import __version__
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ _MAX_CARD = 1 << 20
 @CommandFunction
 def quantize(
     model: Annotated[
-        ModelOptions,
+        ModelSpec,
         Only("model", "config", "weights", "offline", "check_finite", "threads"),
     ],
     output: Annotated[
@@ -55,11 +54,15 @@ def quantize(
     float32 weights are read and rounded.
     """
     console.Settings.quiet = quiet
-    options = replace(with_target(model, target), quantize=quantize)
+    spec = with_target(model, target)
     _refuse_filled(output)
-    found = options.target()
-    before = _size(found)
-    _write(options, found, output, quantize)
+    source = found(spec)
+    checkpoint = _floats(source)
+    before = sum(header.size for header in checkpoint.headers)
+    weights = checkpoint.weights(
+        quantize=quantize, check_finite=spec.check_finite, threads=spec.threads or 1
+    )
+    _write(source, weights, output, quantize)
     after = (output / "model.safetensors").stat().st_size
     if json:
         document = {"schema": SCHEMA, "directory": str(output), "width": quantize}
@@ -79,22 +82,23 @@ def _refuse_filled(output: Path) -> None:
         raise UsageError("output", f"{shown(output)} is there already, and not empty", hint)
 
 
-def _size(target: "ModelTarget") -> int:
-    """Bytes of the weight files, which are there and not quantised yet."""
+def _floats(target: "ModelTarget") -> Checkpoint:
+    """The weights, which are there and not rounded yet."""
     if target.weights is None:
         raise InputError(shown(target.name), "has no weights to quantise")
-    if stored := stored_width(target.weights):
-        raise InputError(shown(target.weights), f"holds {stored} weights already, expected floats")
-    return sum(header.size for header in read_headers(target.weights))
+    checkpoint = open_checkpoint(target.weights, target.config)
+    if checkpoint.width:
+        problem = f"holds {checkpoint.width} weights already, expected floats"
+        raise InputError(shown(target.weights), problem)
+    return checkpoint
 
 
-def _write(options: ModelOptions, target: "ModelTarget", output: Path, width: Width) -> None:
+def _write(target: "ModelTarget", weights: Weights, output: Path, width: Width) -> None:
     """Weights and config come last: without them it is no model directory."""
-    model = options.load(target, 0)
-    from gptcli.checkpoint.load import save_quantized
+    from gptcli.checkpoint.save import save_weights
     from gptcli.tokenizer.export import files_of
 
-    shape = model.config
+    shape = weights.config
     name, files = files_of(shape.tokenizer, target.directory, _TOKENIZER)
     files[CARD] = _card(target, width).encode()
     if target.directory and (card := target.directory / CARD).is_file():
@@ -102,9 +106,9 @@ def _write(options: ModelOptions, target: "ModelTarget", output: Path, width: Wi
     make_directory(output)
     for file, data in files.items():
         write_atomically(output / file, data)
-    model.config = replace(shape, tokenizer=name)
+    weights = replace(weights, config=replace(shape, tokenizer=name))
     with console.waiting(f"rounding to {width} ..."):
-        save_quantized(model, output, width)
+        save_weights(weights, output, width)
 
 
 def _card(target: "ModelTarget", width: str) -> str:

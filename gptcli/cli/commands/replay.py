@@ -4,29 +4,30 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
+from gptcli.batch.fingerprint import identity
 from gptcli.batch.io.inputs import open_input
 from gptcli.batch.io.tables import input_lines
 from gptcli.batch.job import JobSpec
 from gptcli.batch.output import read_output
+from gptcli.batch.replay import Difference, Pair, echoed, pairs_of
+from gptcli.batch.replay import replay as run_again
 from gptcli.batch.request import RecordReader
 from gptcli.batch.result_lines import Done, spec_of
 from gptcli.batch.runner import Reading
+from gptcli.batch.worker import Answerer
 from gptcli.cli.command import CommandFunction, Only
-from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.model_options import opened, ready
 from gptcli.cli.options import JOB, BatchSize, Details, Json, Quiet
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
 from gptcli.core.options import Argument, Option
-from gptcli.generation.model_spec import MACHINE, Dtype, Width
+from gptcli.generation.model_spec import MACHINE, Dtype, ModelSpec, Width
 from gptcli.model.memory_estimate import default_rows
-
-if TYPE_CHECKING:
-    from gptcli.batch.replay import Difference, Pair
 
 _DIFFERENT = 1
 _MOST_DIFFERENCES = 20  # printed without --details
@@ -37,7 +38,7 @@ _MODEL = ("config", "weights", "tokenizer")
 def replay(
     output: Annotated[Path, Argument("What gptcli batch wrote.", metavar="OUTPUT")],
     model: Annotated[
-        ModelOptions, Only("model", "config", "weights", "offline", "device", "threads")
+        ModelSpec, Only("model", "config", "weights", "offline", "device", "threads", "engine")
     ],
     input: Annotated[
         str | None,
@@ -83,16 +84,16 @@ def replay(
 
 
 class _Counted:
-    def __init__(self, pairs: "Iterator[Pair]") -> None:
+    def __init__(self, pairs: Iterator[Pair]) -> None:
         self._pairs, self.count = pairs, 0
 
-    def __iter__(self) -> "Iterator[Pair]":
+    def __iter__(self) -> Iterator[Pair]:
         for pair in self._pairs:
             self.count += 1
             yield pair
 
 
-def _model(options: ModelOptions, header: dict[str, Any]) -> str | None:
+def _model(options: ModelSpec, header: dict[str, Any]) -> str | None:
     if options.model or options.config or options.weights:
         return options.model
     if not header.get("model"):
@@ -107,9 +108,7 @@ def _pairs(
     spec: JobSpec,
     wanted: frozenset[int],
     stack: ExitStack,
-) -> "Iterator[Pair]":
-    from gptcli.batch.replay import echoed, pairs_of
-
+) -> Iterator[Pair]:
     if input is None:
         if not spec.echo:
             hint = "Name it with `input`; a job run with --echo needs none"
@@ -130,44 +129,33 @@ def _recorded_dtype(dtype: Dtype | None, header: dict[str, Any]) -> dict[str, An
 
 
 def _replay(
-    options: ModelOptions,
+    model: ModelSpec,
     spec: JobSpec,
     header: dict[str, Any],
     pairs: _Counted,
     batch_size: int | None,
     name: str,
-) -> "list[Difference]":
-    target = options.target()
-    if target.config is None:
-        raise UsageError("config", "is needed")
-    options = options.settled(target)
-    tokenizer = options.tokenizer(target, target.config)
-    from gptcli.batch.fingerprint import identity
-
+) -> list[Difference]:
+    llm = opened(model)
     full = str(header.get("weights")).startswith("full:")
-    now = identity(
-        target, target.config, tokenizer, dtype=options.numbers, device=options.device, full=full
-    )
-    _require_same_model(header, now, name)
-    fast = options.load_fast(target, spec.seed)
-    from gptcli.batch.replay import replay as run_again
-    from gptcli.batch.worker import Answerer
-
-    rows = batch_size or default_rows(target.config)
-    return list(run_again(pairs, Answerer(fast, tokenizer, spec, rows=rows), fast))
+    _require_same_model(header, identity(llm, full=full), name)
+    ready(llm)
+    rows = batch_size or default_rows(llm.config)
+    answerer = Answerer(llm.engine, llm.tokenizer, spec, rows=rows)
+    return list(run_again(pairs, answerer, llm.engine))
 
 
 def _require_same_model(header: dict[str, Any], now: dict[str, Any], name: str) -> None:
     other = [key for key in _MODEL if header.get(key) != now[key]]
     if other:
         raise InputError(name, f"made with another model than this ({listed(other)} differ)")
-    if header.get("machine") != now["machine"]:
-        was = header.get("machine") or {}
-        pairs = [f"{was.get(key)}, now {now['machine'][key]}" for key in now["machine"]]
+    was, machine = header.get("machine") or {}, now.get("machine") or {}
+    if was != machine:
+        pairs = [f"{was.get(key)}, now {machine.get(key)}" for key in {**was, **machine}]
         console.notice(f"recorded on another machine ({listed(pairs)})")
 
 
-def _show(found: "list[Difference]", count: int, *, json: bool, details: bool) -> None:
+def _show(found: list[Difference], count: int, *, json: bool, details: bool) -> None:
     if json:
         differences = [asdict(difference) for difference in found]
         value = {"schema": "gptcli.replay/1", "records": count, "differences": differences}
@@ -181,7 +169,7 @@ def _show(found: "list[Difference]", count: int, *, json: bool, details: bool) -
     output.write(f"{count:,} records run again, {len(found):,} differ\n")
 
 
-def _sentence(difference: "Difference") -> str:
+def _sentence(difference: Difference) -> str:
     if difference.token is None:
         return f"line {difference.line}: {difference.what}"
     text = f"line {difference.line}, sample {difference.sample}, token {difference.token}: "

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptcli.cli.command import CommandFunction
-from gptcli.cli.computing import pytorch
 from gptcli.cli.options import OUTPUT, Json
 from gptcli.cli.render import console
 from gptcli.core.options import Option
@@ -34,7 +33,6 @@ def selftest(
     a text never depends on those beside it. Ends with 1 if something deviates.
     """
     with console.waiting("loading PyTorch ..."):
-        pytorch()
         from gptcli.diagnostics.selftest import names, run
     checks = []
     for name in names(quick=quick):
@@ -61,13 +59,20 @@ def _document(checks: "Sequence[Check]") -> dict[str, Any]:
 def _machine() -> dict[str, str]:
     import torch
 
+    from gptcli.diagnostics.machine import processor
+    from gptcli.engine import library
+    from gptcli.generation.llm import available_threads
+
+    reason = library.why_unavailable()
+    kernels = reason or ", ".join(b.name for b in library.builds() if b.is_supported)
     return {
         "gptcli": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "threads": str(torch.get_num_threads()),
+        "processor": processor(),
+        "kernels": kernels,
+        "threads": str(available_threads()),
     }
 
 

@@ -17,9 +17,8 @@ NOTES = (
     "far. The machine's rate is that of summing or copying as many bytes, whichever is faster, "
     "reads and writes counted; a small model that stays in a cache can beat it.",
     "matmul: multiplications and additions of the linear layers and of attention. The machine's "
-    "rate is that of a square matmul in this dtype (bfloat16 for int4).",
-    "outside the blocks: the same loop around a model whose blocks do nothing: embedding, final "
-    "norm, output head, sampling.",
+    "rate is that of a square float32 matmul by NumPy's BLAS.",
+    "outside the engine: what is not spent in the network: sampling, and the loop.",
     "batch: new tokens only, though its time includes the prefill.",
 )
 
@@ -32,7 +31,7 @@ def show(document: dict[str, Any], *, details: bool = False) -> None:
         f"{shown(document['model'])}: {total:,} parameters, {document['width']}, "
         f"{document['device']}, threads {document['threads']}, runs {work['runs']}"
     )
-    report.title(f"{shown(document['processor'])}, PyTorch {document['torch']}", QUIET)
+    report.title(f"{shown(document['processor'])}, {document['engine']}", QUIET)
     report.rows(list(_rows(work, found)), right=range(1, 4))
     if details:
         report.heading("What is measured")
@@ -58,7 +57,7 @@ def _rows(work: dict[str, int], found: dict[str, Any]) -> Iterator[Row]:
         yield _compared("batch, matmul", found["batch_products"], "GFLOP/s")
     yield from _section("Time of a token", _KEYS)
     yield _line("decode", found["token"], 1e3, "ms")
-    yield _line("outside the blocks", found["outside"], 1e3, "ms")
+    yield _line("outside the engine", found["outside"], 1e3, "ms")
     yield from _section("Memory", ("",))
     yield Row(("weights read per token", bytes_text(found["weights"])), "  ", "  ")
     yield Row(("peak, one sequence", _peak(found["peak"])), "  ", "  ")

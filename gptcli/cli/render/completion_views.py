@@ -48,7 +48,7 @@ class TextView:
         try:
             output.write(self.prompt, PROMPT_STYLE)
             for piece in completion:
-                output.write(piece.text, self._style(piece.token))
+                output.write(piece, self._style(piece.token))
         finally:
             output.end()
 
