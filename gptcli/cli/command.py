@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from gptcli.cli.completion import completer_of
 from gptcli.core.errors import GptcliError, UsageError, spelled, spelled_text
 from gptcli.core.escape import shown
 from gptcli.core.options import Argument, OptionField
@@ -163,6 +164,7 @@ def _typer_parameter(name: str, field: OptionField, help: str) -> inspect.Parame
         "rich_help_panel": option.panel,
         "show_default": option.default or True,
         "show_envvar": False,
+        "autocompletion": _completer(field),
     }
     if isinstance(option, Argument):
         common["show_default"] = False
@@ -181,6 +183,17 @@ def _typer_parameter(name: str, field: OptionField, help: str) -> inspect.Parame
     kind = inspect.Parameter.KEYWORD_ONLY
     annotation: Any = Annotated[_typer_type(field), info]
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _completer(field: OptionField) -> Any:
+    complete = completer_of(field)
+    if complete is None:
+        return None
+
+    def typer_completion(incomplete: str) -> Any:  # Typer reads the signature
+        return complete(incomplete)
+
+    return typer_completion
 
 
 def _typer_type(field: OptionField) -> Any:
