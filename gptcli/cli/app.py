@@ -27,7 +27,7 @@ COMMANDS = {
     "merge": "Join the outputs of gptcli batch --shard, in any order.",
     "replay": "Run a recorded job again, from its header, and say what differs.",
     "count-params": "Count parameters exactly, and say why others count differently.",
-    "inspect": "Show the architecture as a tree, and every tensor of the weight files.",
+    "inspect": "Show the architecture as a tree, and what the weight files hold.",
     "train": "Train a tokenizer and a model on TEXT, or a model that is there on more text.",
     "quantize": "Write a model with its weights rounded: a half or a quarter of the bytes.",
     "bench": "Measure a model's speed and memory, next to what the machine reaches by itself.",

@@ -99,10 +99,11 @@ def inspect(
     ] = None,
     details: Details = False,
 ) -> None:
-    """Show the architecture as a tree, and every tensor of the weight files.
+    """Show the architecture as a tree, and what the weight files hold.
 
-    Only the headers of files are read, so any size takes the same time. Two targets are compared:
-    config, names, shapes, dtypes, tying and values, whatever the layouts of the files.
+    Only the headers of files are read, so any size takes the same time; --details lists every
+    tensor. Two targets are compared: config, names, shapes, dtypes, tying and values, whatever the
+    layouts of the files.
 
     With --prompt or --gradients the model is run. --html and --svg take the place of what would be
     printed.

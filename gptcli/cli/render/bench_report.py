@@ -47,6 +47,8 @@ def _rows(work: dict[str, int], found: dict[str, Any]) -> Iterator[Row]:
     yield _line(f"first token after {work['prompt']}", found["first"], 1e3, "ms")
     yield _line(f"prefill of {work['prefill']}", found["prefill"], 1, "tok/s")
     yield _line(f"decode {work['new_tokens']}", found["decode"], 1, "tok/s")
+    yield _line("  each token", found["token"], 1e3, "ms")
+    yield _line("  outside the engine", found["outside"], 1e3, "ms")
     if found["batch"]:
         name = f"batch, {work['rows']} x {work['row_tokens']}"
         yield _line(name, found["batch"], 1, "tok/s")
@@ -55,9 +57,6 @@ def _rows(work: dict[str, int], found: dict[str, Any]) -> Iterator[Row]:
     yield _compared("prefill, matmul", found["products"], "GFLOP/s")
     if found["batch_products"]:
         yield _compared("batch, matmul", found["batch_products"], "GFLOP/s")
-    yield from _section("Time of a token", _KEYS)
-    yield _line("decode", found["token"], 1e3, "ms")
-    yield _line("outside the engine", found["outside"], 1e3, "ms")
     yield from _section("Memory", ("",))
     yield Row(("weights read per token", bytes_text(found["weights"])), "  ", "  ")
     yield Row(("peak, one sequence", _peak(found["peak"])), "  ", "  ")
