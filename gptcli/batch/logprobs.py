@@ -1,6 +1,6 @@
-"""How likely each token of a text was: as our own records say it, and as OpenAI's do.
+"""Log-probabilities of a text's tokens, in the shape of our own records and in OpenAI's.
 
-Log-probabilities are natural, under the model's own logits, before any filter. Knows no model.
+They are natural logarithms, under the model's own logits, before any filter.
 """
 
 import codecs

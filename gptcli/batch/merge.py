@@ -1,6 +1,6 @@
-"""Join the outputs of shards, and prove on the way that every line of the input has one answer.
+"""Join the outputs of shards, and check that every line of the input has exactly one answer.
 
-The result is, to the last byte, what one process without shards writes. Knows no model.
+The result is, to the last byte, what one process without shards writes.
 """
 
 import json

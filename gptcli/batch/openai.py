@@ -1,6 +1,6 @@
-"""OpenAI's batch format for /v1/completions: its requests in our words, our answers in its shape.
+"""OpenAI's batch format for /v1/completions: translate its requests, and our answers back.
 
-`created` is 0 and ids are made of line numbers: equal jobs write equal bytes. Knows no model.
+`created` is 0 and ids are made of line numbers, so that equal jobs write equal bytes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
-"""From an input line to a request or to what is wrong with it.
+"""Parse one line of a batch's input into a record, or into the error that answers it.
 
-A bad line costs only itself. A record is `{"prompt": ..., "id": ...}` and, for that record alone,
-any field of `SamplingParams`, `stop`, `num_samples`, `seed` and `logprobs`; an OpenAI batch request
-for /v1/completions says the same in other words. Knows no model and no torch.
+A record is `{"prompt": ..., "id": ...}` with, for that record alone, any field of
+`SamplingParams`, `stop`, `num_samples`, `seed` and `logprobs`. An OpenAI batch request for
+/v1/completions is translated into one. A bad line fails by itself; the others go on.
 """
 
 from collections.abc import Mapping
@@ -43,14 +43,14 @@ class Record:
     Attributes:
         line: its number in the input.
         sha256: of the line.
-        id: what the caller knows it by, None if nothing was said.
-        prompt: text, or ids.
-        special: special tokens that the text spells are read as such.
-        seed: its own; with one, the text is what `generate` writes with that seed.
-        draw_name: what its draws are named by beside the seed; "" with a seed of its own.
-        logprobs: how many alternatives each token comes with; None: no log-probabilities at all.
-        openai: what an answer in OpenAI's shape needs, if that is wanted.
-        request: the whole of it as it was read.
+        id: the caller's name for it, None if there is none.
+        prompt: text, or token ids.
+        special: whether special tokens that the text spells are read as such.
+        seed: the record's own, None for the job's. With one, the text is what `generate` writes.
+        draw_name: names its random draws, with the seed; "" with a seed of its own.
+        logprobs: number of alternatives reported for each token; None: no log-probabilities.
+        openai: what an answer in OpenAI's shape needs; None for our own shape.
+        request: the record as it was read.
     """
 
     line: int
@@ -79,13 +79,13 @@ class Record:
         return self.logprobs if echoes and self.prompt else None
 
     def failure(self, code: str, message: str) -> "Failure":
-        """What this record becomes where it cannot be answered."""
+        """The error that answers this record."""
         return Failure(self.line, self.sha256, self.id, code, message, self.is_openai)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A line that gets an error for an answer."""
+    """A line whose answer is an error, with a code for programs and a message for people."""
 
     line: int
     sha256: str
@@ -96,7 +96,7 @@ class Failure:
 
 
 class RecordReader:
-    """Lines → requests and failures, in order; it remembers ids to find those given twice."""
+    """Parses lines in order, and remembers ids to refuse those given twice."""
 
     def __init__(self, spec: JobSpec) -> None:
         self._spec = spec
@@ -124,7 +124,7 @@ class RecordReader:
 
 
 def parse(line: Line, spec: JobSpec) -> Record | Failure:
-    """One line by itself; nothing is raised."""
+    """Parse one line; never raises."""
     id, shape = None, False
     try:
         text = _text(line)

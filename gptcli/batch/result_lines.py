@@ -1,6 +1,6 @@
-"""The lines of a batch's output: the header, and one line for each record. ASCII JSON.
+"""Write and parse the lines of a batch's output: a header, then one line a record, in ASCII JSON.
 
-Nothing in them differs between equal jobs. Knows no model, no files and no torch.
+Nothing in them differs between equal jobs.
 """
 
 import json

@@ -17,28 +17,26 @@ from gptcli.batch.request import Failure, Record, RecordReader
 from gptcli.batch.result_lines import Answer, Done, render
 from gptcli.core.errors import GptcliError, InputError, RunError
 
-# How far finished records may run ahead of one that takes long, before reading pauses.
+# Limits on finished records that wait for an earlier one; at either, reading pauses.
 WINDOW_RECORDS, WINDOW_BYTES = 4096, 64 << 20
 
-
-# Called all the time; it may raise to end the job.
+# Called at least once a token and a line; may raise to end the job.
 Poll = Callable[[], object]
 
 
 class InterruptedJobError(Exception):
-    """Someone asked the job to end; what is written is good, and the job can be resumed."""
+    """A signal asked the job to end. What is written is valid, and the job can be resumed."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """How a job stands.
+    """Counts of a job's records.
 
     Attributes:
         ok, failed: records in the output, those of an earlier run too.
-        resumed: of these, how many were there already.
+        resumed: of these, how many an earlier run wrote.
         last_line: the last line of the input that has its answer in the output.
-        first_failure: in words.
-        failures: how many of them happened in this run.
+        first_failure: line, code and message of the first failed record.
     """
 
     ok: int = 0
@@ -49,11 +47,11 @@ class Tally:
 
     @property
     def records(self) -> int:
-        """Lines in the output, the header apart."""
+        """Lines in the output, without the header."""
         return self.ok + self.failed
 
     def add(self, line: int, failure: tuple[str, str] | None) -> None:
-        """One more record; `failure` is its code and message."""
+        """Count one more record; `failure` is its code and message."""
         self.last_line = line
         if failure is None:
             self.ok += 1
@@ -64,18 +62,18 @@ class Tally:
 
 
 class Answers(Protocol):
-    """What answers records: `gptcli.batch.worker.Answerer`, or many of them elsewhere."""
+    """What answers records: a model in this process, or the workers of a cluster."""
 
     def run(
         self,
         records: Iterator[Record | Failure | None],
         emit: Callable[[Answer | Failure], None],
     ) -> None:
-        """Take records, give each answer as it ends. None among the records is "none yet"."""
+        """Answer all records in any order; None among them means that none is here yet."""
 
 
 class OrderedWriter:
-    """Answers in any order → lines of the output in the order in which they are expected."""
+    """Writes answers, which come in any order, in the order of the input."""
 
     def __init__(self, output: Output, spec: JobSpec, tally: Tally) -> None:
         self.tally = tally
@@ -87,7 +85,7 @@ class OrderedWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether reading should pause until the record that all wait for is done."""
+        """Whether so many answers wait for an earlier one that reading should pause."""
         return len(self._expected) >= WINDOW_RECORDS or self._held_bytes >= WINDOW_BYTES
 
     def expect(self, line: int) -> None:
@@ -95,7 +93,7 @@ class OrderedWriter:
         self._expected.append(line)
 
     def put(self, result: Answer | Failure) -> None:
-        """An answer, written at once or held until those before it are there."""
+        """Write an answer, or hold it until those before it have come."""
         if isinstance(result, Failure):
             self.on_failure(result.line, result.code, result.message)
             self.put_line(result.line, render(result, self._spec), (result.code, result.message))
@@ -103,7 +101,7 @@ class OrderedWriter:
             self.put_line(result.record.line, render(result, self._spec), None)
 
     def put_line(self, line: int, data: bytes, failure: tuple[str, str] | None) -> None:
-        """The same, for an answer that is a line already."""
+        """As `put`, for an answer that is rendered already."""
         self._held[line] = data, failure
         self._held_bytes += len(data)
         while self._expected and self._expected[0] in self._held:
@@ -115,10 +113,11 @@ class OrderedWriter:
 
 
 class Reading:
-    """Lines → records, as an iterator; None where the next line is not here yet.
+    """An iterator of the records of an input's lines; None where the next is not here yet.
 
     Attributes:
-        problem: why the input ended before its end, if it did. What came before is good.
+        problem: why reading stopped before the input's end, if it did. The iterator then ends
+            early, so that all records before the problem are answered.
     """
 
     def __init__(self, lines: Iterable[Line | None], read: RecordReader, poll: Poll) -> None:
@@ -132,7 +131,7 @@ class Reading:
         return next(self._records)
 
     def check(self) -> None:
-        """Raise the problem, if there is one."""
+        """Raise `problem`, if there is one."""
         if self.problem is not None:
             raise self.problem from None
 
@@ -160,21 +159,21 @@ def run_job(
     poll: Poll = lambda: None,
     on_failure: Callable[[int, str, str], object] = lambda _line, _code, _message: None,
 ) -> None:
-    """Answer every line that has no answer yet; the output is whole and closed afterwards.
+    """Answer every record that has no answer yet, then sync and close the output.
 
     Args:
         opened: where answers go; its finished records are compared with the input first.
         lines: the input.
         spec: as the output's header has it.
-        load: makes what answers; called only when all that is cheap to check is in order.
+        load: makes what answers; called once the cheap checks have passed.
         tally: kept up to date.
         poll: called for each line; it may raise to end the job.
-        on_failure: told line, code and message of each record that fails.
+        on_failure: called with line, code and message of each record that fails.
 
     Raises:
         InputError: the output belongs to another input; it is untouched.
         RunError: the input ends early (all complete lines are answered), or the model, the disk
-            or the memory fails. What is written can be resumed.
+            or the memory fails. The job can be resumed.
     """
     try:
         reading = Reading(lines, RecordReader(spec), poll)
@@ -230,7 +229,7 @@ def answer_all(
 def skip_done(
     records: Iterator[Record | Failure | None], done: Iterator[Done], tally: Tally, name: str
 ) -> None:
-    """Go past the records that the output holds already, after a look at each.
+    """Skip the records that the output holds already, comparing each with the input.
 
     Raises:
         InputError: the output answers another input than this.
@@ -248,10 +247,10 @@ def retry_failed(
     writer: OrderedWriter,
     name: str,
 ) -> None:
-    """Copy the output's good lines, and answer its failed ones anew.
+    """Copy the successful lines of the old output, and answer its failed records again.
 
     Raises:
-        InputError: a record that has its answer is another now; a failed one may be.
+        InputError: a record that succeeded has changed since; failed ones may.
     """
 
     def failed() -> Iterator[Record | Failure | None]:
@@ -272,7 +271,7 @@ def retry_failed(
 
 
 def failure_of(result: Done) -> tuple[str, str] | None:
-    """Code and message of a line that says what failed."""
+    """Code and message of a failed record; None if it succeeded."""
     if result.is_ok:
         return None
     error = result.value.get("error")
@@ -281,7 +280,7 @@ def failure_of(result: Done) -> tuple[str, str] | None:
 
 
 def stopped(problem: GptcliError, tally: Tally, way_on: str) -> RunError:
-    """The error of a job that cannot go on, with how far it got and how to continue."""
+    """The error of a job that cannot continue: also how far it got, and `way_on`, how to resume."""
     progress = f"Stopped after line {tally.last_line:,} of the input; {way_on}"
     return RunError(problem.where, problem.problem, f"{problem.hint}. {progress}".lstrip(". "))
 
@@ -292,13 +291,12 @@ def _next(records: Iterator[Record | Failure | None]) -> Record | Failure | None
 
 def _same(record: Record | Failure | None, result: Done, name: str) -> None:
     if record is None:
-        raise InputError(name, f"it has an answer to line {result.line}, the input ends before it")
+        raise InputError(name, f"answers line {result.line}, but the input ends before that line")
     if record.line != result.line:
-        raise InputError(name, f"it answers line {result.line} where line {record.line} is next")
-    if record.sha256 != result.sha256:
-        hint = "The input must be the one it was made from; only failed lines may change, and"
         raise InputError(
-            name,
-            f"line {record.line} of the input is not the one answered here",
-            f"{hint} with `retry_failed`",
+            name, f"answers line {result.line} where line {record.line} is next in the input"
         )
+    if record.sha256 != result.sha256:
+        problem = f"line {record.line} of the input is not the one answered here"
+        hint = "Give the input it was made from; with `retry_failed` failed lines may have changed"
+        raise InputError(name, problem, hint)

@@ -36,7 +36,7 @@ class InputStream:
         identity: device and inode of a file of this machine.
         position: bytes read so far (of a gzip file: of the file itself).
         poll: called while a pipe is silent; may raise to end the wait.
-        is_busy: whether the caller has better things to do than to wait: `lines` then yields None.
+        is_busy: whether the caller has other work; `lines` then yields None rather than wait.
         reopen: gives a file of the same bytes for whoever must read it in another order.
     """
 

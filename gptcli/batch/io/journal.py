@@ -1,7 +1,9 @@
-"""The durable file a batch writes: whatever happens, what is on disk is a valid beginning.
+"""An append-only file of lines that survives crashes: on disk is always a valid beginning.
 
-Created exclusively, locked while it is written, one write a line, cut back after a failed write,
-on the disk every 64 lines or 2 seconds. Knows lines and bytes, and nothing of what is in them.
+Created exclusively, locked while it is written, one write a line, truncated after a failed write,
+synced every 64 lines or 2 seconds. The lock is flock on the file itself. `filelock` would lock a
+second file, left beside each output, and not the one that is written: it could not notice that
+another process has put a new file in this one's place.
 """
 
 import errno

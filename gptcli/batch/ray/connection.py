@@ -1,6 +1,6 @@
-"""The connection to Ray, an extra: begins in silence, reports to nobody, ends with the job.
+"""Connect to a Ray cluster, or start one here, for the length of a job.
 
-Knows no records. Ray is imported only when a cluster is asked for.
+Ray is an extra, imported only where a cluster is asked for; its logs and usage reports are off.
 """
 
 import os

@@ -1,9 +1,8 @@
-"""The batch job on Ray: records go in chunks to workers on any number of machines.
+"""Answer a batch's records with Ray workers on any number of machines, a chunk at a time.
 
 Takes the place of `gptcli.batch.worker.Answerer`; reading, order, the file and resuming are those
-of the single process. An answer is a function of its record alone, so a chunk whose worker or
-machine is lost is answered by another, and one that takes long by two. Knows no files and no
-terminal.
+of the single process. An answer depends on its record alone, so a chunk whose worker or machine is
+lost goes to another worker, and one that takes long to a second one as well.
 """
 
 from collections import deque
