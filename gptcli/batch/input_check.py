@@ -36,11 +36,11 @@ def checked(lines: Iterator[Line | None], name: str, *, ahead: bool) -> Iterator
 
 
 def hint_of(text: str) -> str:
-    """For the error of a record that is not an object: `; plain lines need `text``."""
+    """What to do about a record that is not an object, in the words of the command line."""
     text = text.lstrip()
     if text.startswith("["):
         return "; each record is an object on a line of its own"
-    return "" if text.startswith("{") or not text else "; plain lines need `text`"
+    return "" if text.startswith("{") or not text else "; plain lines need --text"
 
 
 def _checked_later(lines: Iterator[Line | None], name: str) -> Iterator[Line | None]:

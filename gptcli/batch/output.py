@@ -73,15 +73,15 @@ class Opened:
             self.promote()
             self.output.close()
 
-    def abandon(self) -> None:
-        """Save what there is after a failure that is being reported already.
+    def abandon(self, *, keep_empty: bool) -> None:
+        """Sync and close the output after an error that is being reported already.
 
-        A new file without a single record goes, so that the command can be mended and run again.
+        Without `keep_empty`, a file that this run created is removed if it holds no record.
         """
         if isinstance(self.output, Journal):
             with suppress(RunError, OSError):
                 self.output.sync()
-            holds_nothing = self.is_new and not self.output.count
+            holds_nothing = self.is_new and not self.output.count and not keep_empty
             is_copied = self.old is not None and self.final is not None  # the old one has it all
             if holds_nothing or is_copied:
                 self.output.path.unlink(missing_ok=True)

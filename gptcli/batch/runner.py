@@ -15,7 +15,7 @@ from gptcli.batch.job import JobSpec
 from gptcli.batch.output import Opened, Output
 from gptcli.batch.request import Failure, Record, RecordReader
 from gptcli.batch.result_lines import Answer, Done, render
-from gptcli.core.errors import GptcliError, InputError, RunError
+from gptcli.core.errors import GptcliError, InputError, RunError, UsageError
 
 # Limits on finished records that wait for an earlier one; at either, reading pauses.
 WINDOW_RECORDS, WINDOW_BYTES = 4096, 64 << 20
@@ -183,8 +183,9 @@ def run_job(
         _work(reading, opened, load, writer)
         reading.check()
         opened.finish()
-    except BaseException:
-        opened.abandon()
+    except BaseException as problem:
+        # What a user mends in the command leaves nothing in the way of the mended one.
+        opened.abandon(keep_empty=not isinstance(problem, UsageError | InputError))
         raise
 
 

@@ -14,10 +14,10 @@ from gptcli.batch.io.lines import Line, split_lines
 from gptcli.core.errors import InputError
 
 WRONG = [
-    ("The dog\nThe cat\n", "plain text", "--text"),
-    ("\n\n  The dog\n", "plain text", "--text"),
+    ("The dog\nThe cat\n", "plain text", "with `text`"),
+    ("\n\n  The dog\n", "plain text", "with `text`"),
     ("id,prompt\n1,The dog\n", "plain text", ".csv or .parquet"),
-    ("17\n18\n", "plain text", "--text"),
+    ("17\n18\n", "plain text", "with `text`"),
     ('"The dog"\n"The cat"\n', 'each the text "The dog"', "jq -c '{prompt: .}'"),
     ('[{"prompt": "a"},\n {"prompt": "b"}]', "a JSON array", "jq -c '.[]'"),
     ("[\n{", "a JSON array", "jq -c '.[]'"),
