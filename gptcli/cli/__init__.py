@@ -68,10 +68,11 @@ def _dispatch(arguments: Sequence[str]) -> int:
 def _unexpected(problem: BaseException) -> int:
     from gptcli.cli.render import console
     from gptcli.core.errors import RunError
+    from gptcli.core.memory import is_exhausted
 
-    if isinstance(problem, MemoryError) or "can't allocate memory" in str(problem):
+    if is_exhausted(problem):
         hint = "Choose a smaller model, --dtype bfloat16, or a shorter context"
-        console.error(RunError("memory", "there is not enough of it", hint))
+        console.error(RunError("memory", "exhausted", hint))
     else:
         console.internal_error(problem)
     return 1

@@ -46,6 +46,7 @@ PANELS = (
     "Model",
     "Length and stopping",
     "Sampling",
+    "Constrained output",
     "Data",
     "Length",
     "Optimizer",
@@ -226,9 +227,10 @@ def _listed_last(option: Any) -> Any:
 
 
 def _in_order(parameter: Any) -> tuple[bool, int]:
+    """Arguments, then options by panel; a panel without a place of its own before Output."""
     panel = parameter.rich_help_panel
     is_option = parameter.param_type_name == "option"
-    return is_option, PANELS.index(panel) if panel in PANELS else len(PANELS)
+    return is_option, PANELS.index(panel if panel in PANELS else "Output")
 
 
 def _build(name: str, group: TyperGroup) -> Any:

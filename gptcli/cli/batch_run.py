@@ -241,9 +241,7 @@ class _BatchRun:
             return stopped(problem, self._tally, self._way_on(""))
         if is_exhausted(problem):
             hint = "A smaller `batch_size` needs less"
-            return stopped(
-                RunError("memory", "there is not enough of it", hint), self._tally, self._way_on("")
-            )
+            return stopped(RunError("memory", "exhausted", hint), self._tally, self._way_on(""))
         return problem
 
     def _report(self, progress: BatchProgress) -> None:

@@ -6,15 +6,48 @@ not a terminal; never otherwise, so a loop over lines keeps its input.
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.files import decode_utf8
+from gptcli.core.options import Argument, Option
+from gptcli.generation.text_options import INPUT, AllowEmpty
 
 MAX_BYTES = 1 << 20
 _STDIN = "standard input"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptInput:
+    """Where the prompt of a text comes from."""
+
+    prompt: Annotated[
+        str | None, Argument('Text to continue; "-" reads standard input.', metavar="PROMPT")
+    ] = None
+    prompt_file: Annotated[
+        Path | None, Option("Read the prompt from a file.", INPUT, short="-f", metavar="FILE")
+    ] = None
+    prompt_ids: Annotated[
+        str | None, Option("The prompt as token ids, in place of text.", INPUT, metavar="IDS")
+    ] = None
+    allow_empty: AllowEmpty = False
+
+    def read(self) -> str | tuple[int, ...]:
+        """The prompt: text, or token ids where those were given.
+
+        Raises:
+            UsageError, InputError: as `read_prompt` and `parse_ids`; two prompts are given.
+        """
+        if self.prompt_ids is None:
+            return read_prompt(self.prompt, self.prompt_file, allow_empty=self.allow_empty)
+        if self.prompt is not None or self.prompt_file is not None:
+            other = "PROMPT" if self.prompt is not None else "`prompt_file`"
+            raise UsageError("prompt_ids", f"cannot be used together with {other}")
+        return parse_ids(self.prompt_ids, "prompt_ids")
 
 
 def parse_ids(text: str, option: str) -> tuple[int, ...]:

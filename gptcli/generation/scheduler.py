@@ -153,7 +153,7 @@ class Batch:
         self._prefixes.clear()
         if self._rows == 1:
             hint = "A smaller model, shorter prompts, `dtype=bfloat16` or `quantize` need less"
-            raise RunError("memory", "there is not enough of it for one text at a time", hint)
+            raise RunError("memory", "exhausted for one text at a time", hint)
         self._rows //= 2
         self._on_fewer(self._rows)
 

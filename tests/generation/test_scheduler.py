@@ -203,7 +203,7 @@ def test_memory_that_is_short_at_any_step_changes_no_bit(step: int) -> None:
 def test_one_text_that_does_not_fit_is_one_clear_line() -> None:
     short = Short(engine_of(untrained(CONFIG, 3)), MemoryError(), most=0)
     said: list[int] = []
-    with pytest.raises(RunError, match="memory: there is not enough of it for one text"):
+    with pytest.raises(RunError, match="memory: exhausted for one text"):
         written(short, list(enumerate(records(5))), 4, on_fewer=said.append)
     assert said == [2, 1]
 
@@ -243,5 +243,5 @@ def test_what_does_not_fit_beside_one_text_is_one_clear_line() -> None:
     batch = Batch(engine_of(untrained(CONFIG, 3)), 2)
     with pytest.raises(RuntimeError, match="shapes differ"):
         batch.beside(lambda: fail(RuntimeError("shapes differ")))
-    with pytest.raises(RunError, match="memory: there is not enough of it for one text"):
+    with pytest.raises(RunError, match="memory: exhausted for one text"):
         batch.beside(lambda: fail(MemoryError()))
