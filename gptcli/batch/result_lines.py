@@ -114,7 +114,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for key in _IDENTITY:
         if old.get(key) != new.get(key):
             found.append(f"other {key} ({_brief(old.get(key))}, now {_brief(new.get(key))})")
-    before, now = old.get("options", {}), new.get("options", {})
+    # An older version did not know every option; without it, it did what the default does now.
+    defaults = {**JobSpec().options(), "openai": None}
+    before, now = ({**defaults, **header.get("options", {})} for header in (old, new))
     for key in dict.fromkeys((*before, *now)):
         if before.get(key) != now.get(key):
             option = "other defaults of OpenAI requests:" if key == "openai" else f"`{key}`"

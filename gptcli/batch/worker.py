@@ -1,7 +1,7 @@
-"""Records in, answers out as they end: the part of a batch that has a model.
+"""Answer a batch's records with one model, many texts at a time, each as soon as it ends.
 
-An answer depends on its record, the spec and the model, and on nothing else: not on how many rows
-are written at once, nor on what else is. Knows no files and no order.
+An answer depends on its record, the spec and the model alone: neither on the number of texts that
+are written at a time nor on which they are.
 """
 
 import math
@@ -11,20 +11,21 @@ from dataclasses import dataclass, field
 from gptcli.batch.fields import BadRecordError
 from gptcli.batch.job import JobSpec
 from gptcli.batch.logprobs import Score
-from gptcli.batch.promptscores import prompt_scores
 from gptcli.batch.request import Failure, Record
 from gptcli.batch.result_lines import Answer, Sample
 from gptcli.core.errors import UsageError
-from gptcli.engine.interface import Engine
+from gptcli.engine.interface import Engine, Span
 from gptcli.generation.prefix_cache import Prefixes
 from gptcli.generation.scheduler import Batch, Job
 from gptcli.generation.sequence import Sequence as Text
 from gptcli.generation.sequence import Token
 from gptcli.generation.text_stream import StopFinder
 from gptcli.sampling.constraint import ConstraintError, matcher
+from gptcli.sampling.sampler import log_probabilities, refuse_non_finite
 from gptcli.tokenizer.tokenizer import MAX_PROMPT_BYTES, Tokenizer
 
 Emit = Callable[[Answer | Failure], None]
+_AT_ONCE = 64  # positions of a prompt whose logits are in memory together
 
 
 class _Writing:
@@ -279,6 +280,34 @@ class Answerer:
     def _size(self, text: Text) -> int:
         """Cached tokens at most."""
         return min(text.context, len(text.prompt) + text.params.max_new_tokens)
+
+
+def prompt_scores(
+    engine: Engine, tokenizer: Tokenizer, ids: Sequence[int], count: int
+) -> list[Score]:
+    """Log-probabilities of a prompt's tokens, with `count` alternatives each.
+
+    NaN for the first token, and for those that a longer prompt has beyond the context. A batch
+    keeps no logits of prompts, so the prompt is computed here by itself.
+
+    Raises:
+        RunError: non-finite logits.
+    """
+
+    def score(id: int, logprob: float, *top: Score) -> Score:
+        return Score(id, tokenizer.token_bytes(id), logprob, top)
+
+    seen = ids[-engine.config.context_length :]
+    found = [score(id, math.nan) for id in ids[: len(ids) - len(seen) + 1]]
+    cache = engine.new_cache(len(seen))
+    for first in range(0, len(seen) - 1, _AT_ONCE):
+        part = seen[first : min(first + _AT_ONCE, len(seen) - 1)]
+        logits = engine.step([Span(cache, part, len(part))])[:, : tokenizer.n_vocab]
+        refuse_non_finite(logits, position=first + 1)
+        for id, row in zip(seen[first + 1 :], logits, strict=False):
+            logprob, top = log_probabilities(row, id, count)
+            found.append(score(id, logprob, *(score(*other) for other in top)))
+    return found
 
 
 def _kept_positions(context: int, rows: int, max_tokens: int | None) -> int:

@@ -213,7 +213,7 @@ def as_format_1(data: bytes) -> bytes:
     header = json.loads(first)
     assert header["format"] == 2
     header["format"] = 1
-    del header["options"]["openai"]
+    del header["options"]["openai"], header["options"]["special"]
     return json.dumps(header).encode() + b"\n" + rest
 
 
@@ -243,6 +243,25 @@ def test_an_output_of_format_1_is_resumed_and_replayed_as_it_began(tmp_path: Pat
     again = run("replay", tmp_path / "new", "-i", tmp_path / "in", *common[:2])
     for done in (resumed, again):
         assert (done.code, b"unknown format (3, expected 1 to 2)" in done.err) == (3, True)
+
+
+def test_a_header_holds_options_of_the_environment_and_nothing_of_speed(tmp_path: Path) -> None:
+    tiny_directory(tmp_path / "model")
+    (tmp_path / "in").write_text('{"prompt": "x"}\n' * 3)
+    job = ["batch", tmp_path / "in", "-o", "-", "-m", tmp_path / "model", "-n", "4", "-q"]
+    said = run(*job, "--seed", "5", "-t", "0.3", "--stop", "a", "--no-id-check").out
+    variables = {
+        "GPTCLI_BATCH_SEED": "5",
+        "GPTCLI_BATCH_TEMPERATURE": "0.3",
+        "GPTCLI_BATCH_STOP": "a",
+        "GPTCLI_BATCH_ID_CHECK": "0",
+    }
+    speed = ("--batch-size", "2", "--threads", "1", "--max-batch-tokens", "60")
+    assert run(*job, *speed, **variables).out == said
+    options = json.loads(said.splitlines()[0])["options"]
+    assert (options["seed"], options["temperature"], options["stop"]) == (5, 0.3, ["a"])
+    assert not options["check_ids"]
+    assert not {"batch_size", "threads", "workers", "max_batch_tokens"} & set(options)
 
 
 def test_what_is_said_goes_before_openais_defaults(tmp_path: Path) -> None:
