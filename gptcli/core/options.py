@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import described, shown
+from gptcli.core.suggest import did_you_mean, nearest
+
+_Made = TypeVar("_Made")
 
 SEEDS = 2**64  # seeds are 64-bit unsigned integers
 
@@ -155,6 +158,31 @@ def check(instance: Any) -> None:
     cls: Any = type(instance)
     for field in option_fields(cls):
         field.check(getattr(instance, field.name))
+
+
+def check_value(name: str, annotation: Any, value: object) -> None:
+    """Check one argument of a function by the annotation that declares its option.
+
+    Raises:
+        UsageError: as `check`; `where` is `name`.
+    """
+    field = OptionField.of(name, annotation, MISSING)
+    assert field is not None, f"{name} is no option"
+    field.check(value)
+
+
+def make(cls: type[_Made], **values: Any) -> _Made:
+    """`cls(**values)`; a name that is no field is an error of ours, with the one that was meant.
+
+    Raises:
+        UsageError: as `check`; or there is no such field.
+    """
+    known: Any = cls
+    names = [field.name for field in fields(known)]
+    for name in values:
+        if name not in names:
+            raise UsageError(name, "no such field", did_you_mean(nearest(name, names)))
+    return cls(**values)
 
 
 @cache

@@ -19,13 +19,16 @@ from gptcli.checkpoint.quantized import refuse_other_numbers
 from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.checkpoint.weights import Checkpoint, Dtype, Weights, open_checkpoint
 from gptcli.core.errors import InputError, UsageError
-from gptcli.core.escape import shown
+from gptcli.core.escape import described, shown
+from gptcli.core.options import check_value, make
 from gptcli.engine.interface import Engine
 from gptcli.engine.library import why_unavailable
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.generation.model_spec import ModelSpec
 from gptcli.generation.sequence import Overflow
 from gptcli.generation.speculative import Speculation
+from gptcli.generation.text_options import KeepStop, Seed, Stop
+from gptcli.generation.text_options import Overflow as TextOverflow
 from gptcli.generation.text_stream import Completion
 from gptcli.model.config import GPTConfig
 from gptcli.sampling.constraint import matcher
@@ -189,6 +192,7 @@ class LLM:
         """
         tokenizer = self.tokenizer
         if not isinstance(prompt, str):
+            _check_ids(prompt)
             if max(prompt, default=0) >= tokenizer.n_vocab:
                 found = f"{max(prompt)}, expected below {tokenizer.n_vocab}"
                 raise UsageError("prompt_ids", f"a token id is not in the vocabulary ({found})")
@@ -240,7 +244,16 @@ class LLM:
             GptcliError: whatever a user can mend, in one line; here or while it is iterated over.
         """
         if params is None:
-            params = SamplingParams(**{"temperature": self.temperature, **sampling})
+            params = make(SamplingParams, **{"temperature": self.temperature, **sampling})
+        elif sampling:
+            raise UsageError(next(iter(sampling)), "cannot be used together with `params`")
+        for name, annotation, value in (
+            ("seed", Seed, seed),
+            ("stop", Stop, stop),
+            ("keep_stop", KeepStop, keep_stop),
+            ("overflow", TextOverflow, overflow),
+        ):
+            check_value(name, annotation, value)
         if not isinstance(prompt, Prompt):
             prompt = self.prefill(prompt, params.max_new_tokens, overflow)
         generation = Generation(
@@ -309,13 +322,15 @@ def load(
     Raises:
         GptcliError: whatever a user can mend, in one line.
     """
-    spec = ModelSpec(
-        model=model,
-        config=Path(config) if config else None,
-        weights=Path(weights) if weights else None,
-        **choices,
-    )
-    return LLM.load(spec)
+    parts = {"config": config, "weights": weights}
+    paths = {name: Path(part) if isinstance(part, str) else part for name, part in parts.items()}
+    return LLM.load(make(ModelSpec, model=model, **paths, **choices))
+
+
+def _check_ids(prompt: object) -> None:
+    if not isinstance(prompt, Sequence) or not all(type(id) is int for id in prompt):
+        found = described(prompt)
+        raise UsageError("prompt", f"must be a text or a list of token ids, got {found}")
 
 
 def fresh_seed() -> int:

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
-from gptcli.core.options import SEEDS, Option, check
-from gptcli.sampling.params import SAMPLING
+from gptcli.core.options import Option, check
+from gptcli.generation.text_options import Seed
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Width = Literal["int8", "int4"]
@@ -88,16 +88,7 @@ class ModelSpec:
         int | None,
         Option("CPU threads; without it, all that help.", MACHINE, metavar="N", ge=1),
     ] = None
-    seed: Annotated[
-        int | None,
-        Option(
-            "Same seed, same text; a fresh one without it (see `stats`).",
-            SAMPLING,
-            metavar="N",
-            ge=0,
-            lt=SEEDS,
-        ),
-    ] = None
+    seed: Seed = None
     engine: Annotated[
         EngineName,
         Option("native: the compiled kernels; torch: PyTorch; auto: native on a CPU.", MACHINE),

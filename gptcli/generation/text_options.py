@@ -3,12 +3,22 @@
 from typing import Annotated, Literal
 
 from gptcli.core.errors import UsageError
-from gptcli.core.options import Option
+from gptcli.core.options import SEEDS, Option
 from gptcli.sampling.params import SAMPLING, STOPPING
 
 INPUT = "Input"
 Overflows = Literal["stop", "slide", "error"]
 
+Seed = Annotated[
+    int | None,
+    Option(
+        "Same seed, same text; a fresh one without it (see `stats`).",
+        SAMPLING,
+        metavar="N",
+        ge=0,
+        lt=SEEDS,
+    ),
+]
 Stop = Annotated[
     tuple[str, ...], Option("Stop before this text. Repeatable.", STOPPING, metavar="TEXT")
 ]

@@ -1,6 +1,7 @@
 """The library in two calls, against transformers' own greedy text and its own promises."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tokenizer_files import byte_ranks, write_ranks
 
 import gptcli
 from gptcli.generation.llm import LLM
+from gptcli.sampling.params import SamplingParams
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +99,43 @@ def test_every_public_name_is_there_and_no_other() -> None:
     assert dir(gptcli) == sorted(gptcli.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         gptcli.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": 5}, "prompt: must be a text or a list of token ids, got the number 5"),
+        ({"prompt": [1, "a"]}, "prompt: must be a text or a list of token ids, got a list"),
+        ({"stop": "."}, 'stop: must be a list, got the text "."'),
+        ({"stop": [1]}, "stop: must be a text, got 1"),
+        ({"seed": "7"}, 'seed: must be an integer >= 0 and < 2^64, got the text "7"'),
+        ({"overflow": "wrap"}, 'overflow: must be stop or slide or error, got "wrap"'),
+        ({"topp": 0.5}, 'topp: no such field. Did you mean "top_p"?'),
+        (
+            {"params": SamplingParams(), "top_k": 2},
+            "top_k: cannot be used together with `params`",
+        ),
+    ],
+)
+def test_wrong_arguments_are_errors_that_name_the_argument(
+    loaded: LLM, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(gptcli.GptcliError) as caught:
+        loaded.stream(**{"prompt": "Once", **arguments})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": 5}, "model: must be a text, got 5"),
+        ({"weights": 5}, "weights: must be a path, got 5"),
+        ({"dtype": "int3"}, 'dtype: must be .*, got "int3"'),
+        ({"quantise": "int8"}, 'quantise: no such field. Did you mean "quantize"?'),
+    ],
+)
+def test_wrong_choices_are_errors_that_name_the_field(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(gptcli.GptcliError, match=message.replace("?", r"\?")):
+        gptcli.load(**arguments)
