@@ -158,8 +158,8 @@ class LLM:
 
     @property
     def notices(self) -> list[str]:
-        """What a user should know of how it computes, a line each."""
-        found = []
+        """What a user should know of the files and of how they are computed, a line each."""
+        found = list(self.tokenizer.notices)
         if self.checkpoint is None:
             found.append(
                 f"untrained model, initialised from seed {self.spec.seed or 0}: its text is noise"

@@ -245,3 +245,21 @@ def test_the_command_writes_the_same(tmp_path: Path) -> None:
                 check=True,
             )
             assert json.loads(done.stdout)["ids"] == text.ids
+
+
+def test_what_is_odd_and_no_error_is_said_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = save(Kind(saved_class="GPT2DoubleHeadsModel"), tmp_path)
+    for name in ("config.json", "generation_config.json"):
+        path = tmp_path / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 999}))
+    capsys.readouterr()
+    command = ["generate", "-m", str(tmp_path), "--greedy", "-n", "1", "--json"]
+    assert run([*command, texts[0].prompt]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["ids"] == texts[0].ids[:1]
+    assert "left out multiple_choice_head.summary.bias" in captured.err
+    assert "999 is outside" in captured.err
+    assert run([*command, "--quiet", texts[0].prompt]) == 0
+    assert capsys.readouterr().err == ""
