@@ -1,4 +1,4 @@
-"""The command: the outermost handler, which turns whatever happens into an exit code.
+"""The entry point: run a command line and turn every outcome into an exit code.
 
 0 done, 1 failed at run time, 2 usage, 3 bad input file, 4 batch with failed records,
 130/143/129 interrupted, 141 the reader of stdout went away. The commands are in

@@ -62,10 +62,10 @@ PANELS = (
 
 
 class _Helped:
-    """What has a --help."""
+    """A command with a --help."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        """A flag without a value; its default is a bool, for None would be checked."""
+        """A flag without a metavar; its default is a bool, because Typer checks None."""
         option: Any = super().get_help_option(ctx)  # type: ignore[misc]
         if option is not None:
             option.default = False
@@ -78,7 +78,7 @@ class Command(_Helped, TyperCommand):
     """One command."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        """As of the group, listed last."""
+        """The same, in the last panel."""
         option = super().get_help_option(ctx)
         if option is not None:
             option.rich_help_panel = GENERAL
@@ -89,7 +89,7 @@ class Commands(_Helped, TyperGroup):
     """The group of all commands, each built when it is first asked for."""
 
     def list_commands(self, _context: Any) -> list[str]:
-        """In the order of the table; what this build lacks is left out."""
+        """In the order of COMMANDS, without those whose module is missing."""
         return [name for name in COMMANDS if find_spec(_module(name)) is not None]
 
     def get_command(self, context: Any, cmd_name: str) -> Any:
@@ -99,7 +99,7 @@ class Commands(_Helped, TyperGroup):
         return self.commands.get(cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """As in Typer, with an outline in the place of each command."""
+        """As in Typer, without importing the commands: their lines are in COMMANDS."""
         listing = copy(self)
         listing.commands = {
             name: TyperCommand(name, help=COMMANDS[name]) for name in self.list_commands(ctx)
@@ -107,7 +107,7 @@ class Commands(_Helped, TyperGroup):
         TyperGroup.format_help(listing, ctx, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As in Typer; a name that does not exist is our own kind of error."""
+        """As in Typer; an unknown name is an error with a suggestion."""
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             raise no_such_command(args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
@@ -203,7 +203,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _without_bool(built: Any) -> Any:
-    """Leave out of the help that the value of a flag, which has none, is a <bool>."""
+    """Hide the <bool> that Typer shows as the value of a flag."""
     for option in built.params:
         if getattr(option, "is_flag", False) and option.metavar is None:
             option.metavar = " "

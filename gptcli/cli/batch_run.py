@@ -1,4 +1,4 @@
-"""One `batch` command from checked options to its exit code."""
+"""Run a `batch` command: open input, model and output, run the job, report."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -22,10 +22,10 @@ from gptcli.batch.result_lines import header, spec_of
 from gptcli.batch.runner import InterruptedJobError, Tally, run_job, stopped
 from gptcli.batch.worker import Answerer
 from gptcli.checkpoint.resolve import Target
-from gptcli.cli.clustering import Team
 from gptcli.cli.model_options import opened, ready
 from gptcli.cli.options import OUTPUT, BatchSize
 from gptcli.cli.prompt_input import notice_special
+from gptcli.cli.ray_cluster import Team
 from gptcli.cli.render import console
 from gptcli.cli.render.progress import BatchProgress
 from gptcli.core import signals
@@ -49,7 +49,7 @@ def output_path(text: str) -> Path | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """What the command line says beside the spec: files, and what only changes the speed.
+    """Options of `batch` beside the job's spec: files, and what only changes the speed.
 
     Attributes:
         output: None is standard output.
@@ -102,14 +102,14 @@ class BatchPlan:
 
     @property
     def mode(self) -> outputs.Mode:
-        """What happens to an output that is there already."""
+        """What to do with an existing output."""
         if self.overwrite:
             return "overwrite-resume" if self.resume else "overwrite"
         return "retry" if self.retry_failed else "resume" if self.resume else "new"
 
 
 def run_batch(model: ModelSpec, spec: JobSpec, plan: BatchPlan) -> None:
-    """Do the job.
+    """Run the job to its end or the first signal.
 
     Raises:
         typer.Exit: 4 with failed records, the signal's code after a signal.
@@ -135,7 +135,7 @@ def run_batch(model: ModelSpec, spec: JobSpec, plan: BatchPlan) -> None:
 
 
 class _BatchRun:
-    """The pieces, and how they are told of each other."""
+    """A job with its progress, its workers and its report."""
 
     def __init__(
         self,
@@ -277,12 +277,12 @@ class _BatchRun:
 
 
 def seed_of(model: ModelSpec) -> int:
-    """The seed that was asked for, or a fresh one."""
+    """The seed of the command line, or a fresh one."""
     return fresh_seed() if model.seed is None else model.seed
 
 
 def _recorded(plan: BatchPlan) -> dict[str, Any] | None:
-    """The header of the output that is to be continued."""
+    """The header of the output to resume; None for a new one."""
     if plan.output is None or plan.mode in {"new", "overwrite"}:
         return None
     path = outputs.staged(plan.output) if plan.mode == "overwrite-resume" else plan.output

@@ -1,1 +1,1 @@
-"""What every part needs: errors, safe text and file access, signals, memory."""
+"""Shared by all parts: errors, option fields, files, signals, memory, units."""

@@ -20,7 +20,7 @@ MAX_PROBLEMS = 15
 
 
 class GptcliError(Exception):
-    """A failure with one clear message. `exit_code` is what the process returns."""
+    """A failure with a message of one line. `exit_code` is that of the process."""
 
     exit_code: ClassVar[int] = 1
 
@@ -33,7 +33,7 @@ class GptcliError(Exception):
 
 
 class RunError(GptcliError):
-    """Failed at run time: memory, disk, a stream, numbers that are not finite."""
+    """Failed at run time: out of memory, a full disk, a closed stream, NaN in the weights."""
 
     exit_code = 1
 
@@ -45,7 +45,7 @@ class UsageError(GptcliError):
 
 
 class InputError(GptcliError):
-    """A file the user gave is not what it should be. `where` is the file."""
+    """A file cannot be used: missing, damaged or of another format. `where` is the file."""
 
     exit_code = 3
 

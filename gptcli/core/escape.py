@@ -1,6 +1,6 @@
 """Make text safe to show: control, bidirectional and invisible characters become visible.
 
-Used for whatever a file or a model supplies and a terminal would obey. Knows no streams.
+Files and models can hold escape sequences that a terminal would obey.
 """
 
 import re

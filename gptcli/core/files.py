@@ -91,7 +91,7 @@ def _duplicate(line: int, key: str) -> str:
 
 
 def strict_json(text: str, path: object, twice: Callable[[int, str], str] = _duplicate) -> Any:
-    """JSON as the standard has it: no duplicate keys, no NaN, no bottomless nesting.
+    """JSON as the standard has it: no duplicate keys, no NaN, no deep nesting.
 
     `twice` words the problem of a duplicate key from its line and name.
     """
@@ -119,7 +119,7 @@ def strict_json(text: str, path: object, twice: Callable[[int, str], str] = _dup
 
 
 class _RefusedError(ValueError):
-    """Valid to Python's parser, not to us."""
+    """JSON that Python's parser accepts and the standard does not."""
 
 
 def _duplicates(text: str) -> Iterator[tuple[int, str]]:

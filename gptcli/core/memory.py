@@ -1,7 +1,4 @@
-"""How much memory the process holds and may still take, and refusing what cannot fit.
-
-Knows no torch.
-"""
+"""Memory that the process uses, memory that is available, and refusing what does not fit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +16,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int | None:
-    """The least that the machine, the container and the process limit leave; None if none tells."""
+    """Memory available: the least of machine, container (cgroup) and RLIMIT_AS; None if unknown."""
     return min(_limits(), default=None)
 
 
@@ -35,19 +32,19 @@ def require(where: object, needed: float, available: int | None) -> None:
 
 
 def is_exhausted(problem: BaseException) -> bool:
-    """Whether an exception says that there was no memory: Python's, PyTorch's or a GPU's."""
+    """Whether an exception means out of memory: Python's, PyTorch's or CUDA's."""
     if isinstance(problem, MemoryError):
         return True
     return isinstance(problem, RuntimeError) and any(word in str(problem) for word in _NO_MEMORY)
 
 
 def resident_bytes() -> int | None:
-    """What the process holds now; None where the system does not tell."""
+    """Resident memory of the process; None where the system does not tell."""
     return _kilobytes("VmRSS:")
 
 
 def peak_bytes() -> int | None:
-    """The most that the process has held so far; None where the system does not tell."""
+    """Peak resident memory of the process; None where the system does not tell."""
     return _kilobytes("VmHWM:")
 
 

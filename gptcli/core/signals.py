@@ -1,8 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP: leave at once, or after the token or record in hand.
+"""SIGINT, SIGTERM and SIGHUP: exit at once, or after the current token or record.
 
-Knows no model, text or stream. A process that a signal ends returns 128 + its number as an
-exit code of its own (130, 143, 129); it does not die by the signal, so what was written
-stays whole and a script reads one number on every path.
+The process exits with 128 + the signal's number (130, 143, 129). It does not die by the signal, so
+output stays whole and a script sees the same code on every path.
 """
 
 import os
@@ -15,7 +14,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class _State:
-    """What has happened so far in this process; handlers have nowhere else to keep it."""
+    """State of the signal handlers of this process."""
 
     received = 0  # the signal's number, 0 before the first
     patient = False  # whether someone is polling `received`
@@ -23,7 +22,7 @@ class _State:
 
 
 def install() -> None:
-    """Take over the signals. One that was inherited as ignored (nohup, cron) stays ignored."""
+    """Install the handlers. A signal that was inherited as ignored (nohup) stays ignored."""
     for name in _NAMES:
         number = getattr(signal, name, None)  # SIGHUP is missing on Windows
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
@@ -34,8 +33,8 @@ def install() -> None:
 def patience() -> Iterator[Callable[[], bool]]:
     """Inside, the first signal only sets a flag; the function given back reads it.
 
-    Poll it after each piece of work. The second signal leaves at once, as every signal
-    does outside: there is nothing in hand worth keeping while torch or weights load.
+    Poll it after each piece of work. The second signal exits at once, as every signal does outside:
+    while a model loads there is no output to keep.
     """
     _State.patient = True
     try:

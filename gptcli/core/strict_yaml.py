@@ -1,9 +1,8 @@
-"""Read YAML that a stranger wrote: one small plain document, scalars as YAML 1.2 has them.
+"""Read untrusted YAML: one small plain document, scalars as in YAML 1.2.
 
-The events are checked first and values built after, so that nothing a document asks for
-(anchors, merge keys, tags, depth) is ever carried out. Numbers are those JSON can write,
-booleans are `true` and `false`; `yes`, `010`, `1_000`, `1:30` and dates are text. Knows no
-keys and no files.
+Events are checked before values are built, so that anchors, merge keys, tags and deep nesting have
+no effect. Numbers are those JSON can write,
+booleans are `true` and `false`; `yes`, `010`, `1_000`, `1:30` and dates are text.
 """
 
 import re
@@ -51,7 +50,7 @@ def parse_yaml(text: str, source: object) -> object:
 
 
 class _RefusedError(Exception):
-    """YAML that we do not read."""
+    """YAML outside the supported subset."""
 
 
 def _plain_events(

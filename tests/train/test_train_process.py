@@ -15,7 +15,7 @@ import pytest
 from story_text import write_stories
 
 from gptcli.cli import run
-from gptcli.cli.training import command_for_the_card
+from gptcli.cli.train_run import command_for_the_card
 
 COMMAND = [sys.executable, "-m", "gptcli", "train"]
 OPTIONS = [

@@ -8,9 +8,9 @@ import typer
 from gptcli.batch.io.tables import is_table
 from gptcli.batch.job import Form, JobSpec, OpenAIDefaults
 from gptcli.cli.batch_run import BatchPlan, run_batch, seed_of
-from gptcli.cli.clustering import ClusterOptions
 from gptcli.cli.command import CommandFunction, Without, was_given
 from gptcli.cli.options import Greedy, Quiet, sampling
+from gptcli.cli.ray_cluster import ClusterOptions
 from gptcli.cli.render import console
 from gptcli.core.errors import UsageError
 from gptcli.core.options import Option

@@ -3,11 +3,11 @@
 import typer
 
 from gptcli.cli.command import CommandFunction, was_given
+from gptcli.cli.generate_options import Plan
+from gptcli.cli.generate_run import run
 from gptcli.cli.options import Greedy, Quiet, sampling
-from gptcli.cli.plan import Plan
 from gptcli.cli.prompt_input import PromptInput
 from gptcli.cli.render import console
-from gptcli.cli.running import run
 from gptcli.generation.model_spec import ModelSpec
 from gptcli.sampling.params import SamplingParams
 

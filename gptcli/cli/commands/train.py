@@ -9,7 +9,7 @@ import typer
 from gptcli.cli.command import CommandFunction, was_given
 from gptcli.cli.options import Quiet
 from gptcli.cli.render import console
-from gptcli.cli.training import Request, carry_out
+from gptcli.cli.train_run import Request, carry_out
 from gptcli.core.errors import UsageError
 from gptcli.core.options import Option
 from gptcli.model.config import GPTConfig, read_config

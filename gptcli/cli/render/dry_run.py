@@ -6,7 +6,7 @@ many as fit), end_of_context (in words), parameters, weights_bytes, cache_bytes,
 
 from typing import TYPE_CHECKING, Any
 
-from gptcli.cli.plan import Plan
+from gptcli.cli.generate_options import Plan
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError
 from gptcli.core.units import bytes_text

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gptcli.cli.generate_options import Plan
 from gptcli.cli.model_options import opened, ready
-from gptcli.cli.plan import Plan
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
 

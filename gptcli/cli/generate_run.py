@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gptcli.cli import beaming, guessing
+from gptcli.cli import beams, speculation
+from gptcli.cli.generate_options import Plan
 from gptcli.cli.model_options import found, opened, ready
-from gptcli.cli.plan import Plan
 from gptcli.cli.prompt_input import notice_special
 from gptcli.cli.render import console
 from gptcli.cli.render.completion_views import (
@@ -94,13 +94,13 @@ def _completions(
 ) -> Iterator["Completion"]:
     """Completions drawn one after another from one prefill, or found by one search."""
     if plan.beams is not None:
-        yield from beaming.completions(llm, job.ids, params, plan)[: plan.top or plan.num_samples]
+        yield from beams.completions(llm, job.ids, params, plan)[: plan.top or plan.num_samples]
         return
-    drafter = guessing.drafter(llm, plan)
+    drafter = speculation.drafter(llm, plan)
     deadline = None if plan.time_limit is None else monotonic() + plan.time_limit
     prompt = llm.prefill(job.ids, params.max_new_tokens, plan.overflow)
     job.prefill_seconds = prompt.seconds
-    job.speculation = guessing.speculation(prompt, drafter)
+    job.speculation = speculation.speculation(prompt, drafter)
     for sample in range(plan.num_samples):
         yield llm.stream(
             prompt,

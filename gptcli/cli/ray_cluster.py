@@ -1,4 +1,4 @@
-"""What `batch --engine ray` adds: from options to a cluster's workers."""
+"""`batch --engine ray`: options of a Ray cluster, and its workers."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ CLUSTER = "Cluster"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterOptions:
-    """Who computes: this process, or workers of a Ray cluster."""
+    """Whether workers of a Ray cluster compute, and which."""
 
     engine: Annotated[
         Literal["auto", "native", "torch", "ray"],
@@ -83,7 +83,7 @@ class ClusterOptions:
 
 
 class Team:
-    """A cluster that is connected when it is first needed."""
+    """A Ray cluster, connected when it is first needed."""
 
     def __init__(self, plan: ClusterPlan | None, stack: ExitStack) -> None:
         """The connection ends with `stack`."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from gptcli.cli.plan import Plan
+from gptcli.cli.generate_options import Plan
 from gptcli.core.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Carry a training out: prepare, show how it goes, end it well. What `gptcli train` runs."""
+"""Run a `train` command: prepare, train with progress, save, report."""
 
 import sys
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class Request:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the training is complete."""
         directory = self.recipe.directory
         return self.resume and (directory / CARD).exists() and not (directory / STATE).exists()
 
@@ -157,12 +157,12 @@ def _draw(path: Path, progress: "Progress") -> None:
     draw = png if path.suffix.lower() == ".png" else svg
     try:
         write_atomically(path, draw(chart))
-    except RunError as problem:  # the model is whole; a picture is no reason to fail
+    except RunError as problem:  # the model is saved; a missing plot is no failure
         console.error(problem)
 
 
 def command_for_the_card(arguments: Sequence[str]) -> list[str]:
-    """The command for the card: of absolute paths only the end, which others can make sense of."""
+    """The command for the model card, absolute paths shortened to their last parts."""
     kept = [argument for argument in arguments if argument != "--resume"]
     return [
         _shortened(argument, 1 if before in _WRITTEN else 2)
