@@ -1,5 +1,11 @@
 """Wrapping of a streamed text, as pyte's screen shows it; textwrap and the text are the oracles."""
 
+import fcntl
+import os
+import pty
+import struct
+import sys
+import termios
 import textwrap
 from itertools import pairwise
 from unicodedata import normalize
@@ -9,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptcli.cli.render import console
 from gptcli.cli.render.word_wrap import WordWrap
 
 WORDS = st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=30)
@@ -108,8 +115,23 @@ def test_a_word_moves_with_the_styles_of_its_pieces():
     assert sent == [
         ("two", "red"),
         (" wo", "green"),
-        ("r", "blue"),
-        ("\x1b[3D\x1b[K\n", ""),
+        ("\x1b[2D\x1b[K\n", ""),
         ("wo", "green"),
         ("rds", "blue"),
     ]
+
+
+def test_a_terminal_that_is_resized_wraps_at_its_new_width(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    master, slave = pty.openpty()
+    with open(slave, "w", encoding="utf-8") as stream:  # noqa: PTH123  # a descriptor
+        monkeypatch.setattr(sys, "stdout", stream)
+        console.reset()
+        output = console.Output(wraps=True)
+        for columns in (30, 12):
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            output.write("one two three four\n")
+        received = os.read(master, 1000).decode()
+    os.close(master)
+    assert received.split("\r\n") == ["one two three four", "one two ", "three four", ""]

@@ -1,9 +1,9 @@
 """Break a streamed text between words, for a terminal.
 
 Every piece is shown at once. A word that turns out too long for its line is erased there and
-written again on the next one, so nothing is held back. As CSS's `pre-wrap`: blanks at the end of
-a full line take no room, a word longer than a line is broken, and the last column stays empty,
-because terminals differ in what a full line does to the cursor.
+written again on the next one, so that nothing is held back. As with CSS's `pre-wrap`, blanks at
+the end of a full line take no room and a word longer than a line is broken. The last column stays
+empty, because terminals differ in what a full line does to the cursor.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,51 +27,61 @@ class WordWrap:
     def __init__(self, columns: Callable[[], int]) -> None:
         self._columns = columns
         self._column = 0
-        self._word: list[Styled] = []  # what was written of the word at the cursor
-        self._word_width = 0
-        self._before = ""  # the last character
+        self._sent: list[Styled] = []  # of this piece
+        self._word: list[tuple[Styled, int]] = []  # letters at the cursor, and their widths
+        self._fresh = 0  # how many of them are of this piece
+        self._before = ""  # the last letter
 
     def feed(self, text: str, style: str = "") -> Iterator[Styled]:
         """The next piece → what to send: text with its style, cursor movements without one."""
         room = max(1, self._columns() - 1)
-        sent = [part for letter in text for part in self._letter(letter, style, room)]
-        for same, parts in groupby(sent, key=lambda part: part[1]):
+        self._sent, self._fresh = [], 0
+        for letter in text:
+            self._add(letter, style, room)
+        for same, parts in groupby(self._sent, key=lambda part: part[1]):
             yield "".join(text for text, _ in parts), same
 
-    def _letter(self, letter: str, style: str, room: int) -> Iterator[Styled]:
+    def _add(self, letter: str, style: str, room: int) -> None:
         width = _TAB - self._column % _TAB if letter == "\t" else cell_len(letter)
         if letter == "\n":
-            yield letter, ""
-            self._start_line()
+            self._start_line(style)
         elif letter in " \t":
             self._end_word()
             if self._column + width <= room:
-                yield letter, style
+                self._sent.append((letter, style))
                 self._column += width
         else:
             if self._may_break_before(letter, width):
                 self._end_word()
             if self._column + width > room:
-                yield from self._break(width, room)
-            yield letter, style
-            self._column += width
-            self._word.append((letter, style))
-            self._word_width += width
+                self._break(width, room)
+            self._send((letter, style), width)
         self._before = letter
 
-    def _break(self, width: int, room: int) -> Iterator[Styled]:
-        """Go to the next line; the word moves along if it fits there whole."""
-        word, word_width = self._word, self._word_width
-        moves = 0 < word_width < self._column and word_width + width <= room
+    def _send(self, letter: Styled, width: int) -> None:
+        self._sent.append(letter)
+        self._word.append((letter, width))
+        self._fresh += 1
+        self._column += width
+
+    def _break(self, width: int, room: int) -> None:
+        """Go to the next line; the word moves along if it fits there whole.
+
+        What was sent of it with earlier pieces is erased; the rest of it was not sent yet.
+        """
+        word = self._word
+        widths = [size for _, size in word]
+        moves = 0 < sum(widths) < self._column and sum(widths) + width <= room
         if moves:
-            yield f"\x1b[{word_width}D\x1b[K", ""
+            older = sum(widths[: len(word) - self._fresh])
+            del self._sent[len(self._sent) - self._fresh :]
+            if older:
+                self._sent.append((f"\x1b[{older}D\x1b[K", ""))
         if self._column:
-            yield "\n", ""
-        self._start_line()
+            self._start_line("")
         if moves:
-            yield from word
-            self._column = self._word_width = word_width
-            self._word = word
+            for letter, size in word:
+                self._send(letter, size)
 
     def _may_break_before(self, letter: str, width: int) -> bool:
         """Beside a wide character: Chinese and Japanese have no blanks between words."""
@@ -80,8 +90,9 @@ class WordWrap:
         return width == 2 or cell_len(self._before) == 2
 
     def _end_word(self) -> None:
-        self._word, self._word_width = [], 0
+        self._word, self._fresh = [], 0
 
-    def _start_line(self) -> None:
+    def _start_line(self, style: str) -> None:
+        self._sent.append(("\n", style))
         self._column = 0
         self._end_word()
