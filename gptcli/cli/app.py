@@ -24,6 +24,7 @@ from gptcli.core.errors import UsageError
 COMMANDS = {
     "generate": "Continue a text.",
     "batch": "Continue many prompts.",
+    "score": "Measure how well one or several models predict texts.",
     "merge": "Join the outputs of gptcli batch --shard, in any order.",
     "replay": "Run a recorded job again, from its header, and say what differs.",
     "count-params": "Count parameters exactly, and say why others count differently.",

@@ -87,13 +87,19 @@ def read_text(path: Path, *, fold_quotes: bool = False) -> Text:
     """
     data = read_bounded(path, MAX_BYTES)
     digest = hashlib.sha256(data).hexdigest()
-    text = decode_utf8(_unpacked(data, path), path).replace("\r\n", "\n")
-    if fold_quotes:
-        text = text.translate(_FOLDED)
-    documents = tuple(piece for part in _SEPARATOR.split(text) if (piece := part.strip("\n")))
+    text = decode_utf8(_unpacked(data, path), path)
+    documents = split_documents(text, fold_quotes=fold_quotes)
     if not documents:
         raise InputError(shown(path), "has no text")
     return Text(path, documents, digest)
+
+
+def split_documents(text: str, *, fold_quotes: bool = False) -> tuple[str, ...]:
+    """What stands between lines of `<|endoftext|>`, without empty lines around it."""
+    text = text.replace("\r\n", "\n")
+    if fold_quotes:
+        text = text.translate(_FOLDED)
+    return tuple(piece for part in _SEPARATOR.split(text) if (piece := part.strip("\n")))
 
 
 def _unpacked(data: bytes, path: Path) -> bytes:
