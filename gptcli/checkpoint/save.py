@@ -44,14 +44,14 @@ def save_weights(weights: Weights, directory: Path, width: Width | None = None) 
         RunError: the directory cannot be written.
     """
     stored: dict[str, Array] = {}
-    for name, weight in _by_book_names(weights):
+    for name, weight in book_tensors(weights):
         stored |= _rounded(name, weight, width) if width else {name: weight}
     text = json.dumps(weights.config.to_dict(), indent=2) + "\n"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         parts = directory / ".model.safetensors.part", directory / ".config.json.part"
         try:
-            _write(parts[0], stored, metadata(width) if width else {"format": "pt"})
+            write_tensors(parts[0], stored, metadata(width) if width else {"format": "pt"})
             parts[1].write_text(text, encoding="utf-8")
             for part in parts:
                 _sync(part)
@@ -63,7 +63,8 @@ def save_weights(weights: Weights, directory: Path, width: Width | None = None) 
         raise RunError(shown(directory), f"cannot be written ({shown(error)})") from None
 
 
-def _by_book_names(weights: Weights) -> Iterator[tuple[str, Array]]:
+def book_tensors(weights: Weights) -> Iterator[tuple[str, Array]]:
+    """Float tensors by the book's names, query, key and value apart."""
     for name, tensor in weights.tensors.items():
         if "att.qkv." in name:
             for part, key in zip(np.split(tensor, 3), _QKV, strict=True):
@@ -72,8 +73,11 @@ def _by_book_names(weights: Weights) -> Iterator[tuple[str, Array]]:
             yield name, tensor
 
 
-def _write(path: Path, tensors: dict[str, Array], about: dict[str, str]) -> None:
-    """The widest dtypes first, so that every tensor lies at a multiple of its own."""
+def write_tensors(path: Path, tensors: dict[str, Array], about: dict[str, str]) -> None:
+    """A safetensors file; `about` is its metadata.
+
+    The widest dtypes come first, so that every tensor lies at a multiple of its own.
+    """
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
     header: dict[str, object] = {"__metadata__": about}
     end = 0

@@ -30,6 +30,7 @@ COMMANDS = {
     "count-params": "Count parameters exactly, and say why others count differently.",
     "inspect": "Show the architecture as a tree, and what the weight files hold.",
     "train": "Train a tokenizer and a model on TEXT, or a model that is there on more text.",
+    "export": "Write a model for other programs.",
     "quantize": "Write a model with its weights rounded: a half or a quarter of the bytes.",
     "bench": "Measure a model's speed and memory, next to what the machine reaches by itself.",
     "models": "List the models that have a name, and say which are on this machine.",

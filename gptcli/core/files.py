@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gptcli.core.errors import InputError, RunError
+from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.core.escape import shown
 
 _KINDS = {
@@ -158,6 +158,22 @@ def make_directory(directory: Path) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise RunError(shown(directory), f"cannot be made ({why})") from None
+
+
+def refuse_filled(output: Path) -> None:
+    """Refuse a directory to write into that holds something.
+
+    Raises:
+        UsageError: there is a file of that name, or a directory that is not empty.
+        RunError: it cannot be looked into.
+    """
+    try:
+        filled = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    except OSError as error:
+        raise RunError(shown(output), error.strerror or str(error)) from None
+    if filled:
+        hint = "Remove it, or name another"
+        raise UsageError("output", f"{shown(output)} is there already, and not empty", hint)
 
 
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> None:

@@ -26,6 +26,11 @@ class CharacterTokenizer(Tokenizer):
         self.n_vocab = max(self._characters) + 1
 
     @property
+    def ids(self) -> Mapping[str, int]:
+        """The id of each character."""
+        return self._ids
+
+    @property
     def special_tokens(self) -> Sequence[str]:
         """None: every token is text."""
         return ()

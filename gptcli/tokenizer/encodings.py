@@ -76,6 +76,16 @@ class TiktokenTokenizer(Tokenizer):
             raise InputError(SETTINGS, f'bos_token: no special token is called "{shown(token)}"')
 
     @property
+    def ranks(self) -> Mapping[bytes, int]:
+        """The id of each token that is not special, by its bytes."""
+        return self._encoding._mergeable_ranks  # tiktoken has no public name for it
+
+    @property
+    def pattern(self) -> str:
+        """The regular expression that splits a text before it is merged."""
+        return self._encoding._pat_str
+
+    @property
     def special_tokens(self) -> Sequence[str]:
         """The encoding's own."""
         return sorted(self._encoding.special_tokens_set)

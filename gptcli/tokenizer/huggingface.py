@@ -60,6 +60,11 @@ class HuggingFaceTokenizer(Tokenizer):
         self.eos_ids = frozenset() if self.eos_id is None else frozenset({self.eos_id})
 
     @property
+    def library(self) -> tokenizers.Tokenizer:
+        """The tokenizer as its library has it."""
+        return self._library
+
+    @property
     def n_required(self) -> int:
         """Without added tokens: a model may lack some, such as one for padding, and still work."""
         return self._required

@@ -9,9 +9,9 @@ from gptcli.cli.command import CommandFunction, Only
 from gptcli.cli.model_options import found
 from gptcli.cli.options import JOB, Json, Quiet, Target, with_target
 from gptcli.cli.render import console
-from gptcli.core.errors import InputError, RunError, UsageError
+from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
-from gptcli.core.files import make_directory, read_bounded, write_atomically
+from gptcli.core.files import make_directory, read_bounded, refuse_filled, write_atomically
 from gptcli.core.options import Option
 from gptcli.generation.model_spec import ModelSpec, Width
 from gptcli.version import __version__
@@ -55,7 +55,7 @@ def quantize(
     """
     console.Settings.quiet = quiet
     spec = with_target(model, target)
-    _refuse_filled(output)
+    refuse_filled(output)
     source = found(spec)
     checkpoint = _floats(source)
     before = sum(header.size for header in checkpoint.headers)
@@ -70,16 +70,6 @@ def quantize(
     else:
         sizes = f"{after:,} bytes of {quantize} weights, {after / before:.1%} of the original's"
         console.notice(f"wrote {shown(output)} ({sizes})")
-
-
-def _refuse_filled(output: Path) -> None:
-    try:
-        filled = output.exists() and (not output.is_dir() or any(output.iterdir()))
-    except OSError as error:
-        raise RunError(shown(output), error.strerror or str(error)) from None
-    if filled:
-        hint = "Remove it, or name another"
-        raise UsageError("output", f"{shown(output)} is there already, and not empty", hint)
 
 
 def _floats(target: "ModelTarget") -> Checkpoint:
