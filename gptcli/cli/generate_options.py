@@ -51,7 +51,7 @@ class Plan:
     num_samples: NumSamples = 1
     echo: Annotated[bool, Option("Print the prompt before the text.", OUTPUT)] = True
     json: Json = False
-    logprobs: Annotated[bool, Option("Log-probabilities in the JSON.", OUTPUT)] = False
+    logprobs: Annotated[bool, Option("Add log-probabilities to the JSON.", OUTPUT)] = False
     show: Annotated[
         Shows | None,
         Option("Colour each token by its probability; without colour, a table.", OUTPUT),
@@ -72,13 +72,13 @@ class Plan:
             OUTPUT,
         ),
     ] = True
-    stats: Annotated[bool, Option("Seed, counts and speed on stderr.", OUTPUT)] = False
+    stats: Annotated[bool, Option("Print seed, counts and speed to stderr.", OUTPUT)] = False
     raw: Annotated[bool, Option("Send control characters to the terminal as they are.", OUTPUT)] = (
         False
     )
-    dry_run: Annotated[bool, Option("Count tokens, room and memory; read no weights.", OUTPUT)] = (
-        False
-    )
+    dry_run: Annotated[
+        bool, Option("Print tokens, room and memory, and generate nothing.", OUTPUT)
+    ] = False
     lookup: Annotated[
         bool, Option("Guess tokens from the text so far; same text, sooner.", MACHINE)
     ] = False

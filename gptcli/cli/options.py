@@ -17,11 +17,11 @@ from gptcli.version import __version__
 JOB, OUTPUT, MACHINE = "Job", "Output", "Machine"
 CONFIGS, WEIGHTS = (".yaml", ".yml", ".json"), (".safetensors", ".index.json")
 
-Json = Annotated[bool, Option("JSON in place of text.", OUTPUT)]
-Details = Annotated[bool, Option("Print more than fits a screen.", OUTPUT)]
+Json = Annotated[bool, Option("Print JSON instead of text.", OUTPUT)]
+Details = Annotated[bool, Option("Print more than a screen.", OUTPUT)]
 Quiet = Annotated[bool, Option("No notices and no progress on stderr.", OUTPUT, short="-q")]
 Greedy = Annotated[bool, Option("Take the best token: --temperature 0.", SAMPLING)]
-BatchSize = Annotated[int | None, Option("Texts at a time.", MACHINE, metavar="N", ge=1)]
+BatchSize = Annotated[int | None, Option("Texts to compute at a time.", MACHINE, metavar="N", ge=1)]
 Target = Annotated[
     str | None,
     Argument(

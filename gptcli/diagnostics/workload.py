@@ -19,18 +19,22 @@ class Workload:
         product: side of the square matrices whose product is the machine's own speed.
     """
 
-    prefill: Annotated[int, Option("Read a prompt of N tokens.", WORK, metavar="N", ge=1)] = 512
-    prompt: Annotated[int, Option("Write after N tokens.", WORK, metavar="N", ge=1)] = 32
+    prefill: Annotated[int, Option("Prefill N tokens.", WORK, metavar="N", ge=1)] = 512
+    prompt: Annotated[
+        int, Option("Decode after a prompt of N tokens.", WORK, metavar="N", ge=1)
+    ] = 32
     new_tokens: Annotated[
-        int, Option("Write N tokens, one text alone.", WORK, short="-n", metavar="N", ge=2)
+        int, Option("Decode N tokens, one text alone.", WORK, short="-n", metavar="N", ge=2)
     ] = 128
-    rows: Annotated[int, Option("Write N texts at once; 0: none.", WORK, metavar="N", ge=0)] = 32
+    rows: Annotated[int, Option("Decode N texts at once; 0: none.", WORK, metavar="N", ge=0)] = 32
     row_tokens: Annotated[
-        int, Option("Write N tokens in each of them.", WORK, metavar="N", ge=1)
+        int, Option("Decode N tokens in each of them.", WORK, metavar="N", ge=1)
     ] = 64
-    runs: Annotated[int, Option("Do everything N times.", WORK, short="-r", metavar="N", ge=1)] = 5
+    runs: Annotated[
+        int, Option("Repeat everything N times.", WORK, short="-r", metavar="N", ge=1)
+    ] = 5
     product: Annotated[
-        int, Option("Side of the machine's own matrices.", WORK, metavar="N", ge=1)
+        int, Option("Side of the matrices that measure the machine.", WORK, metavar="N", ge=1)
     ] = 2048
 
     def __post_init__(self) -> None:

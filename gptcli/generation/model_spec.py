@@ -76,8 +76,10 @@ class ModelSpec:
         ),
     ] = None
     offline: Annotated[bool, Option("Download nothing.", MODEL)] = False
-    check_finite: Annotated[bool, Option("Look for NaN and infinity in the weights.", MODEL)] = True
-    device: Annotated[str, Option("cpu, cuda, cuda:1, mps.", MACHINE, metavar="NAME")] = "cpu"
+    check_finite: Annotated[bool, Option("Refuse weights with NaN or infinity.", MODEL)] = True
+    device: Annotated[
+        str, Option("Where to compute: cpu, cuda, cuda:1 or mps.", MACHINE, metavar="NAME")
+    ] = "cpu"
     dtype: Annotated[
         Dtype, Option("Dtype of the weights in memory; auto: that of the file.", MACHINE)
     ] = "auto"
@@ -86,7 +88,7 @@ class ModelSpec:
     ] = None
     threads: Annotated[
         int | None,
-        Option("CPU threads; without it, all that help.", MACHINE, metavar="N", ge=1),
+        Option("CPU threads; all of the process without it.", MACHINE, metavar="N", ge=1),
     ] = None
     seed: Seed = None
     engine: Annotated[

@@ -12,7 +12,7 @@ Overflows = Literal["stop", "slide", "error"]
 Seed = Annotated[
     int | None,
     Option(
-        "Same seed, same text; a fresh one without it (see `stats`).",
+        "Same seed, same text; a fresh one without it.",
         SAMPLING,
         metavar="N",
         ge=0,

@@ -78,7 +78,9 @@ class TrainSettings:
     accumulate: Annotated[
         int, Option("Parts that a batch is computed in, to save memory.", LENGTH, metavar="N", ge=1)
     ] = 1
-    optimizer: Annotated[OptimizerName, Option("muon learns more a step.", OPTIMIZER)] = "adamw"
+    optimizer: Annotated[
+        OptimizerName, Option("muon learns more per step, for blocks' matrices.", OPTIMIZER)
+    ] = "adamw"
     lr: Annotated[float, Option("Highest learning rate.", OPTIMIZER, metavar="X", gt=0, lt=10)] = (
         1e-3
     )
@@ -108,7 +110,9 @@ class TrainSettings:
         ),
     ] = 0.0
     seed: Annotated[int, Option("Same seed, same model.", LENGTH, metavar="N", ge=0, lt=SEEDS)] = 0
-    precision: Annotated[Precision, Option("Of matrix products.", MACHINE)] = "auto"
+    precision: Annotated[
+        Precision, Option("Dtype of matmuls; auto: bfloat16 where it is fast.", MACHINE)
+    ] = "auto"
     attention_dropout: Annotated[
         bool, Option("Dropout in the attention too; without it a CPU is faster.", OPTIMIZER)
     ] = True
