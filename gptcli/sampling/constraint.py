@@ -44,6 +44,13 @@ class Vocabulary(Hashable, Protocol):
     def eos_ids(self) -> frozenset[int]:
         """The end tokens."""
 
+    @property
+    def special_tokens(self) -> Sequence[str]:
+        """The names of tokens that are no text."""
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token's name."""
+
     def token_bytes(self, id: int) -> bytes:
         """What a token adds to a text."""
 
@@ -247,18 +254,31 @@ class _Tokens:
             ends = [len(self.tokens)]
             self.tokens.append(b"<end>")
         self.eos_token_id, self.ends = ends[0], ends
-        names = getattr(vocabulary, "special_tokens", ())
-        special = [id for name in names if (id := vocabulary.id_of(name)) is not None]  # type: ignore[attr-defined]
+        named = map(vocabulary.id_of, vocabulary.special_tokens)
+        special = [id for id in named if id is not None]
         self.special_token_ids = sorted({*empty, *ends, *special})
         self._encode = vocabulary.encode
-        self._of_byte = {data: id for id, data in enumerate(self.tokens) if len(data) == 1}
+        ordinary = set(range(len(self.tokens))).difference(self.special_token_ids)
+        self._ids = {self.tokens[id]: id for id in ordinary}
+        self._longest = max(map(len, self._ids), default=1)
 
     def __call__(self, data: bytes) -> list[int]:
         """How the model would see text that a grammar leaves no choice about."""
         ids = self._encode(data.decode(errors="replace"))
-        if b"".join(self.tokens[id] for id in ids) == data:
+        if b"".join(self.tokens[id] for id in ids if id < len(self.tokens)) == data:
             return ids
-        return [self._of_byte[data[i : i + 1]] for i in range(len(data))]
+        return list(self._longest_first(data))  # as where the first word adds a blank to a text
+
+    def _longest_first(self, data: bytes) -> Iterator[int]:
+        """The longest token that fits, again and again, as far as there is one."""
+        at = 0
+        while at < len(data):
+            ends = range(min(len(data), at + self._longest), at, -1)
+            end = next((end for end in ends if data[at:end] in self._ids), None)
+            if end is None:
+                return
+            yield self._ids[data[at:end]]
+            at = end
 
 
 @lru_cache(maxsize=4)

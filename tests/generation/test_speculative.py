@@ -134,6 +134,7 @@ def test_guesses_against_a_constraint_change_no_token(model: Engine, temperature
         n_vocab, eos_ids = model.config.vocab_size, frozenset({3})
         token_bytes = staticmethod(lambda id: bytes([id]))
         encode = staticmethod(lambda text: list(text.encode()))
+        special_tokens, id_of = (), None
 
     params = SamplingParams(max_new_tokens=30, temperature=temperature, regex="([0-9][A-Z]{2})+")
     options = {"eos_ids": frozenset({3})}

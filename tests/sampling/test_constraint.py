@@ -5,15 +5,20 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from batch_jobs import bytes_tokenizer
 from jsonschema import Draft202012Validator
+from tokenizer_files import TEXTS, trained
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gptcli.core.errors import UsageError
 from gptcli.sampling.constraint import ConstraintError, Matcher, matcher
 from gptcli.sampling.params import Constraint, SamplingParams
+from gptcli.tokenizer.tokenizer import load_tokenizer
 
 END = 256
 PERSON = {
@@ -113,9 +118,10 @@ def test_guesses_are_possible_up_to_the_first_that_is_not() -> None:
 
 def test_a_tokenizer_without_an_end_stops_where_nothing_may_follow() -> None:
     class Endless:
-        n_vocab, eos_ids = 256, frozenset()
+        n_vocab, eos_ids, id_of = 256, frozenset(), None
         token_bytes = staticmethod(lambda id: bytes([id]))
         encode = staticmethod(lambda text: list(text.encode()))
+        special_tokens = ()
 
     following = matcher(Constraint("choices", ("a", "ab")), Endless())
     assert following is not None
@@ -127,14 +133,63 @@ def test_a_tokenizer_without_an_end_stops_where_nothing_may_follow() -> None:
 
 def test_a_vocabulary_that_cannot_spell_the_grammar_is_an_error() -> None:
     class Letters:
-        n_vocab, eos_ids = 3, frozenset({2})
+        n_vocab, eos_ids, id_of = 3, frozenset({2}), None
         token_bytes = staticmethod(lambda id: b"ab"[id : id + 1])
         encode = staticmethod(lambda text: [0] * len(text))
+        special_tokens = ()
 
     following = matcher(Constraint("regex", "a[x-z]"), Letters())
     assert following is not None
     with pytest.raises(ConstraintError, match="no token of this vocabulary"):
         following.allowed([0])
+
+
+def word_piece():
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer, trainers.WordPieceTrainer(
+        vocab_size=200, special_tokens=["[UNK]"], show_progress=False
+    )
+
+
+def unigram():
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer, trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word_piece", "unigram"])
+@pytest.mark.parametrize("pattern", [" [a-z]+( [a-z]+){1,3}", " (the cat|the mat|a b)"])
+def test_vocabularies_of_hugging_face_keep_to_the_constraint(
+    kind: str, pattern: str, tmp_path: Path
+) -> None:
+    """Random walks through the masks, as the text that follows a prompt."""
+    if kind == "bpe":
+        theirs = trained(specials=["<|endoftext|>", "<pad>"])
+    else:
+        theirs, trainer = word_piece() if kind == "word_piece" else unigram()
+        theirs.train_from_iterator(TEXTS, trainer)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(None, tmp_path, vocab_size=theirs.get_vocab_size())
+    prompt = tokenizer.encode("the mat")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        following, ids = matcher(Constraint("regex", pattern), tokenizer), []
+        assert following is not None
+        while not following.must_end(ids):
+            choices = np.flatnonzero(following.allowed(ids))
+            id = int(rng.choice(choices))
+            if id in tokenizer.eos_ids:
+                break
+            ids.append(id)
+            if following.is_complete(ids) and rng.random() < 0.2:
+                break
+            assert len(ids) < 500
+        assert re.fullmatch(pattern, tokenizer.decode(ids, prompt))
 
 
 def nested(**property: object) -> dict[str, object]:
