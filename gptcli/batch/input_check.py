@@ -11,7 +11,7 @@ from typing import Any
 
 from gptcli.batch import openai
 from gptcli.batch.io.lines import Line
-from gptcli.core.errors import InputError
+from gptcli.core.errors import GptcliError, InputError
 from gptcli.core.escape import described, listed, shown
 
 _EXPECTED = "expected a JSON object on each line"
@@ -29,8 +29,10 @@ def checked(lines: Iterator[Line | None], name: str, *, ahead: bool) -> Iterator
     if not ahead:
         return _checked_later(lines, name)
     taken: list[Line | None] = []
-    first = _next(lines, taken)
-    second = _next(lines, taken)
+    try:
+        first, second = _next(lines, taken), _next(lines, taken)
+    except GptcliError as problem:  # an input that ends early: what came before is answered
+        return chain(taken, _raising(problem))
     _require_records(first, second, name)
     return chain(taken, lines)
 
@@ -41,6 +43,11 @@ def hint_of(text: str) -> str:
     if text.startswith("["):
         return "; each record is an object on a line of its own"
     return "" if text.startswith("{") or not text else "; plain lines need --text"
+
+
+def _raising(problem: GptcliError) -> Iterator[Line]:
+    yield from ()
+    raise problem
 
 
 def _checked_later(lines: Iterator[Line | None], name: str) -> Iterator[Line | None]:

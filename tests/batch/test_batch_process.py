@@ -286,8 +286,8 @@ def test_the_summary_counts_what_was_read_once_for_several(tmp_path: Path) -> No
     (tmp_path / "in").write_text(json.dumps(record) + "\n")
     files = [tmp_path / "in", "-o", tmp_path / "out", "-m", model / "config.json"]
     done = run("batch", *files, *SAMPLING, "--json")
-    assert (done.code, json.loads(done.out)["shared_tokens"]) == (0, 128)
-    assert b"128 of prompts read once for several" in done.err
+    assert (done.code, json.loads(done.out)["shared_tokens"]) == (0, 138)
+    assert b"138 of prompts read once for several" in done.err
 
 
 def test_summaries_exit_codes_and_silence(folder: Path, tmp_path: Path) -> None:

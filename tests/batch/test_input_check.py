@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gptcli.batch.input_check import checked
 from gptcli.batch.io.lines import Line, split_lines
-from gptcli.core.errors import InputError
+from gptcli.core.errors import InputError, RunError
 
 WRONG = [
     ("The dog\nThe cat\n", "plain text", "with `text`"),
@@ -75,6 +75,17 @@ def test_whatever_is_read_is_given_whole_or_refused(data: str | bytes) -> None:
         except InputError:
             continue
         assert found == list(lines_of(data))
+
+
+def test_an_input_that_ends_early_gives_its_lines_first() -> None:
+    def lines() -> Iterator[Line | None]:
+        yield from lines_of('{"prompt": "a"}\n')
+        raise RunError("in", "ends early")
+
+    found = checked(lines(), "in", ahead=True)
+    assert next(found) is not None
+    with pytest.raises(RunError, match="ends early"):
+        next(found)
 
 
 def test_of_a_pipe_one_line_is_looked_at_when_it_is_there() -> None:

@@ -296,5 +296,5 @@ except RunError as error:
         env=environment(),
         check=True,
     )
-    assert b"disk full after 9 records. Free space and use --resume" in done.stdout
+    assert b"disk full after 9 records. Free space and use `resume`" in done.stdout
     assert (tmp_path / "out").read_bytes() == b"first\n" + (b"x" * 99 + b"\n") * 9

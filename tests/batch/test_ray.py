@@ -21,7 +21,7 @@ from engines import engine_of
 from safetensors.torch import load_file, save_file
 
 from gptcli.batch.fingerprint import identity
-from gptcli.batch.job import JobSpec
+from gptcli.batch.job import JobSpec, OpenAIDefaults
 from gptcli.batch.ray.connection import Cluster, ClusterPlan, connected
 from gptcli.batch.ray.pool import ClusterAnswers
 from gptcli.batch.ray.worker import Ready, Refusal, Worker, WorkerPlan
@@ -39,7 +39,11 @@ from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.version import __version__
 
 pytestmark = pytest.mark.slow
-SPEC = JobSpec(seed=7, params=SamplingParams(max_new_tokens=20, temperature=1.2))
+SPEC = JobSpec(
+    seed=7,
+    params=SamplingParams(max_new_tokens=20, temperature=1.2),
+    openai=OpenAIDefaults(max_new_tokens=20, temperature=1.2),  # said on the command line
+)
 RECORDS = 120
 NODE = {"num_cpus": 2, "object_store_memory": 80 << 20}
 
