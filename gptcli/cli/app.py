@@ -27,6 +27,7 @@ COMMANDS = {
     "score": "Measure how well one or several models predict texts.",
     "merge": "Join the outputs of gptcli batch --shard, in any order.",
     "replay": "Run a recorded job again, from its header, and say what differs.",
+    "tokenize": "Show the tokens of a text, count them, or turn ids back into text.",
     "count-params": "Count parameters exactly, and say why others count differently.",
     "inspect": "Show the architecture as a tree, and what the weight files hold.",
     "train": "Train a tokenizer and a model on TEXT, or a model that is there on more text.",

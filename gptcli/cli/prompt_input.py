@@ -77,7 +77,7 @@ def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = 
     if file is not None:
         text = _from_file(file)
     elif argument is not None and argument != "-":
-        text = _from_argument(argument)
+        text = argument_text(argument)
     elif argument == "-" or not console.is_terminal(sys.stdin):
         text = _from_stdin(asked=argument == "-")
     else:
@@ -88,12 +88,17 @@ def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = 
     return text
 
 
-def notice_special(token: str) -> None:
+def notice_special(token: str, where: str = "prompt") -> None:
     """Say that a prompt spells a special token, which is read as text."""
-    console.notice(f"{shown(token)} in a prompt is read as ordinary text; --special: as a token")
+    console.notice(f"{shown(token)} in a {where} is read as ordinary text; --special: as a token")
 
 
-def _from_argument(argument: str) -> str:
+def argument_text(argument: str) -> str:
+    """A text from the command line.
+
+    Raises:
+        UsageError: it is no UTF-8, or too long.
+    """
     # The bytes the shell passed are UTF-8 whatever Python made of them under the locale.
     data = os.fsencode(argument)
     try:

@@ -43,6 +43,9 @@ class CharacterTokenizer(Tokenizer):
         """The character in UTF-8."""
         return self._characters.get(id, NO_TOKEN).encode()
 
+    def _can_cut(self, special: bool) -> bool:
+        return True
+
     def _encode(self, text: str, special: bool, prompt: bool) -> list[int]:
         try:
             return [self._ids[character] for character in text]

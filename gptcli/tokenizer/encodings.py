@@ -10,7 +10,9 @@ of text has no line; it is the id after the last rank, as in GPT-2's own.
 import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from queue import Empty, Queue
@@ -32,7 +34,7 @@ from gptcli.tokenizer.special_tokens import (
     named_token,
     read_json_object,
 )
-from gptcli.tokenizer.tokenizer import NO_TOKEN, Tokenizer
+from gptcli.tokenizer.tokenizer import NEAR_CUTS, NO_TOKEN, Tokenizer
 
 # GPT-2's pattern, with possessive repeats where they match the same and cannot backtrack.
 PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -102,6 +104,17 @@ class TiktokenTokenizer(Tokenizer):
             return self._encoding.decode_single_token_bytes(id)
         except (KeyError, OverflowError):
             return NO_TOKEN.encode()
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        return [] if self.bos_id is None else [self.bos_id], []
+
+    def _can_cut(self, special: bool) -> bool:
+        return not special or NEAR_CUTS.isdisjoint("".join(self.special_tokens))
+
+    def _encode_batch(self, texts: list[str], special: bool) -> list[list[int]]:
+        encode = partial(self._encode, special=special, prompt=False)
+        with ThreadPoolExecutor(len(texts)) as threads:  # tiktoken lets go of Python's lock
+            return list(threads.map(encode, texts))
 
     def _encode(self, text: str, special: bool, prompt: bool) -> list[int]:
         before = [self.bos_id] if prompt and self.bos_id is not None else []

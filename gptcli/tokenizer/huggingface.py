@@ -29,7 +29,13 @@ from gptcli.tokenizer.special_tokens import (
     read_json_object,
     text_of,
 )
-from gptcli.tokenizer.tokenizer import GPT2_CLASSES, NO_TOKEN, StreamDecoder, Tokenizer
+from gptcli.tokenizer.tokenizer import (
+    GPT2_CLASSES,
+    NEAR_CUTS,
+    NO_TOKEN,
+    StreamDecoder,
+    Tokenizer,
+)
 
 ADDED_TOKENS = "added_tokens.json"
 MAX_ID = 1 << 24
@@ -37,6 +43,12 @@ MAX_ID = 1 << 24
 # nothing but that some library has read them.
 _BYTE_LEVEL_CLASSES = (*GPT2_CLASSES, "PreTrainedTokenizerFast", "TokenizersBackend")
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")  # how byte fallback writes a byte's token
+# Parts of a tokenizer that look at no more than one word, and split words as GPT-2 does.
+_CUTTING = {
+    *("ByteLevel", "BertPreTokenizer", "Whitespace", "Digits", "Sequence"),
+    *("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"),
+}
+_NAME = re.compile(r"(\w+)\(")
 _CONTEXT = 64  # tokens that are decoded again with each new one, at the least
 
 
@@ -112,6 +124,29 @@ class HuggingFaceTokenizer(Tokenizer):
     def _byte(self, token: str) -> str | None:
         match = _BYTE.fullmatch(token) if self._falls_back else None
         return match[1] if match else None
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        found = self._library.encode("a", add_special_tokens=True)
+        added = found.special_tokens_mask
+        first = added.index(0) if 0 in added else 0
+        last = len(added) - added[::-1].index(0) if 0 in added else 0
+        return found.ids[:first], found.ids[last:]
+
+    def _can_cut(self, special: bool) -> bool:
+        matched = [t for t in self._added.values() if special or not t.special]
+        if any(t.lstrip or t.rstrip or t.single_word for t in matched):
+            return False
+        if not NEAR_CUTS.isdisjoint("".join(t.content for t in matched)):
+            return False
+        normalizer, splitter = repr(self._library.normalizer), repr(self._library.pre_tokenizer)
+        names = {*_NAME.findall(normalizer), *_NAME.findall(splitter)} - _CUTTING
+        plain = "add_prefix_space=True" not in splitter and "use_regex=False" not in splitter
+        return not names and plain and self._library.pre_tokenizer is not None
+
+    def _encode_batch(self, texts: list[str], special: bool) -> list[list[int]]:
+        self._library.encode_special_tokens = not special
+        found = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        return [one.ids for one in found]
 
     def _encode(self, text: str, special: bool, prompt: bool) -> list[int]:
         self._library.encode_special_tokens = not special

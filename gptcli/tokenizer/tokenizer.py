@@ -7,9 +7,10 @@ wants the token itself says `special=True`.
 import codecs
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +43,20 @@ _UNREADABLE = re.compile(
 _UNSAVED = 'Save it as tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained("DIR"))'
 
 NO_TOKEN = "\ufffd"  # what an id without a token reads as
+
+
+# Where a text may be cut: after a letter, before one blank and a letter, or before punctuation. All
+# splitters end a token there, whatever stands further on. The letters, Latin, Cyrillic, Hebrew,
+# Arabic, Hindi, kana, Chinese and Korean, are letters in every library's tables.
+_LETTER = (
+    r"[A-Za-z\u0410-\u044f\u05d0-\u05ea\u0621-\u063a\u0915-\u0939\u3041-\u3096\u30a1-\u30fa"
+    r"\u4e00-\u9fa5\uac00-\ud7a3]"
+)
+_MARKS = r",.;:!?\u3001\u3002\uff0c"
+_CUT = re.compile(rf"(?<={_LETTER})(?=[ \n]{_LETTER}|[{_MARKS}])")
+NEAR_CUTS = frozenset(" \n,.;:!?\u3001\u3002\uff0c")  # a token with one of these could span a cut
+_CHUNK = 1 << 17  # characters
+_AT_A_TIME = 4
 
 
 class StreamDecoder(Protocol):
@@ -124,6 +139,37 @@ class Tokenizer(ABC):
         _check_text(text, limit)
         return self._encode(text, special, prompt=False)
 
+    def encode_stream(self, pieces: Iterable[str], *, special: bool = False) -> Iterator[list[int]]:
+        """A text of any size, in pieces of any size → the ids that `prompt` gives, in order.
+
+        Cuts the text where every splitter does, so what is held at a time is a few MiB; where a
+        tokenizer's rules leave no such place, the text is held as a whole.
+
+        Args:
+            pieces: valid Unicode.
+            special: as `encode`.
+        """
+        before, after = self._around()
+        if before:
+            yield before
+        chunks = _chunks(pieces) if self._can_cut(special) else iter(["".join(pieces)])
+        while batch := list(islice(chunks, _AT_A_TIME)):
+            yield from self._encode_batch(batch, special)
+        if after:
+            yield after
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What a prompt has before and after the ids of its text."""
+        return [], []
+
+    def _can_cut(self, special: bool) -> bool:
+        """Whether ids do not change where a text is cut between a word and what follows it."""
+        return False
+
+    def _encode_batch(self, texts: list[str], special: bool) -> list[list[int]]:
+        """Texts → ids, side by side where the library can."""
+        return [self._encode(text, special, prompt=False) for text in texts]
+
     def spelled_special(self, text: str) -> str | None:
         """The first special token that a text spells out."""
         found = self._spelling.search(text) if self._spelling else None
@@ -160,6 +206,25 @@ class Tokenizer(ABC):
     def decoder(self, after: Sequence[int] = ()) -> StreamDecoder:
         """A new decoder for one stream of ids, which follows the ids of `after`."""
         return BytesDecoder(self)
+
+
+def _chunks(pieces: Iterable[str]) -> Iterator[str]:
+    """The same text in pieces that end at cuts, of about `_CHUNK` characters where it has them."""
+    held: list[str] = []
+    size, enough = 0, _CHUNK
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size < enough:
+            continue
+        text = "".join(held)
+        cuts = [match.start() for match in _CUT.finditer(text, size - enough // 4)]
+        if cuts:
+            yield text[: cuts[-1]]
+            text = text[cuts[-1] :]
+        held, size = [text], len(text)
+        enough = _CHUNK if cuts else 2 * size  # a text without cuts is not copied for each piece
+    yield "".join(held)
 
 
 def _check_text(text: str, limit: int | None) -> None:

@@ -19,6 +19,7 @@ QUICK_COMMANDS = [
     ["count-params", "gpt2-124m"],
     ["inspect", "configs/tiny.json"],
     ["models"],
+    ["tokenize", "Once upon a time"],
     ["generate", "-m", "no-such-model", "text"],
 ]
 
