@@ -39,9 +39,10 @@ def generate(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
 def test_a_special_token_is_text_unless_it_is_allowed(model: Path, capsys) -> None:
     code, out, err = generate(capsys, "-m", str(model), *REST, "<A>mRNA<A>")
     assert (code, json.loads(out)["prompt_ids"]) == (0, [28, 33, 30, 381, 28, 33, 30])
-    assert err == "<A> in a prompt is read as ordinary text; --special: as a token\n"
+    assert err.count("<A> in a prompt is read as ordinary text; --special: as a token\n") == 1
     code, out, err = generate(capsys, "-m", str(model), *REST, "--special", "<A>mRNA<A>")
-    assert (code, json.loads(out)["prompt_ids"], err) == (0, [380, 381, 380], "")
+    assert (code, json.loads(out)["prompt_ids"]) == (0, [380, 381, 380])
+    assert "ordinary text" not in err
 
 
 def test_a_prompt_may_be_ids(model: Path, capsys) -> None:

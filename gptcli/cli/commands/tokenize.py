@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 from gptcli.cli.command import CommandFunction, Only
-from gptcli.cli.model_options import ModelOptions
+from gptcli.cli.model_options import found
 from gptcli.cli.options import OUTPUT, Json, Quiet
 from gptcli.cli.prompt_input import argument_text, notice_special, parse_ids
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.options import Argument, Option
+from gptcli.generation.model_spec import ModelSpec
 from gptcli.generation.text_options import INPUT, Special
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _STYLES = ("black on green", "black on yellow", "black on cyan", "black on magen
 
 @CommandFunction
 def tokenize(
-    model: Annotated[ModelOptions, Only("model", "config", "weights", "offline")],
+    model: Annotated[ModelSpec, Only("model", "config", "weights", "offline")],
     text: Annotated[
         str | None, Argument('Text to split; "-" reads standard input.', metavar="TEXT")
     ] = None,
@@ -65,20 +66,20 @@ def tokenize(
         return
     if text is not None and file is not None:
         raise UsageError("file", "cannot be used together with TEXT")
-    target = model.target(need_weights=False)
+    target = found(model, need_weights=False)
     tokenizer = _tokenizer(model, target)
     given = _pieces(file) if text is None or text == "-" else [argument_text(text)]
     read = _Reading(given, keep=json)
     pieces = read if special else _noticing(read, tokenizer)
-    found = tokenizer.encode_stream(pieces, special=special)
+    encoded = tokenizer.encode_stream(pieces, special=special)
     if json:
-        _print_json(target.name, tokenizer, read, found, count=count)
+        _print_json(target.name, tokenizer, read, encoded, count=count)
     elif count:
-        sys.stdout.write(f"{sum(map(len, found))}\n")
+        sys.stdout.write(f"{sum(map(len, encoded))}\n")
     elif console.is_terminal(sys.stdout):
-        _show_pieces(tokenizer, _joined(found))
+        _show_pieces(tokenizer, _joined(encoded))
     else:
-        _print_ids(found)
+        _print_ids(encoded)
 
 
 class _Reading:
@@ -114,13 +115,20 @@ def _refuse_beside_decode(**others: object) -> None:
             raise UsageError("decode", f"cannot be used together with {other}")
 
 
-def _tokenizer(model: ModelOptions, target: "Target") -> "Tokenizer":
+def _tokenizer(model: ModelSpec, target: "Target") -> "Tokenizer":
     """The target's tokenizer; of weights without a config, the one that lies beside them."""
     from gptcli.tokenizer.tokenizer import load_tokenizer
 
-    if target.config is not None:
-        return model.tokenizer(target, target.config)
-    return load_tokenizer(None, target.directory, offline=model.offline)
+    config = target.config
+    tokenizer = load_tokenizer(
+        config.tokenizer if config else None,
+        target.directory,
+        vocab_size=config.vocab_size if config else None,
+        offline=model.offline,
+    )
+    for line in tokenizer.notices:
+        console.notice(line)
+    return tokenizer
 
 
 def _pieces(file: Path | None) -> Iterator[str]:
@@ -174,14 +182,14 @@ def _noticing(pieces: Iterable[str], tokenizer: "Tokenizer") -> Iterator[str]:
         yield piece
 
 
-def _joined(found: Iterable[list[int]]) -> list[int]:
-    return [id for ids in found for id in ids]
+def _joined(encoded: Iterable[list[int]]) -> list[int]:
+    return [id for ids in encoded for id in ids]
 
 
-def _print_ids(found: Iterable[list[int]]) -> None:
+def _print_ids(encoded: Iterable[list[int]]) -> None:
     """All on one line, as they are found."""
     between = ""
-    for ids in filter(None, found):
+    for ids in filter(None, encoded):
         sys.stdout.write(between + " ".join(map(str, ids)))
         between = " "
     sys.stdout.write("\n")
@@ -200,15 +208,15 @@ def _show_pieces(tokenizer: "Tokenizer", ids: list[int]) -> None:
 
 
 def _print_json(
-    name: str, tokenizer: "Tokenizer", read: _Reading, found: Iterable[list[int]], *, count: bool
+    name: str, tokenizer: "Tokenizer", read: _Reading, encoded: Iterable[list[int]], *, count: bool
 ) -> None:
     document = {"schema": SCHEMA, "model": name, "tokenizer": tokenizer.name}
     if count:
-        tokens = sum(map(len, found))
+        tokens = sum(map(len, encoded))
         sizes = {"tokens": tokens, "bytes": read.bytes, "characters": read.characters}
         console.print_json({**document, **sizes})
         return
-    ids = _joined(found)
+    ids = _joined(encoded)
     sizes = {"tokens": len(ids), "bytes": read.bytes, "characters": read.characters}
     pieces = [
         {"id": id, "text": _text(tokenizer, id), "bytes": tokenizer.token_bytes(id).hex()}
@@ -217,8 +225,8 @@ def _print_json(
     console.print_json({**document, **sizes, "text": read.text, "ids": ids, "pieces": pieces})
 
 
-def _show_decoded(model: ModelOptions, ids: tuple[int, ...], *, json: bool) -> None:
-    target = model.target(need_weights=False)
+def _show_decoded(model: ModelSpec, ids: tuple[int, ...], *, json: bool) -> None:
+    target = found(model, need_weights=False)
     tokenizer = _tokenizer(model, target)
     text = tokenizer.decode(ids)
     if json:
