@@ -18,7 +18,13 @@ from gptcli.model.parameters import architecture, tensors
 CONFIG = GPTConfig(
     vocab_size=131, context_length=40, emb_dim=96, n_heads=3, n_layers=2, qkv_bias=True
 )
-DIGESTS: dict[str, str] = {}
+DIGESTS = {
+    "float32": "4befbf0251b2ec10",
+    "bfloat16": "c49c1ec3ea53edae",
+    "float16": "cab618c0cc63b1db",
+    "int8": "0ee5c4f414de5b5a",
+    "int4": "be0998e0c41abf45",
+}
 
 
 def golden_digest(width: str, build: str | None = None, threads: int = 2) -> str:

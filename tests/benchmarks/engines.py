@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -47,26 +46,12 @@ class Gptcli(OwnFile):
 
     def __init__(self, source: Path, width: str, threads: int) -> None:
         sys.path.insert(0, str(ROOT))  # from a checkout too
-        from gptcli.cli.computing import pytorch
+        from gptcli.generation.llm import LLM
+        from gptcli.generation.model_spec import ModelSpec
 
-        torch = pytorch(threads)
-        from gptcli.checkpoint.load import load_fast
-        from gptcli.checkpoint.resolve import resolve
-        from gptcli.engine.pace import Pace
-
-        is_float = width not in ("int8", "int4")
-        how = {"dtype": getattr(torch, width)} if is_float else {"width": width}
-        # The two commands arrange float32 differently, so each has a model of its own.
-        self._load = partial(load_fast, resolve(str(source)), **how)
-        self.model = self._load(single=True)
-        self.model.pace = Pace()
-
-    @cached_property
-    def many(self) -> Any:
-        """The model as `batch` has it, loaded by the first batch."""
-        many = self._load()
-        many.pace = self.model.pace
-        return many
+        named = {"quantize": width} if width in ("int8", "int4") else {"dtype": width}
+        spec = ModelSpec(model=str(source), threads=threads, **named)
+        self.model = LLM.load(spec).engine
 
     def write(self, prompt: Ids, new_tokens: int) -> Ids:
         """Greedy."""
@@ -83,7 +68,7 @@ class Gptcli(OwnFile):
         from gptcli.generation.sequence import Sequence as Text
         from gptcli.sampling.params import SamplingParams
 
-        context = self.many.config.context_length
+        context = self.model.config.context_length
         jobs = (
             Job(
                 Text(
@@ -95,7 +80,7 @@ class Gptcli(OwnFile):
             )
             for prompt, count in zip(prompts, new_tokens, strict=True)
         )
-        rows = Batch(self.many, min(most, len(prompts)))
+        rows = Batch(self.model, min(most, len(prompts)))
         return sum(len(job.text.ids) for job in rows.run(jobs))
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gptcli.checkpoint.load import load_fast
 from gptcli.checkpoint.resolve import Target, resolve
-from gptcli.engine.quantize import Width
+from gptcli.generation.model_spec import Width
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.evaluate import Held, nats
 from gptcli.train.text_files import read_text
