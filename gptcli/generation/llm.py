@@ -43,14 +43,10 @@ class LLM:
         spec: what it was made from.
         target: the files of the model.
         checkpoint: its weights, opened; None for an untrained model.
-        tokenizer: what goes with it.
     """
 
-    def __init__(
-        self, spec: ModelSpec, target: Target, checkpoint: Checkpoint | None, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, spec: ModelSpec, target: Target, checkpoint: Checkpoint | None) -> None:
         self.spec, self.target, self.checkpoint = spec, target, checkpoint
-        self.tokenizer = tokenizer
 
     @classmethod
     def load(cls, spec: ModelSpec, progress: Callable[..., object] | None = None) -> "LLM":
@@ -60,6 +56,7 @@ class LLM:
             GptcliError: whatever a user can mend, in one line.
         """
         llm = cls.open(spec, progress)
+        assert llm.tokenizer  # it can refuse before the weights are read
         assert llm.engine
         return llm
 
@@ -89,10 +86,7 @@ class LLM:
         if checkpoint and checkpoint.width:
             dtype = "float32" if spec.dtype == "auto" else spec.dtype
             refuse_other_numbers(checkpoint.width, spec.quantize, dtype, spec.device)
-        tokenizer = load_tokenizer(
-            config.tokenizer, target.directory, vocab_size=config.vocab_size, offline=spec.offline
-        )
-        return cls(spec, target, checkpoint, tokenizer)
+        return cls(spec, target, checkpoint)
 
     @property
     def name(self) -> str:
@@ -170,6 +164,21 @@ class LLM:
         if self.spec.engine == "auto" and self.spec.device == "cpu" and not self.is_native:
             found.append(f"PyTorch computes, slower: {why_unavailable()}")
         return found
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What goes with the model; read when it is first asked for.
+
+        Raises:
+            InputError, UsageError: there is none, or it cannot be read.
+        """
+        config = self.config
+        return load_tokenizer(
+            config.tokenizer,
+            self.target.directory,
+            vocab_size=config.vocab_size,
+            offline=self.spec.offline,
+        )
 
     @cached_property
     def engine(self) -> Engine:

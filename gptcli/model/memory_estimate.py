@@ -15,9 +15,9 @@ from gptcli.core.memory import available_bytes
 from gptcli.model.config import GPTConfig
 from gptcli.model.parameters import BYTES, cache_bytes, count
 
-PROGRAM = 250 << 20  # Python with PyTorch and nothing in it, roughly
+PROGRAM = 250 << 20  # Python with PyTorch and nothing in it, roughly; 60 MB without PyTorch
 GROUP = 32  # inputs that share a scale in int4
-PROMPT_TOKENS = 512  # of all texts that are read in one step, beside one whole prompt
+PROMPT_TOKENS = 512  # that are computed at once
 
 DTYPES = (*BYTES, "int8", "int4")
 _FLOAT = 4
@@ -33,18 +33,15 @@ class Running:
     Attributes:
         weights: in the dtype they are computed with; positions and norms of int8 and int4 are
             float32, and the token embedding and head of int4 are int8.
-        head_copy: a tied head of 8 bits once more, in the layout that the processor multiplies
-            fastest; a float one has no copy, for the rows of its embedding are read from the file.
         cache: keys and values of all positions, float32 whatever the weights are.
         activations: of the longest step, which reads prompts: 3 E + F numbers a token.
         logits: of the B texts, with what sampling makes of them.
         loading: the most that is held before the first token, weights being read from a file:
-            embedding and head in float beside their final form, or in the end all weights, and
-            the floats of two layers with what rounding makes of them.
+            embedding or head in float beside what they are rounded to, or in the end all
+            weights, and the floats of one layer as the file has them.
     """
 
     weights: int
-    head_copy: int
     cache: int
     activations: int
     logits: int
@@ -53,7 +50,7 @@ class Running:
     @property
     def total(self) -> int:
         """All of it while texts are being written, without PROGRAM."""
-        return self.weights + self.head_copy + self.cache + self.activations + self.logits
+        return self.weights + self.cache + self.activations + self.logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +82,22 @@ def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
     """The memory to write `texts` texts at a time, `tokens` long each, prompt included."""
     V, E = config.vocab_size, config.emb_dim
     total = count(config).total
-    head = _linear(V, E, "int8" if dtype == "int4" else dtype)
-    step = min(texts * tokens, tokens + PROMPT_TOKENS)
-    F, tied = config.hidden_dim, config.tie_weights
+    step = min(texts * tokens, PROMPT_TOKENS)
+    F, outer = config.hidden_dim, 1 if config.tie_weights else 2
     layer = E * max(3 * E, F)
     if dtype in BYTES:
         weights = total * BYTES[dtype]
-        head_copy = 0  # the embedding of a tied head stays in the file
-        outer = (2 if tied else 3) * V * E * BYTES[dtype]
-        outer += _FLOAT * V * E if dtype == "float16" else 0  # what its layout is made of
-        beside = 2 * layer * BYTES[dtype]
+        loading = weights + layer * BYTES[dtype]
     else:
-        rest = total - count(config).matrices - (1 if tied else 2) * V * E
-        weights = _FLOAT * rest + V * (E + _FLOAT) + _matrices(config, dtype) + (not tied) * head
-        head_copy = head if tied else 0
-        outer = (1 if tied else 2) * V * (E + _FLOAT) + _FLOAT * V * E
-        beside = 2 * layer * (_FLOAT + (5 if dtype == "int4" else 1))
+        rest = total - count(config).matrices - outer * V * E
+        weights = _FLOAT * rest + outer * V * (E + _FLOAT) + _matrices(config, dtype)
+        loading = max(outer * V * (E + _FLOAT) + _FLOAT * V * E, weights + 2 * layer * _FLOAT)
     return Running(
         weights=weights,
-        head_copy=head_copy,
         cache=texts * cache_bytes(config, tokens),
         activations=step * (3 * E + F) * _FLOAT,
-        logits=6 * texts * V * _FLOAT,
-        loading=max(outer, weights + head_copy + beside),
+        logits=2 * texts * V * _FLOAT,
+        loading=loading,
     )
 
 
@@ -119,13 +109,13 @@ def _matrices(config: GPTConfig, dtype: str) -> int:
 
 
 def _linear(outputs: int, inputs: int, dtype: str) -> int:
-    """Bytes of one layer's matrix: int8 has a scale, a zero and a bias for each output; int4 has
-    a scale and a zero, two bytes each, for each group of inputs, and a bias for each output.
+    """Bytes of one layer's matrix: int8 has a scale for each output, int4 a scale and a zero, two
+    bytes each, for each group of inputs.
     """
     if dtype == "int8":
-        return outputs * inputs + outputs * (4 + 8 + 4)
+        return outputs * inputs + outputs * _SCALE
     if dtype == "int4":
-        return outputs * inputs // 2 + outputs * inputs // GROUP * 4 + outputs * 4
+        return outputs * inputs // 2 + outputs * inputs // GROUP * _SCALE
     return outputs * inputs * BYTES[dtype]
 
 

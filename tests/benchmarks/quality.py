@@ -5,16 +5,18 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from gptcli.checkpoint.resolve import Target, resolve
-from gptcli.generation.model_spec import Width
+from gptcli.engine.interface import Engine, Span
+from gptcli.generation.llm import LLM
+from gptcli.generation.model_spec import ModelSpec, Width
 from gptcli.tokenizer.tokenizer import load_tokenizer
-from gptcli.train.evaluate import Held, nats
+from gptcli.train.evaluate import HeldOutText, nats
 from gptcli.train.text_files import read_text
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,12 +37,22 @@ def perplexities(
     assert tokenizer.eos_id is not None
     read = read_text(text, fold_quotes=True).documents[:documents]
     ids = [np.array(tokenizer.encode(one), np.int32) for one in read]
-    held = Held(ids, sum(len(one.encode()) for one in read))
+    held = HeldOutText(ids, sum(len(one.encode()) for one in read))
     found = []
     for width in widths:
-        needed = nats(load_fast(target, width), held, tokenizer.eos_id, config.context_length)
+        engine = LLM.of_target(ModelSpec(dtype="float32", quantize=width), target).engine
+        needed = nats(_logits_of(engine), held, tokenizer.eos_id, config.context_length)
         found.append(math.exp(needed / held.targets))
     return found
+
+
+def _logits_of(engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
+    def logits_of(ids: torch.Tensor) -> torch.Tensor:
+        rows = ids.tolist()
+        spans = [Span(engine.new_cache(len(row)), row, len(row)) for row in rows]
+        return torch.from_numpy(engine.step(spans).copy()).unflatten(0, ids.shape)
+
+    return logits_of
 
 
 def main() -> None:

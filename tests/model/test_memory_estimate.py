@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gptcli.checkpoint.load import save
@@ -30,7 +31,7 @@ MODEL = GPTConfig(
     vocab_size=3000, context_length=256, emb_dim=512, n_heads=8, n_layers=6, drop_rate=0.0
 )
 TOY = GPTConfig(vocab_size=64, context_length=32, emb_dim=64, n_heads=2, n_layers=1)
-KERNELS = 16e6  # what oneDNN makes for each number of rows, whatever the model's size
+SLACK = 16e6  # what the allocator and threads keep, whatever the model's size
 
 # Peak and current resident bytes above those of the same run with a toy model, which has loaded
 # and warmed up all that does not depend on the size.
@@ -38,7 +39,8 @@ MEASURE = """
 import json, sys
 import torch, torch.nn.functional as F
 from gptcli.generation.scheduler import Batch, Job
-from gptcli.checkpoint.load import load_fast
+from gptcli.checkpoint.weights import open_checkpoint
+from gptcli.engine.native_engine import NativeEngine
 from gptcli.core.memory import peak_bytes, resident_bytes
 from gptcli.model.gpt import untrained
 from gptcli.sampling.params import SamplingParams
@@ -46,8 +48,12 @@ from gptcli.generation.sequence import Sequence
 from gptcli.checkpoint.resolve import resolve
 
 def write(directory, texts, tokens, width):
-    how = {"dtype": torch.float16} if width == "float16" else {"width": width}
-    model = load_fast(resolve(directory), **how)
+    target = resolve(directory)
+    weights = open_checkpoint(target.weights, target.config).weights(
+        width if width == "float16" else "float32"
+    )
+    rounded = None if width == "float16" else width
+    model = NativeEngine(weights.config, weights.tensors, threads=1, width=rounded)
     loaded = resident_bytes()
     new = tokens // 8  # so many that the last prompt is read before the first text ends
     params = SamplingParams(max_new_tokens=new)
@@ -115,8 +121,8 @@ def test_running_takes_what_is_said(tmp_path, tie):
     config = replace(MODEL, tie_weights=tie)
     found = measured(tmp_path, "write", config, 24, 128)
     told = running(config, "float32", 24, 128)
-    assert found["loaded"] == pytest.approx(told.weights + told.head_copy, rel=0.05)
-    assert found["peak"] == pytest.approx(told.total, abs=0.1 * told.total + KERNELS)
+    assert found["loaded"] == pytest.approx(told.weights, rel=0.05)
+    assert found["peak"] == pytest.approx(told.total, abs=0.1 * told.total + SLACK)
 
 
 @needs_proc
@@ -125,19 +131,19 @@ def test_running_takes_what_is_said(tmp_path, tie):
 def test_running_with_few_bits_takes_what_is_said(tmp_path, width):
     found = measured(tmp_path, "write", MODEL, 24, 128, width=width)
     told = running(MODEL, width, 24, 128)
-    assert found["loaded"] == pytest.approx(told.weights + told.head_copy, rel=0.1)
+    assert found["loaded"] == pytest.approx(told.weights, rel=0.1)
     assert found["peak"] == pytest.approx(max(told.total, told.loading), rel=0.1)
 
 
 @needs_proc
 @pytest.mark.slow
-@pytest.mark.parametrize("width", ["float16", "int8", "int4"])
+@pytest.mark.parametrize("width", ["int8", "int4"])
 def test_a_large_head_is_made_before_the_blocks_are_there(tmp_path, width):
     config = replace(MODEL, vocab_size=40_000, tie_weights=True)
     found = measured(tmp_path, "write", config, 2, 32, width=width)
     told = running(config, width, 2, 32)
     assert told.loading > told.total  # embedding and head in float
-    assert found["peak"] < 1.1 * told.loading + KERNELS
+    assert found["peak"] < 1.1 * told.loading + SLACK
 
 
 @needs_proc
@@ -149,14 +155,14 @@ def test_training_takes_what_is_said(tmp_path, drop_rate):
 
 
 def test_few_bits_are_as_many_bytes_as_their_tensors_have():
-    torch = pytest.importorskip("torch")
     bare = replace(MODEL, n_layers=1)
     by_bits = {dtype: running(bare, dtype, 1, 1).weights for dtype in DTYPES}
     more = {d: running(replace(bare, n_layers=2), d, 1, 1).weights - by_bits[d] for d in DTYPES}
     E = MODEL.emb_dim
-    eight, four = quantize.to_int8(torch.randn(4 * E, E)), quantize.to_int4(torch.randn(4 * E, E))
+    drawn = np.random.default_rng(0).standard_normal((4 * E, E), np.float32)
+    eight, four = quantize.to_int8(drawn), quantize.to_int4(drawn)
     assert eight.values.nbytes == 4 * E * E
-    own = sum(x.nbytes for x in (four.scales, four.zeros)) + four.levels.numel() // 2
+    own = sum(part.nbytes for part in four)
     assert own == 4 * E * E // 2 + 4 * E * E // GROUP * 4
     assert 1.0 < more["int8"] / (12 * E * E) < 1.12
     assert 0.62 < more["int4"] / (12 * E * E) < 0.75

@@ -59,7 +59,7 @@ def _measure(llm: "LLM", work: Workload) -> "list[Run]":
     done: list[Run] = []
     for number in range(1, work.runs + 1):
         with console.waiting(f"run {number} of {work.runs} ..."):
-            load = partial(_engine, LLM(llm.spec, llm.target, llm.checkpoint, llm.tokenizer))
+            load = partial(_engine, LLM(llm.spec, llm.target, llm.checkpoint))
             done.append(run(load, work, llm.numbers, llm.threads, llm.spec.device))
             del load
     return done

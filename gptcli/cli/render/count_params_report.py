@@ -149,7 +149,6 @@ SECTIONS: dict[str, Lines] = {
         ("tokens of each", lambda one: f"{one.usage.length(one.config):,}"),
         ("weights as", lambda one: one.usage.dtype),
         ("  weights", _generating(lambda need: need.weights)),
-        ("  copy of a tied head", _generating(lambda need: need.head_copy)),
         ("  KV cache", _generating(lambda need: need.cache)),
         ("  activations", _generating(lambda need: need.activations)),
         ("  logits", _generating(lambda need: need.logits)),
