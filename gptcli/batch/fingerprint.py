@@ -1,6 +1,6 @@
-"""What a model is, in a few digests: two runs with equal ones compute the same thing.
+"""Digests of a model for a batch's header: runs with equal ones compute the same texts.
 
-Names of files and of machines are left out, so copies of a model are one model. Knows no output.
+Names of files and machines are left out, so that copies of a model count as one.
 """
 
 import json

@@ -13,7 +13,7 @@ from typing import Any
 from gptcli.batch.io.lines import Line
 from gptcli.batch.job import Shard
 from gptcli.batch.output import read_output
-from gptcli.batch.result_lines import Done, differences, spec_of
+from gptcli.batch.result_lines import RecordedAnswer, differences, spec_of
 from gptcli.batch.runner import Tally, failure_of
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
@@ -24,7 +24,7 @@ class _Part:
     name: str
     header: dict[str, Any]
     shard: Shard
-    results: Iterator[Done]
+    results: Iterator[RecordedAnswer]
 
 
 class Parts:
@@ -102,7 +102,7 @@ def _in_order(parts: Sequence[_Part]) -> list[_Part]:
     return [by_index[index] for index in range(1, count + 1)]
 
 
-def _require_answer(line: Line, result: Done | None, part: _Part) -> None:
+def _require_answer(line: Line, result: RecordedAnswer | None, part: _Part) -> None:
     if result is None:
         hint = "Finish it with gptcli batch --resume"
         raise InputError(part.name, f"has no answer to line {line.number}", hint)

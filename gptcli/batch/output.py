@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gptcli.batch.io.journal import EXISTS_HINT, Journal, whole_lines
-from gptcli.batch.result_lines import HEADER_BEGINS, Done, differences, read_header, read_result
+from gptcli.batch.result_lines import (
+    HEADER_BEGINS,
+    RecordedAnswer,
+    differences,
+    read_header,
+    read_result,
+)
 from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.core.escape import listed, shown
 from gptcli.core.files import open_regular, read_exactly
@@ -34,22 +40,22 @@ class Output(Protocol):
 
 
 @dataclass(slots=True)
-class Opened:
+class OpenOutput:
     """An output ready to be written.
 
     Attributes:
         output: takes the lines.
         name: what messages call it.
-        done: what is in it already, to be gone past first.
-        old: an output whose good lines are to be copied first, whose failed ones are not.
-        final: the name that the file gets in the end, where that is another.
+        done: the records that it holds already.
+        old: the records of an older output: successful ones are copied, failed ones answered again.
+        final: the name that the file gets once it is whole, if it has another until then.
         is_new: whether this run created the file.
     """
 
     output: Output
     name: str
-    done: Iterator[Done] = field(default_factory=lambda: iter(()))
-    old: Iterator[Done] | None = None
+    done: Iterator[RecordedAnswer] = field(default_factory=lambda: iter(()))
+    old: Iterator[RecordedAnswer] | None = None
     final: Path | None = None
     is_new: bool = False
     _old_journal: Journal | None = None
@@ -126,7 +132,7 @@ class Stream:
         """Nothing waits here."""
 
 
-def open_output(path: Path, header: bytes, mode: Mode) -> Opened:
+def open_output(path: Path, header: bytes, mode: Mode) -> OpenOutput:
     """A file to write, with its header.
 
     Raises:
@@ -137,7 +143,7 @@ def open_output(path: Path, header: bytes, mode: Mode) -> Opened:
     if is_stream(path):
         return _stream_file(path, header, mode)
     if mode == "overwrite":
-        return Opened(_fresh(staged(path), header), shown(path), final=path, is_new=True)
+        return OpenOutput(_fresh(staged(path), header), shown(path), final=path, is_new=True)
     if mode == "overwrite-resume":
         opened = _continued(staged(path), header)
         opened.final = path
@@ -146,12 +152,12 @@ def open_output(path: Path, header: bytes, mode: Mode) -> Opened:
         return _retried(path, header)
     if mode == "resume":
         return _continued(path, header)
-    return Opened(Journal.create(path, header), shown(path), is_new=True)
+    return OpenOutput(Journal.create(path, header), shown(path), is_new=True)
 
 
-def open_stream(stream: Bytes, name: str, header: bytes) -> Opened:
+def open_stream(stream: Bytes, name: str, header: bytes) -> OpenOutput:
     """Standard output, with the header written."""
-    opened = Opened(Stream(stream, name), name)
+    opened = OpenOutput(Stream(stream, name), name)
     opened.output.append(header)
     return opened
 
@@ -194,7 +200,7 @@ def recorded_header(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def read_output(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[Done]]]:
+def read_output(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[RecordedAnswer]]]:
     """The header and the records of an output, only read.
 
     Raises:
@@ -208,7 +214,7 @@ def read_output(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[Done]]]:
 
 def results(
     lines: Iterator[tuple[bytes, int]], name: str, keep: Callable[[int], object]
-) -> Iterator[Done]:
+) -> Iterator[RecordedAnswer]:
     """The records of an output after its header; `keep` is told where each one ends.
 
     A last line that is damaged is left out, as a crash may leave one.
@@ -283,9 +289,9 @@ def refuse_same_file(path: Path, others: list[tuple[int, int]]) -> None:
             raise UsageError("output", f"{shown(path)} is a file that the job reads")
 
 
-def _continued(path: Path, header: bytes) -> Opened:
+def _continued(path: Path, header: bytes) -> OpenOutput:
     if not os.path.lexists(path):
-        return Opened(Journal.create(path, header), shown(path), is_new=True)
+        return OpenOutput(Journal.create(path, header), shown(path), is_new=True)
     journal = Journal.reopen(path)
     with journal.closed_on_failure():
         lines = journal.lines()
@@ -294,18 +300,18 @@ def _continued(path: Path, header: bytes) -> Opened:
             if not may_be_torn_header(journal.tail()):
                 raise InputError(shown(path), "not an output of gptcli batch")
             journal.begin(header)
-            return Opened(journal, shown(path))
+            return OpenOutput(journal, shown(path))
         _require_same(read_header(first[0], shown(path)), header, shown(path))
         journal.keep(first[1])
-        return Opened(journal, shown(path), done=results(lines, shown(path), journal.keep))
+        return OpenOutput(journal, shown(path), done=results(lines, shown(path), journal.keep))
 
 
-def _retried(path: Path, header: bytes) -> Opened:
+def _retried(path: Path, header: bytes) -> OpenOutput:
     old = _continued(path, header)
     assert isinstance(old.output, Journal)
     with old.output.closed_on_failure():
         journal = _fresh(_beside(path, "retry"), header)
-    return Opened(journal, shown(path), old=old.done, final=path, _old_journal=old.output)
+    return OpenOutput(journal, shown(path), old=old.done, final=path, _old_journal=old.output)
 
 
 def _fresh(path: Path, header: bytes) -> Journal:
@@ -320,7 +326,7 @@ def _fresh(path: Path, header: bytes) -> Journal:
     return Journal.create(path, header)
 
 
-def _stream_file(path: Path, header: bytes, mode: Mode) -> Opened:
+def _stream_file(path: Path, header: bytes, mode: Mode) -> OpenOutput:
     if mode not in {"new", "overwrite"}:
         raise UsageError("resume", f"{shown(path)} is no file that could be continued")
     try:

@@ -1,8 +1,8 @@
-"""A recorded job run again: is every text the same, and if not, how near was the other token?
+"""Run a recorded job again: is every text the same, and if not, how near was the other token?
 
 Of a record that differs, the first differing token is named with its margin: for greedy texts how
 much greater its logit is than the recorded token's; for drawn ones how far, in probability, the
-draw was from giving the recorded token. Knows no files and no terminal.
+draw was from giving the recorded token.
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from gptcli.batch.io.lines import made_line
 from gptcli.batch.job import JobSpec
 from gptcli.batch.request import Failure, Record, parse
-from gptcli.batch.result_lines import Answer, Done, Sample, render
-from gptcli.batch.runner import Reading
+from gptcli.batch.result_lines import Answer, RecordedAnswer, Sample, render
+from gptcli.batch.runner import RecordStream
 from gptcli.batch.worker import Answerer
 from gptcli.core.errors import InputError
 from gptcli.engine.interface import Engine, Span
@@ -56,13 +56,13 @@ class Difference:
 class Pair(NamedTuple):
     """A recorded line and the request it answers."""
 
-    done: Done
+    done: RecordedAnswer
     record: Record | Failure
 
 
 def replay(pairs: Iterable[Pair], answerer: Answerer, engine: Engine) -> Iterator[Difference]:
     """Answer every request again; the differences come in the order of the lines."""
-    done: dict[int, Done] = {}
+    done: dict[int, RecordedAnswer] = {}
     found: list[Difference] = []
 
     def records() -> Iterator[Record | Failure | None]:
@@ -81,8 +81,8 @@ def replay(pairs: Iterable[Pair], answerer: Answerer, engine: Engine) -> Iterato
 
 
 def pairs_of(
-    done: Iterable[Done],
-    records: Reading,
+    done: Iterable[RecordedAnswer],
+    records: RecordStream,
     wanted: frozenset[int],
     name: str,
 ) -> Iterator[Pair]:
@@ -102,7 +102,7 @@ def pairs_of(
             yield Pair(result, record)
 
 
-def echoed(done: Iterable[Done], spec: JobSpec, wanted: frozenset[int]) -> Iterator[Pair]:
+def echoed(done: Iterable[RecordedAnswer], spec: JobSpec, wanted: frozenset[int]) -> Iterator[Pair]:
     """Recorded lines with the requests that the output keeps; failed ones have none."""
     spec = replace(spec, form="json", column=None)
     for result in done:
@@ -112,7 +112,7 @@ def echoed(done: Iterable[Done], spec: JobSpec, wanted: frozenset[int]) -> Itera
 
 
 def _difference(
-    recorded: Done, result: Answer | Failure, answerer: Answerer, engine: Engine
+    recorded: RecordedAnswer, result: Answer | Failure, answerer: Answerer, engine: Engine
 ) -> Difference:
     line = recorded.line
     if isinstance(result, Failure) or not recorded.is_ok:

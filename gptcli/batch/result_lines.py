@@ -52,8 +52,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """A line of an output, read back."""
+class RecordedAnswer:
+    """A record's line of an output, as it was read back."""
 
     line: int
     sha256: str
@@ -129,7 +129,7 @@ def render(result: Answer | Failure, spec: JobSpec) -> bytes:
     return _failed(result) if isinstance(result, Failure) else _answered(result, spec)
 
 
-def read_result(data: bytes) -> Done | None:
+def read_result(data: bytes) -> RecordedAnswer | None:
     """An output line without its newline, None if it is none of ours."""
     value = _object(data)
     if value is None:
@@ -137,7 +137,7 @@ def read_result(data: bytes) -> Done | None:
     line, digest, status = value.get("line"), value.get("input_sha256"), value.get("status")
     if type(line) is not int or not isinstance(digest, str) or status not in {"ok", "error"}:
         return None
-    return Done(line, digest, status == "ok", data + b"\n", value)
+    return RecordedAnswer(line, digest, status == "ok", data + b"\n", value)
 
 
 def _answered(answer: Answer, spec: JobSpec) -> bytes:

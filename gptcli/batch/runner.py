@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from gptcli.batch.io.lines import Line
 from gptcli.batch.job import JobSpec
-from gptcli.batch.output import Opened, Output
+from gptcli.batch.output import OpenOutput, Output
 from gptcli.batch.request import Failure, Record, RecordReader
-from gptcli.batch.result_lines import Answer, Done, render
+from gptcli.batch.result_lines import Answer, RecordedAnswer, render
 from gptcli.core.errors import GptcliError, InputError, RunError, UsageError
 
 # Limits on finished records that wait for an earlier one; at either, reading pauses.
@@ -112,7 +112,7 @@ class OrderedWriter:
             self.tally.add(line, failure)
 
 
-class Reading:
+class RecordStream:
     """An iterator of the records of an input's lines; None where the next is not here yet.
 
     Attributes:
@@ -150,7 +150,7 @@ class Reading:
 
 
 def run_job(
-    opened: Opened,
+    opened: OpenOutput,
     lines: Iterable[Line | None],
     spec: JobSpec,
     load: Callable[[], Answers],
@@ -176,7 +176,7 @@ def run_job(
             or the memory fails. The job can be resumed.
     """
     try:
-        reading = Reading(lines, RecordReader(spec), poll)
+        reading = RecordStream(lines, RecordReader(spec), poll)
         writer = OrderedWriter(opened.output, spec, tally)
         writer.on_failure = on_failure
         _compare(reading, opened, tally)
@@ -190,7 +190,7 @@ def run_job(
 
 
 def _work(
-    reading: Reading, opened: Opened, load: Callable[[], Answers], writer: OrderedWriter
+    reading: RecordStream, opened: OpenOutput, load: Callable[[], Answers], writer: OrderedWriter
 ) -> None:
     if opened.old is not None:
         answers = load()
@@ -203,7 +203,7 @@ def _work(
         answer_all(chain([first], reading), load(), writer)
 
 
-def _compare(reading: Reading, opened: Opened, tally: Tally) -> None:
+def _compare(reading: RecordStream, opened: OpenOutput, tally: Tally) -> None:
     try:
         skip_done(reading, opened.done, tally, opened.name)
     except InputError:
@@ -228,7 +228,10 @@ def answer_all(
 
 
 def skip_done(
-    records: Iterator[Record | Failure | None], done: Iterator[Done], tally: Tally, name: str
+    records: Iterator[Record | Failure | None],
+    done: Iterator[RecordedAnswer],
+    tally: Tally,
+    name: str,
 ) -> None:
     """Skip the records that the output holds already, comparing each with the input.
 
@@ -243,7 +246,7 @@ def skip_done(
 
 def retry_failed(
     records: Iterator[Record | Failure | None],
-    done: Iterator[Done],
+    done: Iterator[RecordedAnswer],
     answers: Answers,
     writer: OrderedWriter,
     name: str,
@@ -271,7 +274,7 @@ def retry_failed(
     answers.run(failed(), writer.put)
 
 
-def failure_of(result: Done) -> tuple[str, str] | None:
+def failure_of(result: RecordedAnswer) -> tuple[str, str] | None:
     """Code and message of a failed record; None if it succeeded."""
     if result.is_ok:
         return None
@@ -290,7 +293,7 @@ def _next(records: Iterator[Record | Failure | None]) -> Record | Failure | None
     return next((record for record in records if record is not None), None)
 
 
-def _same(record: Record | Failure | None, result: Done, name: str) -> None:
+def _same(record: Record | Failure | None, result: RecordedAnswer, name: str) -> None:
     if record is None:
         raise InputError(name, f"answers line {result.line}, but the input ends before that line")
     if record.line != result.line:

@@ -151,7 +151,7 @@ class _BatchRun:
         self._answerer: Answerer | ClusterAnswers | None = None
 
     def run(
-        self, opened: outputs.Opened, source: InputStream, lines: Iterator[Line | None]
+        self, opened: outputs.OpenOutput, source: InputStream, lines: Iterator[Line | None]
     ) -> None:
         progress = BatchProgress(self._tally, source)
         poll = self._poll(opened, progress)
@@ -185,7 +185,7 @@ class _BatchRun:
         progress.clear()
         self._report(progress)
 
-    def _poll(self, opened: outputs.Opened, progress: BatchProgress) -> Callable[[], None]:
+    def _poll(self, opened: outputs.OpenOutput, progress: BatchProgress) -> Callable[[], None]:
         def poll() -> None:
             if signals.interrupted():
                 raise InterruptedJobError
@@ -299,7 +299,7 @@ def _as_recorded(
     return replace(spec, seed=seed, format=old.format, openai=openai)
 
 
-def _open(plan: BatchPlan, first: bytes) -> outputs.Opened:
+def _open(plan: BatchPlan, first: bytes) -> outputs.OpenOutput:
     if plan.output is not None:
         return outputs.open_output(plan.output, first, plan.mode)
     if plan.mode != "new":

@@ -261,10 +261,10 @@ def test_a_node_lost_in_mid_job_changes_no_byte(nodes: Any, job: OnCluster) -> N
 def test_a_worker_answers_calls_of_any_size_together(model: Path, source: Path) -> None:
     from gptcli.batch.io.inputs import open_file
     from gptcli.batch.request import Record, RecordReader
-    from gptcli.batch.runner import Reading
+    from gptcli.batch.runner import RecordStream
 
     with open_file(source) as opened:
-        reading = Reading(opened.lines(), RecordReader(SPEC), lambda: None)
+        reading = RecordStream(opened.lines(), RecordReader(SPEC), lambda: None)
         records = [record for record in reading if isinstance(record, Record)][:12]
     worker = Worker(plan_for(model))
     assert isinstance(worker.load(), Ready)

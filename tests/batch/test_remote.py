@@ -15,7 +15,7 @@ from gptcli.batch.io.tables import rows
 from gptcli.batch.output import read_output
 from gptcli.batch.replay import pairs_of
 from gptcli.batch.request import RecordReader
-from gptcli.batch.runner import Reading
+from gptcli.batch.runner import RecordStream
 from gptcli.core.errors import InputError, RunError, UsageError
 
 LINES = b'{"prompt": "one"}\r\n\n{"prompt": "two"}\n' + b"x" * 200_000 + b"\nlast"
@@ -141,7 +141,9 @@ def test_a_lost_connection_is_no_other_input(tmp_path: Path) -> None:
     source.write_bytes(b'{"prompt": "a"}\n{"prompt": "b"}\n')
     write(source, output)
     with read_output(output) as (_, done), open_in(Silent(b'{"prompt": "a"}\n'), "", "s") as lost:
-        pairs = pairs_of(done, Reading(lost.lines(), RecordReader(SPEC), int), frozenset(), "out")
+        pairs = pairs_of(
+            done, RecordStream(lost.lines(), RecordReader(SPEC), int), frozenset(), "out"
+        )
         assert next(pairs).done.line == 1
         with pytest.raises(RunError, match="connection lost"):
             next(pairs)

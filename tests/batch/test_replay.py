@@ -15,7 +15,7 @@ from gptcli.batch.job import JobSpec
 from gptcli.batch.output import read_output
 from gptcli.batch.replay import Difference, echoed, pairs_of, replay
 from gptcli.batch.request import RecordReader
-from gptcli.batch.runner import Reading
+from gptcli.batch.runner import RecordStream
 from gptcli.core.errors import InputError
 from gptcli.sampling import sampler
 
@@ -29,7 +29,7 @@ def replayed(
             pairs: Iterator = echoed(done, spec, frozenset(wanted))
         else:
             lines = stack.enter_context(open_file(source)).lines()
-            reading = Reading(lines, RecordReader(spec), lambda: None)
+            reading = RecordStream(lines, RecordReader(spec), lambda: None)
             pairs = pairs_of(done, reading, frozenset(wanted), "out")
         return list(replay(pairs, answerer(spec, rows=3), tiny_model()))
 

@@ -16,7 +16,7 @@ from gptcli.batch.job import JobSpec
 from gptcli.batch.output import Mode, open_output
 from gptcli.batch.request import RecordReader
 from gptcli.batch.result_lines import header
-from gptcli.batch.runner import Reading, Tally, run_job
+from gptcli.batch.runner import RecordStream, Tally, run_job
 from gptcli.batch.worker import Answerer
 from gptcli.engine.interface import Engine
 from gptcli.model.config import GPTConfig
@@ -132,7 +132,7 @@ class Canned:
     def __init__(self, source: Path, spec: JobSpec = SPEC) -> None:
         self._results: dict[int, Any] = {}
         with open_file(source) as opened:
-            reading = Reading(opened.lines(), RecordReader(spec), lambda: None)
+            reading = RecordStream(opened.lines(), RecordReader(spec), lambda: None)
             answerer(spec, rows=8).run(reading, self._keep)
 
     def _keep(self, result: Any) -> None:

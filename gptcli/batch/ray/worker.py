@@ -1,8 +1,7 @@
-"""One process of a cluster: a model that answers the records it is handed.
+"""A worker process of a cluster: a model that answers the records it is sent.
 
 Several calls wait at once, each in a thread of its own, and one thread writes the texts of all of
-them together: rows stay full from one chunk of records to the next. Knows no Ray, no input and no
-output.
+them together, so that the batch stays full from one chunk of records to the next.
 """
 
 import os

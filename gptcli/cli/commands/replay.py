@@ -16,8 +16,8 @@ from gptcli.batch.output import read_output
 from gptcli.batch.replay import Difference, Pair, echoed, pairs_of
 from gptcli.batch.replay import replay as run_again
 from gptcli.batch.request import RecordReader
-from gptcli.batch.result_lines import Done, spec_of
-from gptcli.batch.runner import Reading
+from gptcli.batch.result_lines import RecordedAnswer, spec_of
+from gptcli.batch.runner import RecordStream
 from gptcli.batch.worker import Answerer
 from gptcli.cli.command import CommandFunction, Only
 from gptcli.cli.model_options import opened, ready
@@ -104,7 +104,7 @@ def _model(options: ModelSpec, header: dict[str, Any]) -> str | None:
 def _pairs(
     output: Path,
     input: str | None,
-    done: Iterator[Done],
+    done: Iterator[RecordedAnswer],
     spec: JobSpec,
     wanted: frozenset[int],
     stack: ExitStack,
@@ -116,7 +116,7 @@ def _pairs(
         return echoed(done, spec, wanted)
     source = stack.enter_context(open_input(input))
     lines = input_lines(input, source, spec.column)
-    records = Reading(lines, RecordReader(spec), lambda: None)
+    records = RecordStream(lines, RecordReader(spec), lambda: None)
     return pairs_of(done, records, wanted, shown(output))
 
 
