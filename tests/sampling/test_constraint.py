@@ -192,6 +192,24 @@ def test_vocabularies_of_hugging_face_keep_to_the_constraint(
         assert re.fullmatch(pattern, tokenizer.decode(ids, prompt))
 
 
+def test_json_is_kept_to_by_a_vocabulary_without_all_bytes(tmp_path: Path) -> None:
+    theirs, trainer = unigram()
+    theirs.train_from_iterator([*TEXTS, '{"a": [1, 23]} 4 5 6 7 8 9 0'], trainer)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(None, tmp_path, vocab_size=theirs.get_vocab_size())
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 23]}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    params, rng = SamplingParams(json_schema=schema), np.random.default_rng(0)
+    following, ids = matcher(params.constraint, tokenizer), []
+    assert following is not None
+    while not following.must_end(ids):
+        choices = [
+            id for id in np.flatnonzero(following.allowed(ids)) if id not in tokenizer.eos_ids
+        ]
+        ids.append(int(rng.choice(choices)))
+    assert json.loads(tokenizer.decode(ids, [5])) in ({"a": 1}, {"a": 23})
+
+
 def nested(**property: object) -> dict[str, object]:
     return {"type": "object", "properties": {"a/b": {"anyOf": [{"type": "null"}, property]}}}
 
