@@ -15,10 +15,9 @@ and no torch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from gptcli.checkpoint.header import Header, read_headers
+from gptcli.checkpoint.header import Header
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 
@@ -64,15 +63,6 @@ def width_of(headers: Sequence[Header]) -> Width | None:
             return known
     problem = f'quantised to an unknown width ("{shown(width, 60)}", expected int8 or int4)'
     raise InputError(shown(header.path), problem)
-
-
-def stored_width(weights: Path | None) -> Width | None:
-    """The width of a weights file, None for ordinary weights and for none at all.
-
-    Raises:
-        InputError: the file is damaged, or as `width_of`.
-    """
-    return width_of(read_headers(weights)) if weights else None
 
 
 def refuse_other_numbers(stored: Width, width: Width | None, dtype: str, device: str) -> None:
