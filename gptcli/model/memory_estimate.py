@@ -15,9 +15,10 @@ from gptcli.core.memory import available_bytes
 from gptcli.model.config import GPTConfig
 from gptcli.model.parameters import BYTES, cache_bytes, count
 
-PROGRAM = 250 << 20  # Python with PyTorch and nothing in it, roughly; 60 MB without PyTorch
+PROGRAM = 50 << 20  # Python with what a command imports, roughly; training takes 250 with PyTorch
 GROUP = 32  # inputs that share a scale in int4
-PROMPT_TOKENS = 512  # that are computed at once
+_BLOCK = 16  # outputs, positions or numbers of a head that the kernels keep side by side
+PROMPT_TOKENS = 512  # of all texts that are computed in one call
 
 DTYPES = (*BYTES, "int8", "int4")
 _FLOAT = 4
@@ -28,17 +29,17 @@ _ROWS_SHARE = 0.5  # of what is left once the model is loaded
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Bytes to write B texts of S tokens with one model.
+    """Bytes to write B texts of S tokens with one model and the native engine.
 
     Attributes:
-        weights: in the dtype they are computed with; positions and norms of int8 and int4 are
-            float32, and the token embedding and head of int4 are int8.
+        weights: in the dtype they are kept in; the token embedding and the output head of int4 are
+            int8, and the positions of both are float32.
         cache: keys and values of all positions, float32 whatever the weights are.
-        activations: of the longest step, which reads prompts: 3 E + F numbers a token.
-        logits: of the B texts, with what sampling makes of them.
-        loading: the most that is held before the first token, weights being read from a file:
-            embedding or head in float beside what they are rounded to, or in the end all
-            weights, and the floats of one layer as the file has them.
+        activations: of the longest call, which reads prompts: 3 E + F numbers a token.
+        logits: of the B texts, and a copy to sample from.
+        loading: the most that is held before the first token, weights being read from a file: all
+            of them and the floats of one layer, or the token embedding in float beside what it is
+            rounded to.
     """
 
     weights: int
@@ -80,43 +81,52 @@ class Training:
 
 def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
     """The memory to write `texts` texts at a time, `tokens` long each, prompt included."""
-    V, E = config.vocab_size, config.emb_dim
-    total = count(config).total
+    V, E, F = config.vocab_size, config.emb_dim, config.hidden_dim
+    D, rounded = config.head_dim, dtype not in BYTES
+    outer = _matrix(V, E, "int8" if rounded else dtype)
+    heads = 1 if config.tie_weights else 2
+    weights = (heads * outer + _matrices(config, dtype)) + _others(config, dtype)
+    layer = E * max(3 * E, F) * (_FLOAT if rounded else BYTES[dtype])
+    head_in_float = heads * outer + V * E * _FLOAT if rounded else 0
+    positions = 2 * config.n_layers * config.n_heads * _padded(tokens, _BLOCK)
     step = min(texts * tokens, PROMPT_TOKENS)
-    F, outer = config.hidden_dim, 1 if config.tie_weights else 2
-    layer = E * max(3 * E, F)
-    if dtype in BYTES:
-        weights = total * BYTES[dtype]
-        loading = weights + layer * BYTES[dtype]
-    else:
-        rest = total - count(config).matrices - outer * V * E
-        weights = _FLOAT * rest + outer * V * (E + _FLOAT) + _matrices(config, dtype)
-        loading = max(outer * V * (E + _FLOAT) + _FLOAT * V * E, weights + 2 * layer * _FLOAT)
     return Running(
         weights=weights,
-        cache=texts * cache_bytes(config, tokens),
+        cache=texts * positions * (D + _padded(D, _BLOCK)) // 2 * _FLOAT,
         activations=step * (3 * E + F) * _FLOAT,
         logits=2 * texts * V * _FLOAT,
-        loading=loading,
+        loading=max(head_in_float, weights + layer),
     )
 
 
 def _matrices(config: GPTConfig, dtype: str) -> int:
-    """Bytes of the linear layers in all blocks: query, key and value are one of them."""
+    """Bytes of the linear layers' weights in all blocks."""
     E, F = config.emb_dim, config.hidden_dim
-    shapes = ((3 * E, E), (E, E), (F, E), (E, F))
-    return config.n_layers * sum(_linear(outputs, inputs, dtype) for outputs, inputs in shapes)
+    shapes = (*((E, E),) * 4, (F, E), (E, F))
+    return config.n_layers * sum(_matrix(outputs, inputs, dtype) for outputs, inputs in shapes)
 
 
-def _linear(outputs: int, inputs: int, dtype: str) -> int:
-    """Bytes of one layer's matrix: int8 has a scale for each output, int4 a scale and a zero, two
-    bytes each, for each group of inputs.
+def _others(config: GPTConfig, dtype: str) -> int:
+    """Bytes of positions, and of biases and norms, which are always float32."""
+    counts = count(config)
+    vectors = counts.blocks - counts.matrices + counts.final_norm
+    return counts.position_embedding * BYTES.get(dtype, _FLOAT) + vectors * _FLOAT
+
+
+def _matrix(outputs: int, inputs: int, dtype: str) -> int:
+    """Bytes of one matrix. A rounded one is kept in tiles of 16 outputs by 32 inputs: int8 with a
+    scale for each output, int4 with a scale and a zero, two bytes each, for each group of inputs.
     """
+    if dtype in BYTES:
+        return outputs * inputs * BYTES[dtype]
+    rows, columns = _padded(outputs, _BLOCK), _padded(inputs, GROUP)
     if dtype == "int8":
-        return outputs * inputs + outputs * _SCALE
-    if dtype == "int4":
-        return outputs * inputs // 2 + outputs * inputs // GROUP * _SCALE
-    return outputs * inputs * BYTES[dtype]
+        return rows * columns + rows * _SCALE
+    return rows * columns // 2 + rows * columns // GROUP * _SCALE
+
+
+def _padded(n: int, to: int) -> int:
+    return -(-n // to) * to
 
 
 def training(config: GPTConfig, rows: int, tokens: int) -> Training:

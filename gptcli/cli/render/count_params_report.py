@@ -194,8 +194,8 @@ WHY = (
     "FLOPs: forward, 2 (block matrices + V E) and 4 L E for each token seen; a multiply and an "
     "add are two (Kaplan et al. 2020, table 1). Training is three times the mean.",
     "memory to generate: what this program keeps on a CPU, prompts included, beside about "
-    f"{PROGRAM >> 20} MiB of Python and PyTorch. The cache is float32 with any weights; positions "
-    "stay float32 with int8 and int4. --batch, --context and --dtype change it.",
+    f"{PROGRAM >> 20} MiB of Python and its modules. The cache is float32 with any weights; "
+    "positions stay float32 with int8 and int4. --batch, --context and --dtype change it.",
     "memory to train: float32, as many rows as --batch says. AdamW keeps two numbers a parameter; "
     "activations grow with rows x tokens and, where there is dropout, with the square of tokens.",
 )
