@@ -139,6 +139,7 @@ _SIGNATURES = {
     ),
     "gptcli_quantize": (c_int, [c_int, c_void_p, POINTER(Matrix), c_int, c_void_p, c_void_p]),
     "gptcli_pack": (c_int, [c_int, c_void_p, POINTER(Matrix), c_void_p, c_void_p, c_void_p]),
+    "gptcli_read": (c_int, [c_int, c_void_p, c_void_p, c_int64]),
     "gptcli_apply": (None, [c_int, c_int, c_void_p, c_void_p, c_int64]),
 }
 

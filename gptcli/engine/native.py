@@ -94,6 +94,8 @@ class KVCache:
         values: (L, H, C, D rounded up to 16).
         length: positions held.
         capacity: the most it can hold.
+        network: of the model that it is for.
+        text: where all this is, for the kernels.
     """
 
     def __init__(self, network: Network, capacity: int) -> None:
@@ -109,7 +111,8 @@ class KVCache:
             self.values = np.zeros((L, H, blocks * BLOCK, _padded(D, BLOCK)), np.float32)
         except MemoryError:
             raise MemoryError(f"no memory for {capacity:,} positions") from None
-        self.capacity, self.length = capacity, 0
+        self.network, self.capacity, self.length = network, capacity, 0
+        self.text = lib.Text(self.keys.ctypes.data, self.values.ctypes.data, blocks * BLOCK)
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` positions."""
@@ -169,13 +172,13 @@ class NativeGPT:
         self.network = network
         self.build = lib.choose_build(isa)
         self.threads = threads or len(os.sched_getaffinity(0))
-        self._pool = lib.shared_pool(self.threads)
+        self._library, self._pool = lib.load(), lib.shared_pool(self.threads)
         loader = _Loader(network, weights, width, self.build, self._pool)
         self._model = loader.model()
         self._kept = loader.kept  # the arrays that the model points into
         self.weight_bytes = loader.weight_bytes
         self._workspace = lib.Workspace()
-        weakref.finalize(self, lib.load().gptcli_workspace_free, self._workspace)
+        weakref.finalize(self, self._library.gptcli_workspace_free, self._workspace)
 
     def new_cache(self, capacity: int | None = None) -> KVCache:
         """An empty cache for one text, of the whole context if no capacity is given."""
@@ -196,83 +199,76 @@ class NativeGPT:
         rows = self._rows(spans)
         V = self.network.vocab_size
         try:
-            logits = np.empty((sum(span.n_logits for span in spans), _padded(V, BLOCK)), np.float32)
+            logits = np.empty((len(rows.wanted), _padded(V, BLOCK)), np.float32)
         except MemoryError:
             raise MemoryError("no memory for logits") from None
-        texts = (lib.Text * len(spans))(*(_text(span.cache) for span in spans))
-        done = 0
+        texts = (lib.Text * len(spans))(*(span.cache.text for span in spans))
         for first in range(0, len(rows.ids), MAX_ROWS):
-            part = slice(first, first + MAX_ROWS)
-            done += self._call(rows, part, texts, logits[done:])
+            self._call(rows, first, texts, logits)
         for span in spans:
             span.cache.length += len(span.ids)
         return logits[:, :V]
 
     def _rows(self, spans: Sequence[Span]) -> "_Rows":
         """The rows of all spans, checked."""
+        ids: list[int] = []
+        positions: list[int] = []
+        owners: list[int] = []
+        wanted: list[int] = []
+        for number, span in enumerate(spans):
+            start, count = span.cache.length, len(span.ids)
+            self._check(span, start + count)
+            ids.extend(span.ids)
+            positions.extend(range(start, start + count))
+            owners.extend([number] * count)
+            wanted.extend(range(len(ids) - span.n_logits, len(ids)))
         if len({id(span.cache) for span in spans}) < len(spans):
             raise ValueError("a cache is used twice in one step")
-        for span in spans:
-            self._check(span)
-        counts = [len(span.ids) for span in spans]
-        ids = np.concatenate([np.asarray(span.ids, np.int64) for span in spans])
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self.network.vocab_size):
-            raise ValueError(f"ids from {ids.min()} to {ids.max()} of {self.network.vocab_size}")
-        positions = [np.arange(n) + s.cache.length for n, s in zip(counts, spans, strict=True)]
-        wanted = [np.arange(n) >= n - s.n_logits for n, s in zip(counts, spans, strict=True)]
-        return _Rows(
-            ids.astype(np.int32),
-            np.concatenate(positions).astype(np.int32),
-            np.repeat(np.arange(len(spans), dtype=np.int32), counts),
-            np.concatenate(wanted),
-        )
+        if ids and not (min(ids) >= 0 and max(ids) < self.network.vocab_size):
+            raise ValueError(f"ids from {min(ids)} to {max(ids)} of {self.network.vocab_size}")
+        return _Rows(*(np.array(column, np.int32) for column in (ids, positions, owners, wanted)))
 
-    def _check(self, span: Span) -> None:
-        cache, network = span.cache, self.network
-        end = cache.length + len(span.ids)
-        if end > network.context_length:
-            raise ValueError(f"{end} tokens, but the context is {network.context_length}")
-        if end > cache.capacity:
-            raise ValueError(f"the cache holds {cache.capacity} positions, {end} are needed")
+    def _check(self, span: Span, end: int) -> None:
+        if end > self.network.context_length:
+            raise ValueError(f"{end} tokens, but the context is {self.network.context_length}")
+        if end > span.cache.capacity:
+            raise ValueError(f"the cache holds {span.cache.capacity} positions, {end} are needed")
         if not 0 <= span.n_logits <= len(span.ids):
             raise ValueError(f"logits of {span.n_logits} ids, but there are {len(span.ids)}")
-        expected = (network.n_layers, network.n_heads, network.head_dim)
-        if (*cache.keys.shape[:2], cache.keys.shape[3]) != expected:
+        if span.cache.network is not self.network and span.cache.network != self.network:
             raise ValueError("a cache of another model")
 
-    def _call(self, rows: "_Rows", part: slice, texts: Any, logits: Floats) -> int:
-        """Compute some rows; returns how many of them wanted logits."""
-        ids, positions, owners = rows.ids[part], rows.positions[part], rows.owners[part]
-        logit_rows = np.flatnonzero(rows.wanted[part]).astype(np.int32)
+    def _call(self, rows: "_Rows", first: int, texts: Any, logits: Floats) -> None:
+        """Compute the rows from `first` on, as many as one call takes."""
+        ids, positions, owners = (column[first : first + MAX_ROWS] for column in rows[:3])
+        begin, end = np.searchsorted(rows.wanted, (first, first + len(ids)))
+        wanted = rows.wanted[begin:end] - np.int32(first)
         request = lib.Request(
             rows=len(ids),
-            n_logits=len(logit_rows),
+            n_logits=len(wanted),
             ids=ids.ctypes.data,
             positions=positions.ctypes.data,
             owners=owners.ctypes.data,
             sequences=texts,
-            logit_rows=logit_rows.ctypes.data,
-            logits=logits.ctypes.data,
+            logit_rows=wanted.ctypes.data,
+            logits=logits[begin:].ctypes.data,
             logit_stride=logits.shape[1],
         )
         with self._pool.use() as pool:
-            code = lib.load().gptcli_step(
+            code = self._library.gptcli_step(
                 self.build.number, pool, self._workspace, self._model, request
             )
         if code == lib.NO_MEMORY:
             raise MemoryError(f"no memory for {len(ids)} tokens")
-        return len(logit_rows)
 
 
 class _Rows(NamedTuple):
+    """One element a row; `wanted` are the rows whose logits are."""
+
     ids: NDArray[np.int32]
     positions: NDArray[np.int32]
     owners: NDArray[np.int32]
-    wanted: NDArray[np.bool_]
-
-
-def _text(cache: KVCache) -> lib.Text:
-    return lib.Text(cache.keys.ctypes.data, cache.values.ctypes.data, cache.values.shape[2])
+    wanted: NDArray[np.int32]
 
 
 def _padded(n: int, to: int) -> int:

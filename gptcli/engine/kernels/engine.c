@@ -61,6 +61,11 @@ EXPORT int gptcli_pack(int build, pool *p, const matrix *stored, const uint16_t 
     return builds[build]->pack(p, stored, scales, zeros, packed);
 }
 
+EXPORT int gptcli_read(int build, pool *p, const void *from, int64_t bytes)
+{
+    return builds[build]->read(p, from, bytes);
+}
+
 EXPORT void gptcli_apply(int build, int function, const float *from, float *to, int64_t count)
 {
     builds[build]->apply(function, from, to, count);

@@ -107,6 +107,7 @@ typedef struct {
     int (*transpose)(pool *, const void *from, int64_t stride, int item, int rows, int cols, void *to);
     int (*quantize)(pool *, const matrix *from, int type, void *packed, float *scales);
     int (*pack)(pool *, const matrix *stored, const uint16_t *scales, const uint16_t *zeros, void *packed);
+    int (*read)(pool *, const void *from, int64_t bytes);
     void (*apply)(int function, const float *from, float *to, int64_t count);
 } kernels;
 

@@ -26,4 +26,4 @@ static void apply(int function, const float *from, float *to, int64_t count)
     }
 }
 
-const kernels NAMED(BUILD) = {TEXT(BUILD), supported, step, transpose, quantize, pack, apply};
+const kernels NAMED(BUILD) = {TEXT(BUILD), supported, step, transpose, quantize, pack, read_memory, apply};

@@ -2,6 +2,7 @@
 #ifndef GPTCLI_PREPARE_H
 #define GPTCLI_PREPARE_H
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "product.h"
@@ -221,6 +222,30 @@ static int pack(pool *p, const matrix *stored, const uint16_t *scales, const uin
     const phase blocks = {pack_block, NULL, (stored->rows + BLOCK - 1) / BLOCK};
     pool_run(p, &all, &blocks, 1);
     return DONE;
+}
+
+// ---- what reading memory costs, as a bound for a token's step ------------------------------------------
+
+enum { READ_AT_ONCE = 1 << 18 };
+
+static void read_chunk(void *context, const void *argument, int chunk, int thread)
+{
+    const char *from = (const char *)argument + (int64_t)chunk * READ_AT_ONCE;
+    vi sums[4] = {{0}};
+    for (int64_t at = 0; at < READ_AT_ONCE; at += 4 * (int64_t)sizeof(vi))
+        for (int i = 0; i < 4; i++) sums[i] ^= (vi)load_bytes(from + at + i * (int64_t)sizeof(vi));
+    sums[0] ^= sums[1] ^ sums[2] ^ sums[3];
+    for (int i = 0; i < LANES; i++) atomic_fetch_xor((_Atomic int32_t *)context, sums[0][i]);
+    (void)thread;
+}
+
+// Reads whole chunks once; returns something of all bytes, so that none can be left out.
+static int read_memory(pool *p, const void *from, int64_t bytes)
+{
+    _Atomic int32_t all = 0;
+    const phase once = {read_chunk, from, (int)(bytes / READ_AT_ONCE)};
+    pool_run(p, &all, &once, 1);
+    return all;
 }
 
 #endif

@@ -123,6 +123,9 @@ INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const
     }
     for (int64_t g = 0; g < x->groups; g++) {
         ints_of_tile s;
+        if (T == 1)
+            for (int v = 0; v < V; v++)
+                for (int i = 0; i < bytes; i += 64) ahead(weights[v] + i);
         for (int t = 0; t < T; t++)
             for (int v = 0; v < V; v++) s[v][t] = set_int(totals[t * x->groups + g] * -bias);
         if (is_8) {
@@ -135,7 +138,7 @@ INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const
             for (int v = 0; v < V; v++) {
                 vf scale = widen_bf16(load_halves(steps[v])), zero = widen_bf16(load_halves(steps[v] + BLOCK));
                 for (int t = 0; t < T; t++) {
-                    vf offset = zero * (float)totals[t * x->groups + g];
+                    vf offset = zero * to_float(set_int(totals[t * x->groups + g]));
                     vf sum = fma_(scale, to_float(s[v][t]), offset);
                     f[v][t] = fma_(sum, set(scales[t * x->groups + g]), f[v][t]);
                 }
@@ -154,10 +157,12 @@ INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const
 INLINE void q_vectors(int is_8, int V, const matrix *m, int64_t first, const rounded *x, int n, float *y,
                       int64_t y_stride)
 {
-    for (int t = 0; t < n; t += Q_TILE) {
-        float *to = y + t * y_stride;
-        switch (n - t < Q_TILE ? n - t : Q_TILE) {
-#define CASE(T) case T: q_tile(is_8, V, T < Q_TILE ? T : Q_TILE, m, first, x, t, to, y_stride); break
+    for (int done = 0, tiles = (n + Q_TILE - 1) / Q_TILE; tiles > 0; tiles--) {
+        const int token = done, count = (n - done) / tiles;
+        float *to = y + token * y_stride;
+        done += count;
+        switch (count) {
+#define CASE(T) case T: q_tile(is_8, V, T < Q_TILE ? T : Q_TILE, m, first, x, token, to, y_stride); break
         CASE(1);
         CASE(2);
         CASE(3);

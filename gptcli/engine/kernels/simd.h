@@ -28,9 +28,12 @@ INLINE void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 INLINE vf set(float x) { return x - (vf){0}; }
 INLINE vi set_int(int32_t x) { return x - (vi){0}; }
 INLINE vf to_float(vi v) { return __builtin_convertvector(v, vf); }
-INLINE vf widen_bf16(vh v) { return (vf)(__builtin_convertvector(v, vu) << 16); }
 INLINE vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 INLINE vf larger(vf a, vf b) { return choose(a > b, a, b); }  // b where a is NaN
+
+// Asks for weights that are used soon. Processors see by themselves what is read in order, but not as
+// early: this alone took decoding from two thirds of what a plain read reaches to above it.
+INLINE void ahead(const void *p) { __builtin_prefetch((const char *)p + 16384, 0, 2); }
 
 #if defined(BUILD_avx2)
 #include "simd_avx2.h"

@@ -4,6 +4,7 @@
 enum { STREAM = 4, TILE = 3, Q_TILE = 4, Q_VECTORS = 1, WEIGHT_BIAS = 0 };
 
 INLINE vf fma_(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE vf widen_bf16(vh h) { return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16); }
 INLINE vf widen_f16(vh h) { return (vf)_mm256_cvtph_ps((__m128i)h); }
 
 INLINE __m128 sum_to_4(vf s[PARTS])  // j with j + 8, then j + 4

@@ -1,9 +1,10 @@
 // AVX-512, with integer products of its own (VNNI) or by AVX-512BW.
 #include <immintrin.h>
 
-enum { STREAM = 8, TILE = 4, Q_TILE = 6, Q_VECTORS = 2 };
+enum { STREAM = 8, TILE = 6, Q_TILE = 6, Q_VECTORS = 2 };
 
 INLINE vf fma_(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE vf widen_bf16(vh h) { return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16); }
 INLINE vf widen_f16(vh h) { return (vf)_mm512_cvtph_ps((__m256i)h); }
 
 INLINE void sum4(vf s[4][PARTS], float *to)

@@ -4,6 +4,7 @@
 enum { STREAM = 4, TILE = 4, Q_TILE = 2, Q_VECTORS = 4, WEIGHT_BIAS = 0 };
 
 INLINE vf fma_(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+INLINE vf widen_bf16(vh h) { return (vf)vshll_n_u16((uint16x4_t)h, 16); }
 INLINE vf widen_f16(vh h) { return (vf)vcvt_f32_f16((float16x4_t)h); }
 
 INLINE float32x4_t sum_to_4(vf s[PARTS])  // j with j + 8, then j + 4

@@ -8,6 +8,7 @@ INLINE vf fma_(vf a, vf b, vf c)
     return c;
 }
 
+INLINE vf widen_bf16(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
 INLINE vf widen_f16(vh h)
 {
     vu bits = __builtin_convertvector(h, vu), sign = (bits & 0x8000) << 16, rest = bits & 0x7fff;

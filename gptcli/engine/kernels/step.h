@@ -121,25 +121,22 @@ static void gather(void *context, const void *argument, int chunk, int thread)
 
 // ---- products ---------------------------------------------------------------------------------------
 
-// Outputs [first, first + count) of one row are keys or values: into the cache.
-static void keep_keys(const step_state *s, const job *j, int row, int first, int count, const float *y)
+// Outputs [first, first + count) of one row are keys or values: into the cache, head by head.
+static void keep(const step_state *s, const job *j, int is_key, int row, int first, int count, const float *y)
 {
-    const int D = s->m->emb / s->m->heads, position = s->r->positions[row];
+    const int D = s->m->emb / s->m->heads, padded = (int)round_up(D, BLOCK), position = s->r->positions[row];
     const sequence *text = s->r->sequences + s->r->owners[row];
-    for (int o = first; o < first + count; o++) {
+    for (int o = first, end = first + count; o < end;) {
+        const int d = o % D, run = D - d < end - o ? D - d : end - o;
         const int64_t head = (int64_t)j->layer * s->m->heads + o / D;
-        const int64_t block = head * (text->capacity / BLOCK) + position / BLOCK;
-        text->keys[(block * D + o % D) * BLOCK + position % BLOCK] = y[o - first];
-    }
-}
-
-static void keep_values(const step_state *s, const job *j, int row, int first, int count, const float *y)
-{
-    const int D = s->m->emb / s->m->heads, padded = (int)round_up(D, BLOCK);
-    const sequence *text = s->r->sequences + s->r->owners[row];
-    for (int o = first; o < first + count; o++) {
-        const int64_t head = (int64_t)j->layer * s->m->heads + o / D;
-        text->values[(head * text->capacity + s->r->positions[row]) * padded + o % D] = y[o - first];
+        if (is_key) {
+            float *to = text->keys + ((head * (text->capacity / BLOCK) + position / BLOCK) * D + d) * BLOCK;
+            for (int i = 0; i < run; i++) to[i * BLOCK + position % BLOCK] = y[o - first + i];
+        } else {
+            float *to = text->values + (head * text->capacity + position) * padded + d;
+            for (int i = 0; i < run; i++) to[i] = y[o - first + i];
+        }
+        o += run;
     }
 }
 
@@ -167,7 +164,7 @@ static void finish_rows(const step_state *s, const job *j, int part, int first, 
             for (int i = 0; i < count; i += LANES) store(y + i, activate(j->activation, load(y + i)));
         float *to = j->to + row * j->to_stride + first;
         if (j->finish == QKV && part > 0) {
-            (part == 1 ? keep_keys : keep_values)(s, j, row, first, valid, y);
+            keep(s, j, part == 1, row, first, valid, y);
         } else if (j->finish == ADD) {
             for (int i = 0; i < valid; i++) to[i] = to[i] + y[i];
         } else {
@@ -196,7 +193,7 @@ static void product(void *context, const void *argument, int chunk, int thread)
         q_product(w, first, count, j->in, j->rows, y, count);
     else
         float_product(w, first, count, j->from, j->from_stride, j->rows, y, count,
-                      (char *)(y + (int64_t)j->rows * j->width));
+                      y + (int64_t)j->rows * j->width);
     finish_rows(s, j, part, first, count, y);
 }
 
@@ -340,6 +337,13 @@ static void *take(arena *a, int64_t bytes)
     return found;
 }
 
+// Rows of a tile that lie a page apart would share few places in the first cache.
+static int64_t stride_of(int64_t width)
+{
+    const int64_t padded = round_up(width, GROUP);
+    return padded % 512 ? padded : padded + GROUP;
+}
+
 static void lay_out(arena *a, plan *p, stretch **stretches)
 {
     step_state *s = p->s;
@@ -348,8 +352,8 @@ static void lay_out(arena *a, plan *p, stretch **stretches)
     const int64_t head = round_up(m->emb / m->heads, BLOCK);
     int64_t longest = 0;
     for (int row = 0; row < n; row++) longest = s->r->positions[row] > longest ? s->r->positions[row] : longest;
-    s->emb_stride = round_up(m->emb, GROUP);
-    s->inner_stride = round_up(m->inner, GROUP);
+    s->emb_stride = stride_of(m->emb);
+    s->inner_stride = stride_of(m->inner);
     s->scores_stride = round_up(longest + 1, BLOCK);
     p->phases = take(a, phases * (int64_t)sizeof(phase));
     p->jobs = take(a, phases * (int64_t)sizeof(job));
@@ -361,9 +365,9 @@ static void lay_out(arena *a, plan *p, stretch **stretches)
     s->u = take(a, n * s->inner_stride * 4);
     const int64_t groups = round_up(most, GROUP) / GROUP;
     s->emb_in = s->inner_in = (rounded){take(a, n * groups * GROUP), take(a, n * groups * 4), take(a, n * groups * 4), 0};
-    s->emb_in.groups = s->emb_stride / GROUP;
-    s->inner_in.groups = s->inner_stride / GROUP;
-    const int64_t of_product = n * 256 * 4 + product_scratch(n, most);
+    s->emb_in.groups = round_up(m->emb, GROUP) / GROUP;
+    s->inner_in.groups = round_up(m->inner, GROUP) / GROUP;
+    const int64_t of_product = 4 * (n * 256 + 4 * round_up(most, BLOCK));
     const int64_t of_attention = QUERIES * 4 * (s->scores_stride + head);
     s->scratch_size = round_up((of_product > of_attention ? of_product : of_attention) + 256, 64);
     s->scratch = take(a, s->scratch_size * p->threads);

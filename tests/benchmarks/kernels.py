@@ -1,0 +1,129 @@
+"""The kernels alone, by width: `python tests/benchmarks/kernels.py`.
+
+Random weights of a GPT-2 shape; tokens per second of decoding after a prompt of 32, of a prompt of
+512 and of 32 texts side by side, and which share decoding reaches of what a plain read of its
+weights reaches with the same threads. Widths take turns, and the best of all rounds counts: what
+else runs on the machine only ever slows a round down.
+"""
+
+import argparse
+from collections.abc import Callable
+from time import perf_counter
+
+import numpy as np
+from weights import SHAPES
+
+from gptcli.engine import library
+from gptcli.engine.native import NativeGPT, Network, Span
+
+WIDTHS = ("float32", "bfloat16", "float16", "int8", "int4")
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="124m")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--isa")
+    parser.add_argument("--width", action="append", choices=WIDTHS)
+    parser.add_argument("--prefill", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    asked = parser.parse_args()
+    shape = SHAPES[asked.shape]
+    network = Network(
+        vocab_size=shape.vocab,
+        context_length=shape.context,
+        emb_dim=shape.emb_dim,
+        n_heads=shape.n_heads,
+        n_layers=shape.n_layers,
+    )
+    models = {}
+    for width in asked.width or WIDTHS:
+        start = perf_counter()
+        models[width] = made(network, width, asked.threads, asked.isa)
+        print(f"{width}: made in {perf_counter() - start:.2f} s", flush=True)
+    best: dict[str, dict[str, float]] = {width: {} for width in models}
+    for _ in range(asked.rounds):
+        for width, model in models.items():
+            for name, speed in measured(model, asked).items():
+                best[width][name] = max(best[width].get(name, 0), speed)
+    build = next(iter(models.values())).build.name
+    print(f"\n{asked.shape}, {asked.threads} threads, {build}; tokens per second, best of rounds\n")
+    print("| width | decode | of the bound | read GB/s | prefill | batch |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for width, found in best.items():
+        share = found["decode"] * models[width].weight_bytes / 1e9 / found["read"]
+        cells = [f"{found[name]:.0f}" for name in ("prefill", "batch")]
+        print(
+            f"| {width} | {found['decode']:.1f} | {share:.0%} | {found['read']:.1f} | "
+            + " | ".join(cells)
+            + " |"
+        )
+
+
+def made(network: Network, width: str, threads: int, isa: str | None) -> NativeGPT:
+    """A model of random weights."""
+    draw = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        floats = draw.standard_normal(shape, np.float32) * np.float32(0.05)
+        if width == "bfloat16":
+            return (floats.view(np.uint32) >> 16).astype(np.uint16)
+        return floats.astype(np.float16) if width == "float16" else floats
+
+    E, inner, weights = network.emb_dim, network.inner, {}
+    weights["tok_emb.weight"] = normal(network.vocab_size, E)
+    weights["pos_emb.weight"] = normal(network.context_length, E)
+    weights["final_norm.scale"] = np.ones(E, np.float32)
+    sizes = {"att.out_proj": (E, E), "ff.layers.0": (inner, E), "ff.layers.2": (E, inner)}
+    sizes |= {f"att.W_{part}": (E, E) for part in ("query", "key", "value")}
+    for layer in range(network.n_layers):
+        name = f"trf_blocks.{layer}"
+        for norm in ("norm1", "norm2"):
+            weights[f"{name}.{norm}.scale"] = np.ones(E, np.float32)
+        for part, (rows, cols) in sizes.items():
+            weights[f"{name}.{part}.weight"] = normal(rows, cols)
+            weights[f"{name}.{part}.bias"] = normal(rows)
+    rounding = width if width in {"int8", "int4"} else None
+    return NativeGPT(network, weights, threads=threads, width=rounding, isa=isa)
+
+
+def measured(model: NativeGPT, asked: argparse.Namespace) -> dict[str, float]:
+    """One round."""
+    context, V = model.network.context_length, model.network.vocab_size
+    ids = np.random.default_rng(1).integers(0, V, context).tolist()
+    cache = model.new_cache()
+    length = min(asked.prefill, context)
+    found = {"prefill": length / seconds(lambda: model.step([Span(cache, ids[:length])]))}
+    cache = model.new_cache()
+    model.step([Span(cache, ids[:32])])
+    steps = [seconds(lambda i=i: model.step([Span(cache, [i])])) for i in ids[: asked.new_tokens]]
+    found["decode"] = 1 / float(np.median(steps))
+    caches = [model.new_cache(128) for _ in range(asked.rows)]
+    model.step([Span(cache, ids[:32], 0) for cache in caches])
+    tokens = ids[:8]
+    taken = [seconds(lambda i=i: model.step([Span(c, [i]) for c in caches])) for i in tokens]
+    found["batch"] = asked.rows / float(np.median(taken))
+    found["read"] = model.weight_bytes / read(model) / 1e9
+    return found
+
+
+def read(model: NativeGPT) -> float:
+    """Seconds of a plain read of as many bytes as the model's weights."""
+    memory = np.ones(model.weight_bytes, np.uint8)
+    with library.shared_pool(model.threads).use() as pool:
+        arguments = (model.build.number, pool, memory.ctypes.data, memory.nbytes)
+        return min(seconds(lambda: library.load().gptcli_read(*arguments)) for _ in range(5))
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """What a call takes."""
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
