@@ -14,10 +14,11 @@ from gptcli.checkpoint.layouts import (
     expected_shapes,
     implied_config,
 )
-from gptcli.checkpoint.quantized import GROUP, Width, all_stored
+from gptcli.checkpoint.quantized import all_stored
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import GROUP, Width
 
 SIZES = ("vocab_size", "context_length", "emb_dim", "n_layers")
 _MOST = 5  # problems of one kind

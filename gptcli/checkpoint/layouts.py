@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gptcli.checkpoint.header import Header, TensorInfo
-from gptcli.checkpoint.quantized import LEVELS, VALUES, Width, book_name, width_of
+from gptcli.checkpoint.quantized import LEVELS, VALUES, book_name, width_of
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import Width
 from gptcli.model.parameters import architecture, tensors
 
 HEAD, EMBEDDING = "out_head.weight", "tok_emb.weight"

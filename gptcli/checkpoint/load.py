@@ -15,14 +15,15 @@ from gptcli.checkpoint.arrays import Array
 from gptcli.checkpoint.layouts import EMBEDDING, HEAD
 from gptcli.checkpoint.resolve import Target
 from gptcli.checkpoint.save import save_weights
-from gptcli.checkpoint.weights import Checkpoint, Dtype, Weights, open_checkpoint, require_memory
+from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint, require_memory
 from gptcli.core.errors import InputError, RunError
 from gptcli.core.escape import shown
 from gptcli.core.memory import available_bytes
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import FloatDtype
 from gptcli.model.gpt import GPTModel, untrained
 
-_DTYPES: dict[torch.dtype, Dtype] = {
+_DTYPES: dict[torch.dtype, FloatDtype] = {
     torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16",
 }  # fmt: skip
 

@@ -15,16 +15,14 @@ and no torch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from gptcli.checkpoint.header import Header
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
-
-Width = Literal["int8", "int4"]
+from gptcli.model.dtypes import GROUP, Width
 
 FORMAT = "gptcli.quantized/1"
-GROUP = 32  # neighbours in a row that share a scale and a zero
 VALUES, LEVELS, SCALES, ZEROS = ".values", ".levels", ".scales", ".zeros"
 SUFFIXES = (VALUES, LEVELS, SCALES, ZEROS)
 _OUTER = ("tok_emb.weight", "out_head.weight")

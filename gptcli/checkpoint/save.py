@@ -17,7 +17,6 @@ from gptcli.checkpoint.quantized import (
     SCALES,
     VALUES,
     ZEROS,
-    Width,
     is_matrix,
     is_packed,
     metadata,
@@ -26,6 +25,7 @@ from gptcli.checkpoint.weights import Weights
 from gptcli.core.errors import RunError
 from gptcli.core.escape import shown
 from gptcli.engine.quantize import Floats, bfloat16, to_int4, to_int8, widened
+from gptcli.model.dtypes import Width
 
 _QKV = ("W_query", "W_key", "W_value")
 _ALIGNMENT = 8  # bytes: where the tensors' data begins

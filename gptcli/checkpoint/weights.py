@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -28,19 +28,18 @@ from gptcli.checkpoint.layouts import (
     implied_config,
     recognise,
 )
-from gptcli.checkpoint.quantized import LEVELS, SCALES, VALUES, ZEROS, Width
+from gptcli.checkpoint.quantized import LEVELS, SCALES, VALUES, ZEROS
 from gptcli.core.errors import InputError, one_message
 from gptcli.core.escape import shown
 from gptcli.core.memory import available_bytes, require
 from gptcli.engine.quantize import Floats, Int4Matrix, Int8Matrix, widened
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import FloatDtype, Width
 from gptcli.model.parameters import BYTES, count
-
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 _MARGIN = 1.2  # activations, staging, and what the allocator wastes
 _STORED: dict[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_DTYPES: dict[str, Dtype] = {"BF16": "bfloat16", "F16": "float16"}
+_DTYPES: dict[str, FloatDtype] = {"BF16": "bfloat16", "F16": "float16"}
 _QUERY, _QKV = "att.W_query.", "att.qkv."
 
 
@@ -87,7 +86,7 @@ class Checkpoint:
         return self.layout.width
 
     @property
-    def dtype(self) -> Dtype:
+    def dtype(self) -> FloatDtype:
         """Of most bytes: halves are kept as they are, all else becomes float32."""
         sizes: Counter[str] = Counter()
         for header in self.headers:
@@ -103,7 +102,7 @@ class Checkpoint:
 
     def weights(
         self,
-        dtype: Dtype = "float32",
+        dtype: FloatDtype = "float32",
         quantize: Width | None = None,
         *,
         check_finite: bool = True,
@@ -174,7 +173,7 @@ class _Tensors(Mapping[str, Array]):
         self,
         checkpoint: Checkpoint,
         config: GPTConfig,
-        dtype: Dtype,
+        dtype: FloatDtype,
         check_finite: bool,
         threads: int,
     ) -> None:

@@ -17,7 +17,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,12 @@ from gptcli.core.errors import UsageError
 from gptcli.engine import library as lib
 from gptcli.engine.interface import Span
 from gptcli.engine.library import BF16, F16, F32, INT4, INT8, Pool
+from gptcli.model.dtypes import GROUP, Width
 
-Width = Literal["int8", "int4"]
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
-BLOCK, GROUP = 16, 32  # as in kernels/engine.h
+BLOCK = 16  # as in kernels/engine.h
 MAX_ROWS = 512  # of one call: a longer step is several, so that Ctrl-C is heard in between
 
 ACTIVATIONS = {

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptcli.engine.interface import Logits
-from gptcli.engine.native import NativeGPT, Network, Width
+from gptcli.engine.native import NativeGPT, Network
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import Width
 
 
 class NativeEngine(NativeGPT):

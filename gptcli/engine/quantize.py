@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptcli.core.errors import UsageError
-
-GROUP = 32  # neighbours in a row that share a scale and a zero
+from gptcli.model.dtypes import GROUP
 
 _REFITS = 2  # of a group's scale and zero: each lowers the squared error, by 6, 4, 2 per cent
 _CHUNK = 1 << 16  # weights rounded at a time: few enough for a core's own cache

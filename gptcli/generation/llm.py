@@ -17,7 +17,7 @@ from typing import Any
 from gptcli.checkpoint.presets import own_temperature
 from gptcli.checkpoint.quantized import refuse_other_numbers
 from gptcli.checkpoint.resolve import Target, resolve
-from gptcli.checkpoint.weights import Checkpoint, Dtype, Weights, open_checkpoint
+from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import described, shown
 from gptcli.core.options import check_value, make
@@ -31,6 +31,7 @@ from gptcli.generation.text_options import KeepStop, Seed, Stop
 from gptcli.generation.text_options import Overflow as TextOverflow
 from gptcli.generation.text_stream import Completion
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import FloatDtype
 from gptcli.sampling.constraint import matcher
 from gptcli.sampling.params import SamplingParams
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -119,7 +120,7 @@ class LLM:
         return (self.checkpoint and self.checkpoint.width) or self.spec.quantize
 
     @property
-    def dtype(self) -> Dtype:
+    def dtype(self) -> FloatDtype:
         """Of what is not rounded."""
         if self.spec.dtype != "auto":
             return self.spec.dtype

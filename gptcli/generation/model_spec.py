@@ -12,9 +12,9 @@ from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
 from gptcli.core.options import Option, check
 from gptcli.generation.text_options import Seed
+from gptcli.model.dtypes import Width
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Width = Literal["int8", "int4"]
 EngineName = Literal["auto", "native", "torch"]
 
 MODEL, MACHINE = "Model", "Machine"

@@ -13,9 +13,10 @@ import numpy as np
 
 from gptcli.checkpoint.header import Header, TensorInfo
 from gptcli.checkpoint.layouts import EMBEDDING, HEAD, Layout, Source, all_tensors, expected_shapes
-from gptcli.checkpoint.quantized import GROUP, LEVELS, SCALES, ZEROS
+from gptcli.checkpoint.quantized import LEVELS, SCALES, ZEROS
 from gptcli.checkpoint.tensordata import PIECE, Values, pieces, reading, whole
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import GROUP
 
 _PARTS = ("tok_emb", "pos_emb", "trf_blocks", "final_norm", "out_head")
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from gptcli.core.errors import InputError
 from gptcli.core.memory import available_bytes
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import GROUP
 from gptcli.model.parameters import BYTES, cache_bytes, count
 
 PROGRAM = 50 << 20  # Python with what a command imports, roughly; training takes 250 with PyTorch
-GROUP = 32  # inputs that share a scale in int4
 _BLOCK = 16  # outputs, positions or numbers of a head that the kernels keep side by side
 PROMPT_TOKENS = 512  # of all texts that are computed in one call
 

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from gptcli.core.errors import UsageError
 from gptcli.core.options import SEEDS, Argument, Option, check
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import FloatDtype
 from gptcli.train.text_files import TextSource, parse_source
 
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
 Initialisation = Literal["auto", "book", "gpt2"]
-WeightsDtype = Literal["float32", "bfloat16", "float16"]
 
 # The files of a model directory; the state is there only until the training is finished.
 TOKENIZER, CONFIG, WEIGHTS = "tokenizer.tiktoken", "config.yaml", "model.safetensors"
@@ -188,7 +188,7 @@ class Recipe:
     initialisation: Annotated[
         Initialisation, Option("auto: GPT-2's if tied, else the book's.", MODEL)
     ] = "auto"
-    weights_dtype: Annotated[WeightsDtype, Option("Dtype of the weight file.", MODEL)] = "float32"
+    weights_dtype: Annotated[FloatDtype, Option("Dtype of the weight file.", MODEL)] = "float32"
     valid: Annotated[Path | None, Option("Text to validate on.", DATA, metavar="FILE")] = None
     valid_share: Annotated[
         float,

@@ -21,6 +21,7 @@ from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.files import make_directory, read_bounded, sha256_of, write_atomically
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import FloatDtype
 from gptcli.model.gpt import GPTModel
 from gptcli.tokenizer.encodings import rank_lines
 from gptcli.tokenizer.export import beginning, files_of
@@ -40,7 +41,6 @@ from gptcli.train.options import (
     Initialisation,
     Recipe,
     TrainSettings,
-    WeightsDtype,
 )
 from gptcli.train.packing import Ids, Mixture, Packed
 from gptcli.train.text_files import Text, held_out, read_text
@@ -261,7 +261,7 @@ def _prepared(
     )
 
 
-def write_weights(path: Path, model: GPTModel, dtype: WeightsDtype) -> None:
+def write_weights(path: Path, model: GPTModel, dtype: FloatDtype) -> None:
     """A model's weights in the book's layout, a tied head once, in place of what was there."""
     kind: torch.dtype = getattr(torch, dtype)
     weights = {

@@ -14,7 +14,8 @@ import torch
 from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.engine.interface import Engine, Span
 from gptcli.generation.llm import LLM
-from gptcli.generation.model_spec import ModelSpec, Width
+from gptcli.generation.model_spec import ModelSpec
+from gptcli.model.dtypes import Width
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.evaluate import HeldOutText, nats
 from gptcli.train.text_files import read_text

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from tokenizer_files import byte_ranks, write_ranks
 
 from gptcli.checkpoint.load import load_model, load_weights, save, weights_of
-from gptcli.checkpoint.quantized import GROUP as STORED_GROUP
 from gptcli.checkpoint.resolve import resolve
 from gptcli.checkpoint.save import save_weights
 from gptcli.checkpoint.weights import open_checkpoint
@@ -26,7 +25,6 @@ from gptcli.generation.llm import LLM
 from gptcli.generation.model_spec import ModelSpec
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel, untrained
-from gptcli.model.memory_estimate import GROUP
 
 WIDTHS = ["int8", "int4"]
 IDS = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(0))
@@ -96,10 +94,6 @@ def test_levels_come_out_as_they_went_in() -> None:
     scale, zero = (float(widened(part)[2, 0]) for part in (found.scales, found.zeros))
     expected = [(n - 8) * scale + zero for n in level]
     assert found.floats()[2, 10:12].tolist() == pytest.approx(expected)
-
-
-def test_the_groups_are_those_of_the_code() -> None:
-    assert STORED_GROUP == GROUP
 
 
 def test_what_bfloat16_holds_is_stored_in_it_and_nothing_else(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
 from gptcli.core.files import make_directory, read_bounded, refuse_filled, write_atomically
 from gptcli.core.options import Option
-from gptcli.generation.model_spec import ModelSpec, Width
+from gptcli.generation.model_spec import ModelSpec
+from gptcli.model.dtypes import Width
 from gptcli.version import __version__
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from gptcli.cli.render import console
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
 from gptcli.core.options import Argument, Option
-from gptcli.generation.model_spec import MACHINE, Dtype, ModelSpec, Width
+from gptcli.generation.model_spec import MACHINE, Dtype, ModelSpec
+from gptcli.model.dtypes import Width
 from gptcli.model.memory_estimate import default_rows
 
 _DIFFERENT = 1
