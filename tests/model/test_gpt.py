@@ -82,16 +82,6 @@ def test_truncating_a_cache_takes_back_what_came_after() -> None:
         torch.testing.assert_close(again, model(torch.tensor([[1, 2, 7, 8]]))[:, 2:])
 
 
-def test_reordering_a_cache_swaps_the_histories_of_rows() -> None:
-    model, next_ids = untrained(tiny(), 0), torch.tensor([[5], [5]])
-    cache = model.new_cache(batch=2)
-    with torch.inference_mode():
-        model(torch.tensor([[1, 2], [3, 4]]), cache)
-        cache.reorder(torch.tensor([1, 0]))
-        swapped = model(next_ids, cache)
-        torch.testing.assert_close(swapped[0], model(torch.tensor([[3, 4, 5]]))[0, 2:])
-
-
 def test_last_gives_the_last_position_only() -> None:
     model, ids = untrained(tiny(), 0), torch.tensor([[1, 2, 3]])
     with torch.inference_mode():
