@@ -154,7 +154,8 @@ class LLM:
     @property
     def notices(self) -> list[str]:
         """What a user should know of the files and of how they are computed, a line each."""
-        found = list(self.tokenizer.notices)
+        is_read = "tokenizer" in self.__dict__  # not where ids alone are computed, as by bench
+        found = list(self.tokenizer.notices) if is_read else []
         if self.checkpoint is None:
             found.append(
                 f"untrained model, initialised from seed {self.spec.seed or 0}: its text is noise"

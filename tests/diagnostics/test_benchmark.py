@@ -192,7 +192,7 @@ def test_the_table_names_every_measure(config_file: str) -> None:
     assert done.returncode == 0, done.stderr
     for words in ("bfloat16", "prefill of 8", "decode 3", "batch, 2 x 2", "outside the engine"):
         assert words in done.stdout
-    for unit in ("tok/s", "GB/s", "GFLOP/s", "ms", "MB"):
+    for unit in ("tok/s", "GB/s", "GFLOP/s", "ms", "iB"):
         assert unit in done.stdout
 
 

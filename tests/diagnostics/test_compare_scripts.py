@@ -90,7 +90,7 @@ def test_memory_is_that_of_whole_jobs(tmp_path: Path) -> None:
         ("2", "all differ"),
         ("40,000", "all differ"),
     ]
-    assert all(int(row["peak MB"]) > 50 for row in rows)  # PyTorch is in it
+    assert all(int(row["peak MB"]) > 20 for row in rows)  # Python and NumPy are in it
     assert int(rows[2]["MB over the fewest lines"]) < 40
 
 
