@@ -304,7 +304,7 @@ class _Loader:
         if n.emb_dim % n.n_heads:
             raise ValueError(f"{n.emb_dim} is not divisible by {n.n_heads} heads")
         tokens = self._matrix("tok_emb.weight", n.vocab_size, n.emb_dim, is_outer=True)
-        if "out_head.weight" in self._weights:
+        if self._has("out_head.weight"):
             head = self._linear("out_head", n.vocab_size, n.emb_dim, is_outer=True)
         else:
             head = lib.Linear(tokens, None)
@@ -326,6 +326,10 @@ class _Loader:
             final_norm=self._norm("final_norm"),
             head=head,
         )
+
+    def _has(self, name: str) -> bool:
+        """Whether there is a matrix of this name, as floats or stored at a width."""
+        return any(name + part in self._weights for part in ("", ".values", ".levels"))
 
     def _block(self, layer: int) -> lib.Block:
         E, inner, name = self._network.emb_dim, self._network.inner, f"trf_blocks.{layer}"
