@@ -44,25 +44,31 @@ INLINE void stream_rows(int type, const matrix *w, int first, int count, const f
     }
 }
 
+// Inputs taken at a time: where LANES are not all 16 they are read PARTS times, from the first cache.
+enum { NEAR = PARTS == 1 ? 1 << 30 : 512 };
+
 // 4 outputs of `count` tokens; `rows` are floats, padded with zeros to a multiple of 16.
 INLINE void tile(int count, const float *const rows[4], int padded, const float *x, int64_t x_stride,
                  float *y, int64_t y_stride)
 {
     vf sums[TILE][4][PARTS];
-    for (int p = 0; p < PARTS; p++) {
-        vf s[TILE][4];
-        for (int t = 0; t < count; t++)
-            for (int i = 0; i < 4; i++) s[t][i] = (vf){0};
-        for (int k = p * LANES; k < padded; k += BLOCK) {
-            vf v[TILE];
-            for (int t = 0; t < count; t++) v[t] = load(x + t * x_stride + k);
-            for (int i = 0; i < 4; i++) {
-                vf w = load(rows[i] + k);
-                for (int t = 0; t < count; t++) s[t][i] = fma_(w, v[t], s[t][i]);
+    for (int from = 0; from < padded; from += NEAR) {
+        const int to = padded - from < NEAR ? padded : from + NEAR;
+        for (int p = 0; p < PARTS; p++) {
+            vf s[TILE][4];
+            for (int t = 0; t < count; t++)
+                for (int i = 0; i < 4; i++) s[t][i] = from ? sums[t][i][p] : (vf){0};
+            for (int k = from + p * LANES; k < to; k += BLOCK) {
+                vf v[TILE];
+                for (int t = 0; t < count; t++) v[t] = load(x + t * x_stride + k);
+                for (int i = 0; i < 4; i++) {
+                    vf w = load(rows[i] + k);
+                    for (int t = 0; t < count; t++) s[t][i] = fma_(w, v[t], s[t][i]);
+                }
             }
+            for (int t = 0; t < count; t++)
+                for (int i = 0; i < 4; i++) sums[t][i][p] = s[t][i];
         }
-        for (int t = 0; t < count; t++)
-            for (int i = 0; i < 4; i++) sums[t][i][p] = s[t][i];
     }
     for (int t = 0; t < count; t++) sum4(sums[t], y + t * y_stride);
 }

@@ -81,7 +81,7 @@ INLINE void group8(int V, int T, const char *const w[], const int8_t *x, int64_t
     }
 }
 
-// The same of 4-bit levels, 0 to 15.
+// The same of 4-bit levels, 0 to 15; the sums are yet to be settled.
 INLINE void group4(int V, int T, const char *const w[], const int8_t *x, int64_t stride, ints_of_tile s)
 {
     for (int k = 0; k < GROUP / 2; k += 4) {
@@ -95,8 +95,8 @@ INLINE void group4(int V, int T, const char *const w[], const int8_t *x, int64_t
             vb four = four_inputs(x + t * stride + k);
             vb later = four_inputs(x + t * stride + k + GROUP / 2);
             for (int v = 0; v < V; v++) {
-                s[v][t] = dot_unsigned(s[v][t], low[v], four);
-                s[v][t] = dot_unsigned(s[v][t], high[v], later);
+                s[v][t] = dot4(s[v][t], low[v], four);
+                s[v][t] = dot4(s[v][t], high[v], later);
             }
         }
     }
@@ -106,7 +106,7 @@ INLINE void group4(int V, int T, const char *const w[], const int8_t *x, int64_t
 INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const rounded *x, int64_t token,
                    float *y, int64_t y_stride)
 {
-    const int bias = is_8 ? WEIGHT_BIAS : 8, bytes = is_8 ? INT8_GROUP : INT4_GROUP;
+    const int bytes = is_8 ? INT8_GROUP : INT4_GROUP;
     const int64_t stride = x->groups * GROUP;
     const int8_t *values = x->values + token * stride;
     const float *scales = x->scales + token * x->groups;
@@ -127,7 +127,7 @@ INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const
             for (int v = 0; v < V; v++)
                 for (int i = 0; i < bytes; i += 64) ahead(weights[v] + i);
         for (int t = 0; t < T; t++)
-            for (int v = 0; v < V; v++) s[v][t] = set_int(totals[t * x->groups + g] * -bias);
+            for (int v = 0; v < V; v++) s[v][t] = set_int(is_8 ? totals[t * x->groups + g] * -WEIGHT_BIAS : 0);
         if (is_8) {
             group8(V, T, weights, values + g * GROUP, stride, s);
             for (int t = 0; t < T; t++)
@@ -139,7 +139,7 @@ INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const
                 vf scale = widen_bf16(load_halves(steps[v])), zero = widen_bf16(load_halves(steps[v] + BLOCK));
                 for (int t = 0; t < T; t++) {
                     vf offset = zero * to_float(set_int(totals[t * x->groups + g]));
-                    vf sum = fma_(scale, to_float(s[v][t]), offset);
+                    vf sum = fma_(scale, to_float(settled(s[v][t]) - 8 * totals[t * x->groups + g]), offset);
                     f[v][t] = fma_(sum, set(scales[t * x->groups + g]), f[v][t]);
                 }
                 steps[v] += INT4_GROUP / 2;

@@ -21,13 +21,16 @@ INLINE void sum4(vf s[4][PARTS], float *to)
     _mm_storeu_ps(to, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd)));
 }
 
-INLINE vi dot_unsigned(vi sum, vb levels, vb inputs)  // pairs fit into 16 bits: 2 * 127 * 127
-{
-    __m256i pairs = _mm256_maddubs_epi16((__m256i)levels, (__m256i)inputs);
-    return sum + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-}
-INLINE vi dot(vi sum, vb weights, vb inputs)
+INLINE vi dot(vi sum, vb weights, vb inputs)  // pairs fit into 16 bits: 2 * 127 * 127
 {
     __m256i w = (__m256i)weights, x = _mm256_sign_epi8((__m256i)inputs, w);
-    return dot_unsigned(sum, (vb)_mm256_abs_epi8(w), (vb)x);
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
+    return sum + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
+
+// Sums of pairs in 16 bits, where a whole group has room: 16 * 15 * 127; settled() adds the pairs.
+INLINE vi dot4(vi sum, vb levels, vb inputs)
+{
+    return (vi)_mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)levels, (__m256i)inputs));
+}
+INLINE vi settled(vi sum) { return (vi)_mm256_madd_epi16((__m256i)sum, _mm256_set1_epi16(1)); }

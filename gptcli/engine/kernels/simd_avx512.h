@@ -21,23 +21,26 @@ INLINE void sum4(vf s[4][PARTS], float *to)
 
 #if defined(BUILD_avx512)
 enum { WEIGHT_BIAS = 0 };
-INLINE vi dot_unsigned(vi sum, vb levels, vb inputs)  // pairs fit into 16 bits: 2 * 127 * 127
+INLINE vi dot(vi sum, vb weights, vb inputs)  // pairs fit into 16 bits: 2 * 127 * 127
 {
-    __m512i pairs = _mm512_maddubs_epi16((__m512i)levels, (__m512i)inputs);
+    __m512i w = (__m512i)weights, x = (__m512i)inputs;
+    x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+    __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), x);
     return sum + (vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
 }
-INLINE vi dot(vi sum, vb weights, vb inputs)
+
+// Sums of pairs in 16 bits, where a whole group has room: 16 * 15 * 127; settled() adds the pairs.
+INLINE vi dot4(vi sum, vb levels, vb inputs)
 {
-    __mmask64 negative = _mm512_movepi8_mask((__m512i)weights);
-    __m512i x = (__m512i)inputs;
-    x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
-    return dot_unsigned(sum, (vb)_mm512_abs_epi8((__m512i)weights), (vb)x);
+    return (vi)_mm512_add_epi16((__m512i)sum, _mm512_maddubs_epi16((__m512i)levels, (__m512i)inputs));
 }
+INLINE vi settled(vi sum) { return (vi)_mm512_madd_epi16((__m512i)sum, _mm512_set1_epi16(1)); }
 #else
 enum { WEIGHT_BIAS = 128 };  // the instruction takes weights without a sign
-INLINE vi dot_unsigned(vi sum, vb levels, vb inputs)
+INLINE vi dot(vi sum, vb weights, vb inputs)
 {
-    return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)levels, (__m512i)inputs);
+    return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)inputs);
 }
-INLINE vi dot(vi sum, vb weights, vb inputs) { return dot_unsigned(sum, weights, inputs); }
+INLINE vi dot4(vi sum, vb levels, vb inputs) { return dot(sum, levels, inputs); }
+INLINE vi settled(vi sum) { return sum; }
 #endif

@@ -35,4 +35,5 @@ INLINE vi dot(vi sum, vb weights, vb inputs)
     return (vi)vpadalq_s16((int32x4_t)sum, vpaddq_s16(low, high));
 #endif
 }
-INLINE vi dot_unsigned(vi sum, vb levels, vb inputs) { return dot(sum, levels, inputs); }
+INLINE vi dot4(vi sum, vb levels, vb inputs) { return dot(sum, levels, inputs); }
+INLINE vi settled(vi sum) { return sum; }

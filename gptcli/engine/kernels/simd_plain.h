@@ -37,4 +37,5 @@ INLINE vi dot(vi sum, vb weights, vb inputs)
         for (int j = 0; j < 4; j++) sum[i] += weights[4 * i + j] * inputs[4 * i + j];
     return sum;
 }
-INLINE vi dot_unsigned(vi sum, vb levels, vb inputs) { return dot(sum, levels, inputs); }
+INLINE vi dot4(vi sum, vb levels, vb inputs) { return dot(sum, levels, inputs); }
+INLINE vi settled(vi sum) { return sum; }
