@@ -1,6 +1,5 @@
 """The kernels against a naive network in float64, the book's, and transformers'."""
 
-import multiprocessing
 import subprocess
 import sys
 from typing import Any
@@ -149,22 +148,6 @@ def test_a_row_that_is_not_finite_is_nan_and_leaves_the_others_alone() -> None:
             assert np.isfinite(found[0]).all()
             if width is None:
                 assert (found[0] == expected[0]).all()
-
-
-def test_a_forked_child_computes_with_threads_of_its_own() -> None:
-    model = NativeGPT(SMALL, random_weights(SMALL), threads=3)
-    expected = all_logits(model, [1, 2, 3])
-
-    def in_child(queue: Any) -> None:
-        queue.put(all_logits(model, [1, 2, 3]))
-
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    child = context.Process(target=in_child, args=(queue,))
-    child.start()
-    assert (queue.get() == expected).all()
-    child.join(30)
-    assert child.exitcode == 0
 
 
 def test_no_pytorch_is_imported() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_models import random_weights
+from native_models import at_width, random_weights
 
 from gptcli.engine import library
 from gptcli.engine.native import NativeGPT, Network, Span
@@ -23,14 +23,6 @@ WIDTHS = ["float32", "bfloat16", "float16", "int8", "int4"]
 
 def usable() -> list[str]:
     return [build.name for build in library.builds() if build.is_supported]
-
-
-def at_width(weights: dict[str, Array], width: str) -> dict[str, Array]:
-    if width == "float16":
-        return {name: array.astype(np.float16) for name, array in weights.items()}
-    if width == "bfloat16":
-        return {n: (a.view(np.uint32) >> 16).astype(np.uint16) for n, a in weights.items()}
-    return weights
 
 
 @cache

@@ -18,7 +18,7 @@ Weights = dict[str, Array]
 
 def numbers(shape: tuple[int, ...], seed: int, deviation: float, mean: float = 0.0) -> Array:
     """Float32, roughly normal: the sum of four 16-bit integers of a 64-bit mixing function."""
-    n = np.arange(math.prod(shape), dtype=np.uint64) + np.uint64(seed << 40)
+    n = np.arange(math.prod(shape), dtype=np.uint64) + np.uint64(seed << 40 & (1 << 64) - 1)
     n = (n ^ (n >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's mixing
     n = (n ^ (n >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     n = n ^ (n >> np.uint64(31))
@@ -59,6 +59,15 @@ def random_weights(
             add(f"{name}.shift", E, deviation=0.3)
     if not tied:
         add("out_head.weight", network.vocab_size, E, deviation=0.3)
+    return weights
+
+
+def at_width(weights: Weights, width: str) -> Weights:
+    """The same as float16 or, cut off, bfloat16; at any other width as they are."""
+    if width == "float16":
+        return {name: array.astype(np.float16) for name, array in weights.items()}
+    if width == "bfloat16":
+        return {n: (a.view(np.uint32) >> 16).astype(np.uint16) for n, a in weights.items()}
     return weights
 
 

@@ -28,11 +28,12 @@ INLINE vf vexp(vf x)
 INLINE vf verf(vf x)
 {
     vf a = choose(x < 0.0f, -x, x), s = x * x;
-    vf p = fma_(set(-0.00054634375f), s, set(0.004870852f));
-    p = fma_(p, s, set(-0.02666397f));
-    p = fma_(p, s, set(0.11278072f));
-    p = fma_(p, s, set(-0.3761194f));
-    p = fma_(p, s, set(1.1283789f));
+    vf p = fma_(set(7.64779e-5f), s, set(-0.0007942586f));
+    p = fma_(p, s, set(0.00517978f));
+    p = fma_(p, s, set(-0.02684861f));
+    p = fma_(p, s, set(0.1128343f));
+    p = fma_(p, s, set(-0.37612605f));
+    p = fma_(p, s, set(1.1283791f));
     vf t = choose(a > 4.0f, set(4.0f), a);
     vf q = fma_(set(-0.00021018328f), t, set(0.0031831267f));
     q = fma_(q, t, set(-0.022786116f));

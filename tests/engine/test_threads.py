@@ -1,0 +1,102 @@
+"""The kernels' own threads: shared, interrupted, forked, more than there are processors."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from native_models import random_weights
+
+from gptcli.engine import library
+from gptcli.engine.native import MAX_ROWS, NativeGPT, Network, Span
+
+pytestmark = pytest.mark.skipif(
+    library.why_unavailable() is not None, reason="needs the kernels, and so a C compiler"
+)
+
+SMALL = Network(vocab_size=61, context_length=40, emb_dim=32, n_heads=4, n_layers=2)
+IDS = [1, 2, 3]
+
+
+def logits(model: NativeGPT) -> np.ndarray[Any, Any]:
+    return model.step([Span(model.new_cache(8), IDS, len(IDS))])
+
+
+def test_more_threads_than_processors_finish_every_step() -> None:
+    models = [NativeGPT(SMALL, random_weights(SMALL), threads=n) for n in (1, 2, 5, 16)]
+    expected = logits(models[0])
+    for _ in range(300):
+        for model in models[1:]:
+            assert (logits(model) == expected).all()
+
+
+def test_models_may_be_used_from_several_python_threads() -> None:
+    models = [NativeGPT(SMALL, random_weights(SMALL, seed=n), threads=2) for n in range(3)]
+    expected = [logits(model) for model in models]
+    wrong: list[int] = []
+
+    def use(number: int) -> None:
+        for _ in range(100):
+            if not (logits(models[number]) == expected[number]).all():
+                wrong.append(number)
+
+    users = [threading.Thread(target=use, args=(n % 3,)) for n in range(6)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(60)
+    assert not wrong
+
+
+def test_a_fork_while_other_threads_compute_hangs_nobody() -> None:
+    model = NativeGPT(SMALL, random_weights(SMALL), threads=3)
+    expected, stop = logits(model), threading.Event()
+
+    def use() -> None:
+        while not stop.is_set():
+            logits(model)
+
+    def in_child(queue: Any) -> None:
+        fresh = NativeGPT(SMALL, random_weights(SMALL), threads=3)
+        queue.put(bool((logits(fresh) == expected).all()))
+
+    user = threading.Thread(target=use)
+    user.start()
+    context = multiprocessing.get_context("fork")
+    for _ in range(10):
+        queue = context.SimpleQueue()
+        child = context.Process(target=in_child, args=(queue,))
+        child.start()
+        assert queue.get()
+        child.join(30)
+        assert child.exitcode == 0
+    stop.set()
+    user.join(30)
+    assert (logits(model) == expected).all()
+
+
+def test_an_interrupt_is_heard_between_the_parts_of_a_long_step() -> None:
+    """And the cache holds nothing of a step that was not finished."""
+    network = Network(vocab_size=61, context_length=8 * MAX_ROWS, emb_dim=64, n_heads=1, n_layers=4)
+    model = NativeGPT(network, random_weights(network), threads=2)
+    ids = [n % 61 for n in range(8 * MAX_ROWS)]
+    cache = model.new_cache()
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+
+    def compute() -> None:
+        start = time.monotonic()
+        while time.monotonic() < start + 30:
+            cache.truncate(0)
+            model.step([Span(cache, ids, 0)])
+
+    with pytest.raises(KeyboardInterrupt):
+        compute()
+    timer.join()
+    assert cache.length in {0, len(ids)}
+    cache.truncate(0)
+    assert np.isfinite(model.step([Span(cache, ids[:5])])).all()
