@@ -1,4 +1,4 @@
-"""One tensor of a safetensors file as an array of its own: converted and checked on the way.
+"""Read a safetensors tensor into a new array, converting and checking it.
 
 Reads with `pread`, never through a map: a file that shrinks or is rewritten meanwhile is an error,
 not a signal or another model. A large tensor is read in pieces by a few threads, each piece
@@ -41,7 +41,7 @@ def read_array(
     Args:
         header: of the file, and what it was when it was checked.
         info: which tensor.
-        kept: the dtype it becomes, in safetensors' words; integers keep their own.
+        kept: the dtype to convert to, by safetensors' name; integers keep theirs.
         check_finite: refuse NaN, infinities and values too large for the dtype (in F64 tensors the
             last is refused always).
         threads: that read.
@@ -78,7 +78,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def stored_as(array: Array) -> str:
-    """An array's dtype in safetensors' words."""
+    """An array's dtype by safetensors' name."""
     return _STORED_AS[array.dtype]
 
 
@@ -127,7 +127,7 @@ def _is_finite(values: Array, kept: str) -> bool:
 
 
 def _not_finite(fd: int, info: TensorInfo, kept: str) -> InputError:
-    """Counts what is wrong in the whole tensor, for the message."""
+    """The error, with the counts of NaN and infinite values in the whole tensor."""
     width = DTYPE_BITS[info.dtype] // 8
     nan = infinite = large = 0
     first: int | None = None

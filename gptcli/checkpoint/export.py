@@ -1,7 +1,7 @@
-"""Write a model's weights for other programs: Hugging Face's GPT-2 and llama.cpp's GGUF.
+"""Export weights to other formats: Hugging Face's GPT-2 and llama.cpp's GGUF.
 
 A dtype is kept: float32, float16, or bfloat16, which NumPy lacks and which is held as uint16.
-Weights that are stored rounded become float32.
+Quantised weights become float32.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Check that a file's tensors are those of a config's model; every problem at once."""
+"""Check a checkpoint's tensors against a config, reporting every problem at once."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 
 
 def check(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[str]:
-    """What keeps these weights from being this config's model; empty if nothing does.
+    """Problems of these weights for this config; empty if they match.
 
     Where a size is another than the config's, that is one problem, and the tensors are checked
     against the file's own size. A head that the file lacks is the embedding; in the book's layout,
@@ -55,7 +55,7 @@ def check(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[
 
 
 def _against_implied(implied: dict[str, Any], config: GPTConfig) -> tuple[list[str], GPTConfig]:
-    """Where the config says other than the file, and a config with what the file says."""
+    """Sizes in which config and file differ, and the config with the file's sizes."""
     usual = 4 * implied.get("emb_dim", config.emb_dim)
     implied = {"n_inner": usual, **implied}
     said = {key: getattr(config, key) for key in SIZES}
@@ -98,7 +98,7 @@ def _counted(absent: Collection[str], extra: Collection[str]) -> str:
 def _quantized(
     infos: dict[str, TensorInfo], expected: dict[str, Shape], width: Width, config: GPTConfig
 ) -> list[str]:
-    """The same of quantised weights, all of whose tensors the config and the width tell."""
+    """As `check`, for quantised weights: config and width determine every tensor."""
     widths = {"emb_dim": config.emb_dim, "n_inner": config.hidden_dim}
     if width == "int4" and (odd := [key for key, value in widths.items() if value % GROUP]):
         found = f"{odd[0]} that is a multiple of {GROUP} (found {widths[odd[0]]})"
@@ -117,7 +117,7 @@ def _quantized(
 
 
 def _source_shapes(layout: Layout, expected: dict[str, Shape]) -> dict[str, Shape]:
-    """The shapes that the file's tensors must have, fused and transposed as they are there."""
+    """Expected shapes of the file's tensors, fused and transposed as the file has them."""
     shapes = {}
     for name, source in layout.sources.items():
         if name in expected:

@@ -1,6 +1,6 @@
 """Parse and check the headers of safetensors files and the index of their shards.
 
-Nothing of a header is believed before it is checked, and no tensor data is read, whatever the size
+No value of a header is used before it is checked, and no tensor data is read, whatever the size
 of the file. What passes here, the safetensors library accepts too.
 """
 
@@ -91,7 +91,7 @@ class Header:
     Attributes:
         size: bytes of the whole file.
         header_bytes: bytes before the first tensor's data.
-        stamp: what changes when the file does (`stamp_of`).
+        stamp: identifies this version of the file (`stamp_of`).
     """
 
     path: Path
@@ -164,7 +164,7 @@ def _begins_json(text: bytes) -> bool:
 
 
 def _other_kind(first: bytes) -> tuple[str, str] | None:
-    """The first bytes of a file → what it is and what to do, or None if that is not clear."""
+    """Recognise another file format by its first bytes: what it is and what to do, or None."""
     if not first:
         return "the file is empty", "Download it again"
     text = first.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
@@ -172,7 +172,7 @@ def _other_kind(first: bytes) -> tuple[str, str] | None:
 
 
 def _bounded_json(text: str, path: Path) -> dict[str, Any]:
-    """A JSON object without duplicate keys; one made to fill the memory is not parsed at all."""
+    """A JSON object without duplicate keys; one with too many values is refused unparsed."""
     unescaped = text.replace("\\\\", "").replace('\\"', "")
     marks = unescaped.count('"')
     if marks <= _MAX_MARKS:
@@ -250,7 +250,7 @@ def _check_ranges(tensors: list[TensorInfo], data: int, size: int, path: Path) -
 
 
 def _read_shards(path: Path) -> list[Header]:
-    """Every shard of an index; each tensor is in the one shard that the index says."""
+    """Every shard of an index; each tensor must be in the shard that the index names."""
     weight_map = _weight_map(path)
     shards: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():

@@ -64,7 +64,7 @@ def _has_weights(snapshot: Path) -> bool:
         return True
     try:
         shards = shards_of(snapshot / INDEX)
-    except InputError:  # the reader of the weights says what is wrong with it
+    except InputError:  # the weights' reader reports it
         return True
     return bool(shards) and all((snapshot / shard).exists() for shard in shards)
 
@@ -94,7 +94,7 @@ _ADVICE = "Run it once with a network, or name a directory that holds the model"
 
 
 def _snapshot(repo: str) -> Path | None:
-    """Where the cache keeps the repository's main branch; the layout is documented and stable."""
+    """The cached snapshot of a repository's main branch; the cache layout is documented."""
     from huggingface_hub import constants  # noqa: PLC0415  # 0.03 s that few commands need
 
     home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
@@ -181,7 +181,7 @@ def _reporting(name: str, progress: Progress | None) -> type:
 
 
 def _explained(repo: str, error: Exception) -> RunError:
-    """What went wrong, in our words where we know them."""
+    """A download error as a RunError, with advice for the common causes."""
     from huggingface_hub import errors  # noqa: PLC0415
 
     where, status = shown(repo), getattr(getattr(error, "response", None), "status_code", None)

@@ -2,8 +2,8 @@
 
 Headers are enough. Four schemes are told apart without being asked for: the book's, Hugging Face's
 GPT-2 (weights transposed, query, key and value fused), nanoGPT's (the same names, not transposed,
-biases optional) and the one of quantised weights. What wraps a model while it is trained puts its
-own name before each tensor's; such prefixes are taken off in any order.
+biases optional) and the one of quantised weights. Prefixes of training wrappers
+(DistributedDataParallel, torch.compile) are stripped in any order.
 """
 
 import re
@@ -81,7 +81,7 @@ LayoutName = Literal["book", "huggingface", "nanogpt", "quantized"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one tensor of the book's model is: all or a third of a tensor of the file.
+    """Where the file has one of the book's tensors: a whole tensor or a third of a fused one.
 
     Attributes:
         name: the tensor in the file.
@@ -96,7 +96,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a file says what the book's model needs.
+    """A checkpoint's naming scheme, mapped to the book's names.
 
     Attributes:
         prefix: of wrappers, before the names of all tensors but the head's.
@@ -106,7 +106,7 @@ class Layout:
         unexpected: names that belong to no model of this layout.
         other_heads: of a model for another task, by their names in the file: left out.
         embedding_is_head: the file has an output head and no embedding of its own.
-        says_tied: and its metadata says that the two are one.
+        says_tied: as `embedding_is_head`, and the metadata says that they are tied.
         width: of quantised weights.
         beside: their scales and zeros, by their names in the file → the book name they belong to.
     """
@@ -131,13 +131,13 @@ class Layout:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What a user should know of the file although the model is whole, a line each."""
+        """Notices on a file that is valid, a line each."""
         if not self.other_heads:
             return ()
         return (f"left out {listed(self.other_heads)}: a head that writes no text",)
 
     def file_name(self, book_name: str) -> str:
-        """What a file of this layout calls a tensor of the book's."""
+        """The file's name of one of the book's tensors."""
         if book_name in self.sources:
             return self.sources[book_name].name
         if self.name in {"book", "quantized"}:
@@ -156,7 +156,7 @@ def all_tensors(headers: Sequence[Header]) -> dict[str, TensorInfo]:
 
 
 def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the model, the head's too where it is tied."""
+    """Name and shape of every tensor of the model, a tied head included."""
     return dict(tensors(architecture(config)))
 
 
@@ -258,7 +258,7 @@ def _sorted_out(
     *,
     transposed: bool,
 ) -> Layout:
-    """Every tensor of the file as a source, a mask or head to leave out, or unexpected.
+    """Sort the file's tensors: a source, an ignored mask, another head, or unexpected.
 
     Heads stand outside of what `prefix` names and may have less before them.
     """
@@ -307,14 +307,14 @@ def _absent_biases(layout: Layout) -> tuple[str, ...]:
     if any(name.endswith((".bias", ".shift")) for name in layout.sources):
         return ()
     kinds = [ours[0] for ours in _BLOCK.values() if ours[0].endswith((".bias", ".shift"))]
-    kinds.remove("att.W_query.bias")  # these the book's model can be without
+    kinds.remove("att.W_query.bias")  # biases that the book's model may lack
     blocks = {m[2] for name in layout.sources if (m := _IN_BLOCK.fullmatch(name))}
     inner = [f"trf_blocks.{block}.{kind}" for block in sorted(blocks, key=int) for kind in kinds]
     return (*inner, "final_norm.shift")
 
 
 def implied_config(headers: Sequence[Header], layout: Layout) -> dict[str, Any]:
-    """The config's keys that the shapes tell; a header says nothing of n_heads and drop_rate."""
+    """Config keys implied by the shapes; n_heads and drop_rate are not."""
     infos = all_tensors(headers)
     implied: dict[str, Any] = {}
     tables = (EMBEDDING, ("vocab_size", "emb_dim")), ("pos_emb.weight", ("context_length",))

@@ -1,6 +1,6 @@
-"""The book's model from a checkpoint, and a checkpoint from a model.
+"""Load a checkpoint into the book's PyTorch model, and save one.
 
-What generates without PyTorch reads `gptcli.checkpoint.weights` instead.
+Generation without PyTorch uses `gptcli.checkpoint.weights` instead.
 """
 
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def load_model(
 
 
 def model_of(weights: Weights, dtype: torch.dtype = torch.float32, device: str = "cpu") -> GPTModel:
-    """The book's model of these weights; rounded ones become floats."""
+    """Build the book's model with these weights; quantised ones are dequantised."""
     model = _skeleton(weights.config)
     return _placed(_assign(model, dict(_parameters(model, weights))), dtype, device)
 
@@ -77,7 +77,7 @@ def weights_of(model: GPTModel) -> Weights:
 
 
 def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> None:
-    """Read a file's weights into the parameters of a model, which stay where and what they are.
+    """Read a file's weights into a model's parameters, in place: device and dtype stay.
 
     Raises:
         InputError: as `load_model`; the file's head is its own and the model's is tied.
@@ -99,7 +99,7 @@ def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> N
 
 
 def save(model: GPTModel, directory: Path) -> None:
-    """Write `model.safetensors` in the book's layout and `config.json`, each whole or not at all.
+    """Write `model.safetensors` in the book's layout and `config.json`, each atomically.
 
     A tied head is stored once. The directory is made if it is not there.
 
@@ -110,7 +110,7 @@ def save(model: GPTModel, directory: Path) -> None:
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Inside, `torch.nn.init` does nothing: on the meta device even that loads half of torch."""
+    """Make `torch.nn.init` a no-op: on the meta device it would import half of torch."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -121,7 +121,7 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def _skeleton(config: GPTConfig) -> GPTModel:
-    """A model without memory behind its parameters."""
+    """A model on the meta device."""
     with torch.device("meta"), _NoInitialisation():
         return GPTModel(config)
 

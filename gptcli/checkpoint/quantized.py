@@ -1,4 +1,4 @@
-"""Which tensors a file of quantised weights holds, and what they are: `gptcli quantize` writes it.
+"""The file format of quantised weights, as `gptcli quantize` writes it.
 
 A safetensors file with `"format": "gptcli.quantized/1"` and `"width": "int8"` or `"int4"` in its
 metadata. Names are the book's. A linear layer or token embedding `NAME`, (M, K) in the model, is
@@ -10,8 +10,7 @@ metadata. Names are the book's. A linear layer or token embedding `NAME`, (M, K)
           NAME.zeros   BF16  (M, K / 32)  weight = (level - 8) * scale + zero
 
 Token embedding and output head are int8 at both widths; a tied head is not stored. All else is
-stored under its own name in BF16 where that loses nothing, otherwise in F32. Knows no tensor data
-and no torch.
+stored under its own name in BF16 where that loses nothing, otherwise in F32.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +37,7 @@ class Stored(NamedTuple):
 
 
 def metadata(width: Width) -> dict[str, str]:
-    """What the header says of itself."""
+    """The header's metadata."""
     return {"format": FORMAT, "width": width}
 
 
@@ -63,8 +62,8 @@ def width_of(headers: Sequence[Header]) -> Width | None:
     raise InputError(shown(header.path), problem)
 
 
-def refuse_other_numbers(stored: Width, width: Width | None, dtype: str, device: str) -> None:
-    """Quantised weights are used as they are or not at all.
+def refuse_other_dtype(stored: Width, width: Width | None, dtype: str, device: str) -> None:
+    """Refuse a dtype, width or device that quantised weights cannot be used with.
 
     Raises:
         UsageError: another width, dtype or device was asked for.
@@ -81,17 +80,17 @@ def refuse_other_numbers(stored: Width, width: Width | None, dtype: str, device:
 
 
 def is_matrix(name: str) -> bool:
-    """Whether a tensor of the book's is stored in few bits."""
+    """Whether one of the book's tensors is quantised."""
     return name.endswith(".weight") and name != "pos_emb.weight"
 
 
 def is_packed(name: str, width: Width) -> bool:
-    """Whether a matrix is stored as 4-bit levels; the outer ones never are."""
+    """Whether a matrix is stored as int4; embedding and output head never are."""
     return width == "int4" and name not in _OUTER
 
 
 def stored_as(name: str, shape: Shape, width: Width) -> dict[str, Stored]:
-    """The tensors of the file that hold one of the book's."""
+    """The file's tensors for one of the book's."""
     if not is_matrix(name):
         return {name: Stored(("BF16", "F32"), shape)}
     rows, columns = shape
@@ -103,7 +102,7 @@ def stored_as(name: str, shape: Shape, width: Width) -> dict[str, Stored]:
 
 
 def all_stored(shapes: Mapping[str, Shape], width: Width) -> dict[str, Stored]:
-    """The tensors of a file that hold these of the book's."""
+    """The file's tensors for these of the book's."""
     return dict(_all(shapes, width))
 
 

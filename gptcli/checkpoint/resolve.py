@@ -1,7 +1,7 @@
-"""Find the files of what the user named: a preset, a model of the Hub, a directory, a file.
+"""Resolve `--model`, `--config` and `--weights` to files: preset, Hub model, directory or file.
 
-Configs are read, weights are not opened. What is in the Hub's cache is found there; what is not is
-downloaded only where weights are needed.
+Configs are read, weights are not opened. A Hub model comes from the cache; it is downloaded only
+where weights are needed.
 """
 
 import os
@@ -144,7 +144,7 @@ def _of_hub(
 
 
 def _of_known(preset: Preset, config: Path | None, weights: Path | None) -> Target:
-    """A preset by the config it is known to have, with the parts that replace its own."""
+    """A preset with its packaged config, and the parts that replace its own."""
     path = config or (None if preset.changes else configs_directory() / preset.config)
     known = read_config(config) if config else preset_config(preset)
     directory = _tokenizer_directory(known, config, weights.parent if weights else None)
@@ -220,7 +220,7 @@ def _built_in(option: str) -> Path:
 
 
 def _existing(name: str, option: str) -> str:
-    """The name of something that is there; otherwise the preset that may have been meant."""
+    """The path of an existing file or directory; the error suggests the nearest preset."""
     try:
         if name:
             Path(name).stat()
@@ -239,7 +239,7 @@ def _not_here(name: str, option: str) -> UsageError:
 
 
 def _no_weights(directory: Path, config: Path | None) -> InputError:
-    """Says what is there instead, as far as names tell."""
+    """The error for missing weights, naming other weight files that are present."""
     names = sorted(entry.name for entry in directory.iterdir())
     other = [name for name in names if name.endswith(".safetensors")]
     if other and all(_SHARD.fullmatch(name) for name in other):

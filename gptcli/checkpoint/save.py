@@ -1,6 +1,6 @@
 """Write a model directory: weights as safetensors in the book's layout, and the config.
 
-Floats are stored as they are, or rounded to the tensors of `gptcli.checkpoint.quantized`. The file
+Floats are stored as they are, or quantised (`gptcli.checkpoint.quantized`). The file
 is written here, not by the safetensors library, whose NumPy half has no bfloat16.
 """
 
@@ -32,7 +32,7 @@ _ALIGNMENT = 8  # bytes: where the tensors' data begins
 
 
 def save_weights(weights: Weights, directory: Path, width: Width | None = None) -> None:
-    """Write `model.safetensors` and `config.json`, each whole or not at all.
+    """Write `model.safetensors` and `config.json`, each atomically.
 
     Args:
         weights: floats; a tied head is stored once.
@@ -94,7 +94,7 @@ def write_tensors(path: Path, tensors: dict[str, Array], about: dict[str, str]) 
 
 
 def _rounded(name: str, array: Array, width: Width) -> dict[str, Array]:
-    """The tensors of the file that hold one of the book's."""
+    """The file's tensors for one of the book's, quantised."""
     weight = np.ascontiguousarray(widened(array) if array.dtype == np.uint16 else array, np.float32)
     if not is_matrix(name):
         return {name: _narrowed(weight)}
@@ -112,6 +112,6 @@ def _narrowed(values: Floats) -> Array:
 
 
 def _sync(path: Path) -> None:
-    """Onto the disk, so that a name never stands for a file that power loss emptied."""
+    """Call fsync, so that its name never points to one that a power loss emptied."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

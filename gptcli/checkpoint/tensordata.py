@@ -1,8 +1,7 @@
 """Tensor data of safetensors files as NumPy arrays, a piece at a time.
 
 Reads with `pread`, never through a map, so a file that shrinks or is rewritten meanwhile is an
-error and not a signal. Takes the memory of a piece, whatever the size of the tensor. Knows no
-model and no torch, which takes longer to load than most files take to read.
+error and not a signal. Memory is that of a piece, whatever the size of the tensor.
 """
 
 import os

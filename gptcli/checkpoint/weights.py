@@ -1,7 +1,7 @@
-"""A checkpoint opened once, and its tensors as arrays: what an engine is made of.
+"""Open a checkpoint once; its tensors as arrays, for an engine.
 
-Cheap to dear, and nothing allocated before it is known to be right: header, names, shapes and
-dtypes against the config, memory, then the data, checked on its way. Never unpickles.
+Checks run before anything is allocated, cheapest first: header, names, shapes and dtypes against
+the config, memory; the data is checked while it is read. Never unpickles.
 
 Whether the output head is the token embedding (tied) is the file's to say: it is where the file
 has no head, or one equal to the embedding bit for bit; otherwise the file's head is used,
@@ -53,7 +53,7 @@ class Weights:
             biases that are zero are left out. Query, key and value that the file has in one
             tensor are in one here, `att.qkv.weight` (3E, E). Rounded matrices come as
             `gptcli.checkpoint.quantized` names their parts.
-        width: of the matrices that are stored rounded, None where all are floats.
+        width: of quantised matrices, None where all are floats.
     """
 
     config: GPTConfig
@@ -61,7 +61,7 @@ class Weights:
     width: Width | None = None
 
     def floats(self, name: str) -> Floats:
-        """One tensor as float32, whatever it is stored as."""
+        """One tensor as float32, dequantised if need be."""
         if name + VALUES in self.tensors:
             return Int8Matrix(*(self.tensors[name + part] for part in (VALUES, SCALES))).floats()
         if name + LEVELS in self.tensors:
@@ -82,12 +82,12 @@ class Checkpoint:
 
     @property
     def width(self) -> Width | None:
-        """Of weights that are stored rounded."""
+        """The width of quantised weights, None of floats."""
         return self.layout.width
 
     @property
     def dtype(self) -> FloatDtype:
-        """Of most bytes: halves are kept as they are, all else becomes float32."""
+        """The dtype that holds most bytes: 16-bit floats are kept, all else becomes float32."""
         sizes: Counter[str] = Counter()
         for header in self.headers:
             for info in header.tensors.values():

@@ -1,4 +1,4 @@
-"""Errors a user can fix, each with its exit code.
+"""Errors that a user can fix, each with its exit code.
 
 Anything else that is raised is a bug. A message follows
 `<file or field>: <what is wrong> (<found>, expected <...>). <what to do>`;
@@ -51,7 +51,7 @@ class InputError(GptcliError):
 
 
 def spelled(error: _Error, names: Mapping[str, str]) -> _Error:
-    """A copy of an error whose fields are spelled as `names` says: `{"top_p": "--top-p"}`."""
+    """A copy of an error with its fields renamed by `names`: `{"top_p": "--top-p"}`."""
     changed = copy(error)
     if isinstance(error, UsageError):
         changed.where = names.get(error.where, error.where)
@@ -62,7 +62,7 @@ def spelled(error: _Error, names: Mapping[str, str]) -> _Error:
 
 
 def spelled_text(text: str, names: Mapping[str, str]) -> str:
-    """Text with its `` `fields` `` spelled as `names` says; others stay as they are."""
+    """Text with its `` `fields` `` renamed by `names`; other fields stay as they are."""
 
     def spell(match: re.Match[str]) -> str:
         name, value = match.groups()
@@ -75,7 +75,7 @@ def spelled_text(text: str, names: Mapping[str, str]) -> str:
 
 
 def one_message(problems: Sequence[str]) -> str:
-    """Several problems as the problem part of one error: a line each, the first 15."""
+    """Join several problems into one message: a line each, the first 15."""
     if len(problems) == 1:
         return problems[0]
     more = [f"... (+{len(problems) - MAX_PROBLEMS} more)"] if len(problems) > MAX_PROBLEMS else []

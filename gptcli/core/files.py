@@ -119,11 +119,11 @@ def strict_json(text: str, path: object, twice: Callable[[int, str], str] = _dup
 
 
 class _RefusedError(ValueError):
-    """JSON that Python's parser accepts and the standard does not."""
+    """JSON that Python's parser accepts but the standard forbids."""
 
 
 def _duplicates(text: str) -> Iterator[tuple[int, str]]:
-    """Line and name of each key that its object already has; valid JSON up to the first one."""
+    """Line and name of each duplicate key; the JSON must be valid up to the first one."""
     objects: list[set[str]] = []
     for match in _KEY_OR_BRACE.finditer(text):
         if match.group() == "{":
@@ -161,11 +161,11 @@ def make_directory(directory: Path) -> None:
 
 
 def refuse_filled(output: Path) -> None:
-    """Refuse a directory to write into that holds something.
+    """Refuse an output directory that is not empty.
 
     Raises:
         UsageError: there is a file of that name, or a directory that is not empty.
-        RunError: it cannot be looked into.
+        RunError: it cannot be listed.
     """
     try:
         filled = output.exists() and (not output.is_dir() or any(output.iterdir()))

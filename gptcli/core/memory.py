@@ -1,4 +1,4 @@
-"""Memory that the process uses, memory that is available, and refusing what does not fit."""
+"""Memory used and available, and a check before large allocations."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ try:
 except ImportError:  # not Unix: nothing is known, nothing is refused
     resource = None  # type: ignore[assignment]
 
-_NO_MEMORY = ("allocate", "out of memory")  # in what PyTorch says, on a CPU and on a GPU
+_NO_MEMORY = ("allocate", "out of memory")  # in PyTorch's messages, CPU and GPU
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -21,7 +21,7 @@ def available_bytes() -> int | None:
 
 
 def require(where: object, needed: float, available: int | None) -> None:
-    """Refuse what does not fit before anything is allocated.
+    """Refuse an allocation that would not fit, before it is made.
 
     Raises:
         RunError: `needed` bytes are more than `available`.

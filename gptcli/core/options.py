@@ -34,7 +34,7 @@ class Option:
         metavar: stands for the value in the help.
         name: the long spelling without dashes, where it is not the field's name.
         ge, gt, le, lt: limits of a number.
-        parse: makes a value, or one of a list's, of what was typed; raises UsageError.
+        parse: typed text → value (for a list, one item); raises UsageError.
         default: words for the default in the help, where the value does not say it.
         suffixes: of the files that a shell completes.
     """
@@ -172,7 +172,7 @@ def check_value(name: str, annotation: Any, value: object) -> None:
 
 
 def make(cls: type[_Made], **values: Any) -> _Made:
-    """`cls(**values)`; a name that is no field is an error of ours, with the one that was meant.
+    """`cls(**values)`; an unknown name is a UsageError that suggests the nearest field.
 
     Raises:
         UsageError: as `check`; or there is no such field.

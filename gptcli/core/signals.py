@@ -31,7 +31,7 @@ def install() -> None:
 
 @contextmanager
 def patience() -> Iterator[Callable[[], bool]]:
-    """Inside, the first signal only sets a flag; the function given back reads it.
+    """Context in which the first signal only sets a flag; yields a function that reads it.
 
     Poll it after each piece of work. The second signal exits at once, as every signal does outside:
     while a model loads there is no output to keep.
@@ -45,7 +45,7 @@ def patience() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def farewell(text: str) -> Iterator[None]:
-    """Inside, a signal that ends the process at once writes this to standard error first."""
+    """Context in which a signal writes this to stderr before it ends the process."""
     before, _State.farewell = _State.farewell, text
     try:
         yield

@@ -1,4 +1,4 @@
-"""The name that was probably meant by one that does not exist."""
+"""Suggest the nearest existing name for a misspelt one."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,9 +13,9 @@ _TYPING_ERROR = 0.9  # difflib's ratio for one letter too many or too few in a n
 def nearest(word: str, names: Iterable[str], meant: Mapping[str, str] | None = None) -> str | None:
     """The name nearest to `word`, None where none is near.
 
-    In this order: what `meant` says of other programs' words; the same letters; one with a single
-    typing error; the shortest name that begins with the word; the shortest that holds it; one that
-    looks like it. Case, dashes and underscores are no difference.
+    Tried in this order: `meant`, a table of other programs' names; the same letters; a single
+    typing error; the shortest name that begins with the word; the shortest that contains it; a
+    similar name. Case, dashes and underscores are ignored.
     """
     by_letters = {_letters(name): name for name in sorted(names, key=len, reverse=True)}
     wanted = _letters(word[:_LONGEST])

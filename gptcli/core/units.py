@@ -1,4 +1,4 @@
-"""Bytes and counts in words."""
+"""Format and parse byte sizes; format counts."""
 
 import re
 

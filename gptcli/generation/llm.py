@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gptcli.checkpoint.presets import own_temperature
-from gptcli.checkpoint.quantized import refuse_other_numbers
+from gptcli.checkpoint.quantized import refuse_other_dtype
 from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint
 from gptcli.core.errors import InputError, UsageError
@@ -86,7 +86,7 @@ class LLM:
             )
         if checkpoint and checkpoint.width:
             dtype = "float32" if spec.dtype == "auto" else spec.dtype
-            refuse_other_numbers(checkpoint.width, spec.quantize, dtype, spec.device)
+            refuse_other_dtype(checkpoint.width, spec.quantize, dtype, spec.device)
         return cls(spec, target, checkpoint)
 
     @property

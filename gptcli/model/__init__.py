@@ -1,1 +1,1 @@
-"""The book's network, its configuration, and what follows from a configuration by arithmetic."""
+"""The book's GPT, its config, and parameter, FLOP and memory counts."""

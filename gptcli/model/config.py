@@ -1,4 +1,4 @@
-"""GPTConfig: the shape of a model, and reading it from YAML or JSON.
+"""GPTConfig: a model's hyperparameters, read from YAML or JSON.
 
 A file has the book's keys, spelt exactly so, or is the config of a Hugging Face GPT-2 or of a
 nanoGPT (`gptcli.model.hf_config`).
@@ -134,12 +134,12 @@ class GPTConfig:
         return replace(self, drop_rate=rate, **none)
 
     def attention_scale(self, layer: int) -> float:
-        """What block `layer`, counted from 0, multiplies its attention scores by."""
+        """Factor on the attention scores of block `layer`, counted from 0."""
         scale = 1 / sqrt(self.head_dim) if self.scale_attn_weights else 1.0
         return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
     def require_computable(self, where: object = "GPTConfig") -> None:
-        """Raise `InputError` naming `where` if this can be counted and not computed."""
+        """Raise `InputError` naming `where` if the model can be counted but not run."""
         if self.activation not in ACTIVATIONS:
             expected = f"expected {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}"
             problem = f'the activation "{shown(self.activation)}" cannot be computed ({expected})'
@@ -148,7 +148,7 @@ class GPTConfig:
     def to_huggingface(self) -> dict[str, Any]:
         """A `config.json` that transformers reads as this model.
 
-        It has no word for `bias`, so without biases the weights need zeros in their places.
+        Hugging Face has no key for `bias`: a model without biases must be saved with zero ones.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return to_huggingface(values, self.drop_rates)
@@ -209,11 +209,11 @@ def parse_config(mapping: object, source: object) -> GPTConfig:
         values, names = from_nanogpt(mapping)
     elif is_huggingface(mapping):
         problems = unsupported(mapping)
-        if problems and "model_type" in problems[0]:  # another architecture: its keys say nothing
+        if problems and "model_type" in problems[0]:  # another architecture
             raise InputError(shown(source), one_message(problems))
         values, names = from_huggingface(mapping)
     if values.get("drop_rate_shortcut") is not None and not {*_RATES} - values.keys():
-        values.setdefault("drop_rate", values["drop_rate_shortcut"])  # all three: the rest is moot
+        values.setdefault("drop_rate", values["drop_rate_shortcut"])  # never read then
     problems += _key_problems(values, names) + _value_problems(values, names)
     if problems:
         raise InputError(shown(source), one_message(problems))
@@ -221,7 +221,7 @@ def parse_config(mapping: object, source: object) -> GPTConfig:
 
 
 def _as_kept(key: str, value: Any) -> Any:
-    """Rates as floats, whatever number the file has."""
+    """Dropout rates as floats, even where the file has integers."""
     return float(value) if "drop_rate" in key and value is not None else value
 
 
@@ -250,7 +250,7 @@ def _nearest(key: str, real: Collection[str]) -> list[str]:
 def _value_problems(
     values: Mapping[str, object], names: Mapping[str, str] | None = None
 ) -> list[str]:
-    """What is wrong with the values that are there, in the order of the keys."""
+    """Problems of the values present, in the order of the keys."""
     names = names or {}
     problems = []
     for key in KEYS:
@@ -266,7 +266,7 @@ def _value_problems(
 
 
 def _expected(key: str, value: object) -> str:
-    """What `key` needs where `value` is not that, otherwise nothing."""
+    """What `key` expects if `value` is invalid, otherwise nothing."""
     if value is None and key in _MAY_BE_NONE:
         return ""
     if key in _INTEGERS:

@@ -1,7 +1,6 @@
-"""The book's placeholder: a GPT whose blocks and norms do nothing yet.
+"""The book's DummyGPTModel: a GPT whose blocks and norms are identities.
 
-It shows the way of the data before the parts exist, and what everything but the
-transformer blocks costs.
+It shows the data flow, and what everything but the transformer blocks costs.
 """
 
 import torch

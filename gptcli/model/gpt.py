@@ -192,7 +192,7 @@ class GPTModel(nn.Module):
     """The full model: ids in, logits out.
 
     Raises:
-        InputError: a config that can be counted and not computed.
+        InputError: a config that can be counted but not run.
     """
 
     def __init__(self, config: GPTConfig) -> None:

@@ -1,4 +1,4 @@
-"""The `config.json` of a Hugging Face GPT-2 and of nanoGPT, read as the book's keys; and written.
+"""Convert configs of Hugging Face GPT-2 and nanoGPT to the book's keys, and back.
 
 A Hugging Face file holds many keys that do not shape the network, which are ignored. A key that
 does is translated, or is a problem if our network cannot do what it says.
@@ -78,9 +78,9 @@ def is_nanogpt(mapping: Mapping[str, object]) -> bool:
 
 
 def unsupported(mapping: Mapping[str, object]) -> list[str]:
-    """What a Hugging Face file asks of the network that ours cannot do.
+    """Settings of a Hugging Face file that our network does not support.
 
-    Another model_type comes alone, because its other keys say nothing to us.
+    Another model_type is reported alone: its other keys are not ours.
     """
     model = mapping.get("model_type", "gpt2")
     if model != "gpt2":
@@ -90,7 +90,7 @@ def unsupported(mapping: Mapping[str, object]) -> list[str]:
         for key, (expected, harmless) in _REFUSED.items()
         if key in mapping and mapping[key] not in harmless
     ]
-    for name, (other, *_) in _OTHER_NAMES.items():  # n_ctx is history, no second name
+    for name, (other, *_) in _OTHER_NAMES.items():  # n_ctx is obsolete, no second name
         if mapping.get(other, mapping.get(name)) != mapping.get(name, mapping.get(other)):
             both = f"{described(mapping[name])} and {described(mapping[other])}"
             problems.append(f"{name} and {other}: expected one value, found {both}")
@@ -98,7 +98,7 @@ def unsupported(mapping: Mapping[str, object]) -> list[str]:
 
 
 def from_huggingface(mapping: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str]]:
-    """The values under the book's keys, and what the file calls each of them."""
+    """Values by the book's keys, and the file's name of each key."""
     names = dict(_HUGGINGFACE)
     for key, name in _HUGGINGFACE.items():
         if name not in mapping:
@@ -112,7 +112,7 @@ def from_huggingface(mapping: Mapping[str, object]) -> tuple[dict[str, object], 
 
 
 def from_nanogpt(mapping: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str]]:
-    """The same of nanoGPT. Keys that are neither its nor ours stay, for the caller to refuse.
+    """As `from_huggingface`, for nanoGPT; unknown keys stay, for the caller to refuse.
 
     Its models use erf's GELU; only the oldest had GPT-2's, which no checkpoint tells. Such a
     config needs `activation: gelu_new` beside the others.

@@ -1,4 +1,4 @@
-"""Estimate the memory a model takes to run and to train, and the largest that fits one.
+"""Estimate the memory to run or train a model, and the largest model that fits.
 
 Arithmetic alone. The figures follow what our own code keeps on a CPU (`gptcli.engine`,
 `gptcli.train.trainer`); a test holds each against a measured run.
@@ -29,14 +29,14 @@ _ROWS_SHARE = 0.5  # of what is left once the model is loaded
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Bytes to write B texts of S tokens with one model and the native engine.
+    """Bytes to generate B sequences of S tokens with the native engine.
 
     Attributes:
         weights: in the dtype they are kept in; the token embedding and the output head of int4 are
             int8, and the positions of both are float32.
         cache: keys and values of all positions, float32 whatever the weights are.
-        activations: of the longest call, which reads prompts: 3 E + F numbers a token.
-        logits: of the B texts, and a copy to sample from.
+        activations: of the longest call, a prefill: 3 E + F floats a token.
+        logits: of the B sequences, and a copy to sample from.
         loading: the most that is held before the first token, weights being read from a file: all
             of them and the floats of one layer, or the token embedding in float beside what it is
             rounded to.
@@ -50,7 +50,7 @@ class Running:
 
     @property
     def total(self) -> int:
-        """All of it while texts are being written, without PROGRAM."""
+        """Total during generation, without PROGRAM."""
         return self.weights + self.cache + self.activations + self.logits
 
 
@@ -74,13 +74,13 @@ class Training:
 
     @property
     def total(self) -> int:
-        """All at once, as when gradients of several parts of a batch are added up."""
+        """Total with everything held at once, as in gradient accumulation."""
         fixed = self.weights + self.gradients + self.optimizer
         return fixed + self.activations + self.loss
 
 
 def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
-    """The memory to write `texts` texts at a time, `tokens` long each, prompt included."""
+    """The memory to generate `texts` sequences at a time, each of `tokens`, prompt included."""
     V, E, F = config.vocab_size, config.emb_dim, config.hidden_dim
     D, rounded = config.head_dim, dtype not in BYTES
     outer = _matrix(V, E, "int8" if rounded else dtype)
@@ -154,7 +154,7 @@ def training(config: GPTConfig, rows: int, tokens: int) -> Training:
 
 
 def default_rows(config: GPTConfig) -> int:
-    """How many texts to write at once: as many as fit into half of the memory that is free.
+    """Default batch size: as many sequences as fit into half of the free memory.
 
     At least 1 and at most 32; more gain little on a CPU.
     """
@@ -166,7 +166,7 @@ def default_rows(config: GPTConfig) -> int:
 
 
 def weight_bytes(config: GPTConfig, width: str) -> int:
-    """Bytes of weights that a step reads once, however many rows it has.
+    """Bytes of weights that one step reads, whatever its batch size.
 
     All linear layers, the output head among them, and biases and norms. Of the embeddings a step
     looks up its own rows, which are left out. `width` is a dtype, "int8" or "int4"; next to both
@@ -185,12 +185,12 @@ def weight_bytes(config: GPTConfig, width: str) -> int:
 
 
 def decode_bytes(config: GPTConfig, width: str, seen: float, cache: str = "float32") -> float:
-    """Bytes for one token of one text that sees `seen` tokens: the weights, keys and values."""
+    """Bytes read to decode one token that attends to `seen`: weights, keys and values."""
     return weight_bytes(config, width) + cache_bytes(config, 1, cache) * seen
 
 
 def largest(like: GPTConfig, cost: Callable[[GPTConfig], int], budget: int) -> GPTConfig | None:
-    """The widest relative of `like` that costs at most `budget`; None if the narrowest costs more.
+    """The widest model of `like`'s family within `budget`; None if even the narrowest is not.
 
     `cost` must grow with the size. A family has a member for each number of heads, as far as a
     config can have its sizes.

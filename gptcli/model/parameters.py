@@ -32,7 +32,7 @@ class Part:
         shape: of a tensor, empty for a module.
         parts: what is inside a module; of equal copies, the inside of one.
         copies: how many equal ones there are, side by side.
-        detail: what the shapes do not say.
+        detail: hyperparameters that the shapes do not show.
         is_shared: a tensor that is counted elsewhere.
     """
 
@@ -240,11 +240,11 @@ def training_flops(config: GPTConfig) -> int:
 
 
 def prefill_flops(config: GPTConfig, tokens: int) -> int:
-    """FLOPs to read a prompt: the token at i sees i + 1, and only the last one needs logits."""
+    """FLOPs of prefill: token i attends to i + 1 tokens, and only the last needs logits."""
     each = (forward_flops(config, 1) + forward_flops(config, tokens)) * tokens // 2
     return each - (tokens - 1) * 2 * config.vocab_size * config.emb_dim
 
 
 def decode_flops(config: GPTConfig, past: int, tokens: int) -> int:
-    """FLOPs for `tokens` tokens, one by one, after `past`."""
+    """FLOPs to decode `tokens` tokens, one by one, after `past`."""
     return (forward_flops(config, past + 1) + forward_flops(config, past + tokens)) * tokens // 2

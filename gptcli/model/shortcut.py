@@ -1,4 +1,4 @@
-"""What shortcut connections are for: the book's five-layer demonstration."""
+"""The book's five-layer demonstration of shortcut connections."""
 
 from collections.abc import Sequence
 from itertools import pairwise

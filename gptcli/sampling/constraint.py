@@ -1,4 +1,4 @@
-"""Constrained output: at each token, which tokens a grammar allows next.
+"""Constrained decoding: a mask of the tokens that a grammar allows next.
 
 The grammar is a JSON schema, a regular expression, a list of choices or a Lark grammar;
 `llguidance` compiles it and computes the masks. A mask depends on the grammar, the vocabulary and
@@ -29,7 +29,7 @@ _LARK_PROBLEM = re.compile(r"(?:at )?(?P<line>\d+)\((?P<column>\d+)\): (?P<probl
 
 
 class ConstraintError(TextError):
-    """A text cannot go on under its constraint, which is too complex for llguidance's limits."""
+    """A constraint too complex for llguidance's limits: the sequence cannot go on."""
 
     code = "constraint_failed"
 
@@ -62,8 +62,8 @@ class Vocabulary(Hashable, Protocol):
 class Matcher:
     """A constraint that follows one text as it grows.
 
-    It is asked with all new tokens of the text, not told of each: a text that is begun again, or
-    guesses that are given up, need no word.
+    Each call gets all new tokens of the sequence, so a restart or rejected draft tokens
+    need no rollback call.
     """
 
     def __init__(self, compiled: Any, n_vocab: int) -> None:
@@ -95,7 +95,7 @@ class Matcher:
         return bool(self._compiled.is_accepting())
 
     def possible(self, ids: Sequence[int], guesses: Sequence[int]) -> int:
-        """How many of the guesses, from the first on, may follow the text."""
+        """How many leading draft tokens the grammar allows."""
         self._follow(ids)
         return int(self._compiled.validate_tokens(list(guesses)))
 
@@ -189,7 +189,7 @@ def _schema(text: str) -> dict[str, object]:
 
 
 def _grammar(constraint: Constraint) -> str:
-    """In llguidance's own form."""
+    """The constraint in llguidance's own grammar format."""
     compiler = _llguidance().LLMatcher
     source = constraint.source
     if constraint.kind == "json_schema":
@@ -212,7 +212,7 @@ def _problem(grammar: str) -> str | None:
 
 
 def _one_line(problem: str) -> str:
-    """Of a message that shows a regular expression over several lines, the place and the fault."""
+    """Cut a multi-line regular-expression error to one line: position and fault."""
     found = _REGEX_PROBLEM.search(problem)
     if found is None:
         return " ".join(problem.split())
@@ -222,7 +222,7 @@ def _one_line(problem: str) -> str:
 
 
 def _pointer(schema: dict[str, object], problem: str) -> str:
-    """The JSON pointer of the innermost part that has the same problem by itself; "" is all."""
+    """JSON pointer of the innermost part with the same problem; "" is the whole schema."""
     shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     place = ""
     for pointer, part in _parts(schema, ""):
@@ -245,7 +245,7 @@ def _parts(value: object, pointer: str) -> Iterator[tuple[str, Mapping[str, obje
 
 
 class _Tokens:
-    """A vocabulary as llguidance asks for it."""
+    """A vocabulary with the interface that llguidance expects."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.bos_token_id = None
@@ -265,7 +265,7 @@ class _Tokens:
         self.spells_all = len(self._of_byte) == 256
 
     def __call__(self, data: bytes) -> list[int]:
-        """How the model would see text that a grammar leaves no choice about."""
+        """Tokenize text that the grammar forces."""
         ids = self._encode(data.decode(errors="replace"))
         if b"".join(self.tokens[id] for id in ids if id < len(self.tokens)) == data:
             return ids
@@ -275,14 +275,14 @@ class _Tokens:
 
 @lru_cache(maxsize=4)
 def _trie(vocabulary: Vocabulary) -> tuple[Any, bool]:
-    """The vocabulary in llguidance's form, 0.2 s for 50,000 tokens; whether it has all bytes."""
+    """The tokenizer for llguidance (0.2 s for 50,000 tokens), and whether it has all 256 bytes."""
     tokens = _Tokens(vocabulary)
     wrapper = _llguidance().TokenizerWrapper(tokens)
     return _llguidance().LLTokenizer(wrapper, eos_token=tokens.ends), tokens.spells_all
 
 
 def _unforced(grammar: str) -> str:
-    """The grammar, without going ahead by tokenizing text that it leaves no choice about.
+    """The grammar with forced tokens switched off.
 
     Tokens of WordPiece and Unigram have a blank before them or not, so that text by itself may
     have no tokens.

@@ -59,7 +59,7 @@ def best(row: Values, count: int) -> Indices:
 
 
 def best_first(row: Values, count: int) -> Indices:
-    """The same, from the greatest to the least, equals in their order."""
+    """As `best`, sorted in descending order; ties keep their order."""
     found = best(row, count)
     return found[(-row[found]).argsort(kind="stable")]
 
@@ -169,7 +169,7 @@ def _fewest(masses: Values, mass: float) -> int:
 
 
 def _first_at_least(row: Values, threshold: np.floating, count: int) -> Indices:
-    """Indices of `count` values: all above the threshold, and the first of those at it."""
+    """Indices of `count` values: all above the threshold, then the first ones equal to it."""
     found = np.flatnonzero(row >= threshold)
     if len(found) == count:
         return found

@@ -1,4 +1,4 @@
-"""SamplingParams: how a token is drawn from the logits, with its limits and defaults."""
+"""SamplingParams: the sampling options with their defaults and limits."""
 
 import json
 import math
@@ -21,7 +21,7 @@ CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
 
 
 class Constraint(NamedTuple):
-    """What a completion must be: the field that says so, and its value."""
+    """The one constraint field that is set, and its value."""
 
     kind: str
     source: str | tuple[str, ...]
@@ -182,7 +182,7 @@ class SamplingParams:
 
     @property
     def constraint(self) -> "Constraint | None":
-        """What the completion must be; None where it is free."""
+        """The constraint on the completion; None if there is none."""
         return next(self._constraints(), None)
 
     @property

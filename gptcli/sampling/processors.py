@@ -1,6 +1,6 @@
-"""What changes logits before the filters: bias, penalties for repetition, and bans.
+"""Logits processors: bias, repetition penalties and bans, applied before the filters.
 
-It depends on the tokens that the text holds already. (V,) float32 logits in, a changed copy out.
+They depend on the sequence's tokens so far. (V,) float32 logits in, a changed copy out.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -16,13 +16,13 @@ from gptcli.sampling.params import SamplingParams
 
 
 class TextError(RunError):
-    """One text cannot go on; others may. `code` names the reason in a batch's output."""
+    """One sequence cannot go on; others may. `code` names the reason in a batch's output."""
 
     code: ClassVar[str]
 
 
 class NothingLeftError(TextError):
-    """Every token is banned: the options leave no way to go on with this text."""
+    """Every token is banned: the sequence cannot go on with these options."""
 
     code = "nothing_left"
 
@@ -80,7 +80,7 @@ def refuse_none_left(logits: Row) -> None:
 
 
 def repeated_ngrams(ids: Sequence[int], size: int) -> set[int]:
-    """The tokens that would complete a run of `size` tokens that is in `ids` already."""
+    """The tokens that would repeat an n-gram of `size` tokens already in `ids`."""
     starts = len(ids) - size + 1
     if starts < 1:
         return set()
@@ -119,7 +119,7 @@ def _banned(params: SamplingParams, past: History, eos_ids: Collection[int]) -> 
 
 
 def _counts(ids: Sequence[int], n_vocab: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The different tokens of a text, and how often each occurs.
+    """The distinct tokens of a sequence, and the count of each.
 
     A prompt given as ids may hold some past the vocabulary; they are left out.
     """

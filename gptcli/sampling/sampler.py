@@ -1,4 +1,4 @@
-"""From a row of logits to a token: (V,) float32 in, an id out.
+"""Sampling: (V,) float32 logits in, a token id out.
 
 The order is fixed: logit bias, repetition, presence and frequency penalties, repeated n-grams,
 minimum length, the constraint's mask; then temperature, top_k, top_p, min_p, typical_p; then one
@@ -57,7 +57,7 @@ def processed(
     eos_ids: Collection[int] = (),
     allowed: NDArray[np.bool_] | None = None,
 ) -> Row:
-    """(V,) logits → (V,): all that comes before the temperature.
+    """(V,) logits → (V,): apply everything that comes before the temperature.
 
     Args:
         logits: float32, without the rows that only pad an embedding; never changed.
