@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from gptcli.engine.linear import PlainLinear
 
 from gptcli.cli import run as run_command
 from gptcli.diagnostics import selftest
 from gptcli.diagnostics.selftest import CHECKS, names, run
-from gptcli.engine.linear import PlainLinear
 
 QUICK = names(quick=True)
 
