@@ -1,1 +1,1 @@
-"""The batch job: records in, answers out, resumable."""
+"""The batch job: one result for each input record, in order; resumable."""

@@ -23,7 +23,7 @@ OWN_FIELDS = (*SAMPLING_FIELDS, "special", "stop", "num_samples", "seed", "logpr
 
 
 class BadRecordError(Exception):
-    """One record cannot be answered; the others can."""
+    """An invalid record: only this record fails, not the job."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code, self.message = code, message
@@ -36,7 +36,7 @@ def refuse_type(name: str, expected: str, value: object) -> NoReturn:
 
 
 def refuse_unknown(request: Mapping[str, Any], known: tuple[str, ...], where: str = "") -> None:
-    """Name the first field that means nothing, and the nearest that does."""
+    """Refuse the first unknown field, and suggest the nearest known one."""
     for name in request:
         if name not in known:
             near = nearest(name, known, _MEANT)
@@ -58,11 +58,11 @@ def require_unicode(name: str, text: str) -> None:
 
 
 def own_params(given: Mapping[str, Any], usual: SamplingParams) -> SamplingParams:
-    """The job's sampling with the record's changes."""
+    """The job's sampling parameters with those that the record sets."""
     changes = {name: given[name] for name in SAMPLING_FIELDS if name in given}
     if not changes:
         return usual
-    if any(changes.get(name) for name in CONSTRAINTS):  # in place of the job's, of any kind
+    if any(changes.get(name) for name in CONSTRAINTS):  # replaces the job's, of any kind
         changes = {"json_schema": None, "regex": None, "choices": (), "grammar": None, **changes}
     if changes.get("choices", ()) is None:
         changes["choices"] = ()
@@ -78,7 +78,7 @@ def own_params(given: Mapping[str, Any], usual: SamplingParams) -> SamplingParam
 
 
 def own_special(given: Mapping[str, Any], usual: bool) -> bool:
-    """Whether special tokens that the prompt spells are read as such."""
+    """Whether special tokens in the prompt's text become token ids, not plain text."""
     value = given.get("special", usual)
     if type(value) is not bool:
         refuse_type("special", "true or false", value)
@@ -97,7 +97,7 @@ def own_stop(given: Mapping[str, Any], usual: tuple[str, ...]) -> tuple[str, ...
 
 
 def own_num_samples(given: Mapping[str, Any], usual: int) -> int:
-    """How many texts."""
+    """The number of samples."""
     return _whole("num_samples", given.get("num_samples", usual), 1, MOST_SAMPLES)
 
 
@@ -108,7 +108,7 @@ def own_seed(given: Mapping[str, Any]) -> int | None:
 
 
 def own_logprobs(given: Mapping[str, Any], most: int = MOST_ALTERNATIVES) -> int | None:
-    """With how many alternatives each token's log-probability is wanted; None: it is not."""
+    """Alternatives reported with each log-probability; None: no log-probabilities."""
     value = given.get("logprobs")
     return None if value is None else _whole("logprobs", value, 0, most)
 

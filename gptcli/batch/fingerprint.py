@@ -1,4 +1,4 @@
-"""Digests of a model for a batch's header: runs with equal ones compute the same texts.
+"""Digests of a model for the header of a batch output: equal digests, equal texts.
 
 Names of files and machines are left out, so that copies of a model count as one.
 """
@@ -16,8 +16,8 @@ from gptcli.generation.llm import LLM
 from gptcli.model.config import GPTConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
 
-_PIECE = 1 << 12  # bytes of each tensor that tell two trainings of one shape apart
-# Encoded differently by every way to split text that we know of.
+_PIECE = 1 << 12  # bytes hashed of each tensor: enough to distinguish two checkpoints of one shape
+# Every known pre-tokenizer splits this differently.
 _PROBE = " It's 1234567 naïve\tcafés  in 東京,\r\n\n isn't IT? 🙂"
 
 
@@ -38,7 +38,7 @@ def identity(llm: LLM, *, full: bool = False) -> dict[str, Any]:
 
 
 def config_digest(config: GPTConfig) -> str:
-    """Of the keys that shape the network; the name of a tokenizer's file is not one."""
+    """Digest of the config keys that shape the network (not the tokenizer's file name)."""
     network = config.with_drop_rate(0.0).to_dict()
     shape = {k: v for k, v in network.items() if k not in {"tokenizer", "drop_rate"}}
     return _digest(json.dumps(shape, sort_keys=True).encode())
@@ -55,7 +55,7 @@ def weights_digest(checkpoint: Checkpoint | None, *, full: bool) -> str:
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
-    """Of every token's bytes, the end of text, and how a text is split."""
+    """Digest of every token's bytes, the end-of-text token and the pre-tokenization."""
     ends = " ".join(map(str, sorted(tokenizer.eos_ids))) or "None"
     hash = sha256(f"{tokenizer.n_vocab} {ends} {tokenizer.prompt(_PROBE)}".encode())
     for id in range(tokenizer.n_vocab):

@@ -1,7 +1,7 @@
-"""Recognise an input that is not JSON Lines, before every record of it fails by itself.
+"""Recognise an input that is not JSON Lines, before each of its lines fails as a bad record.
 
-A bad line costs only itself, so an input is refused as a whole only where its first lines show
-another kind of file: then one message says what was found and what to do.
+A bad line fails only its own record. An input is refused as a whole only if its first lines show
+another kind of file; one message then says what was found and what to do.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""JobSpec: the options that decide what a batch writes, and none that only change its speed.
+"""JobSpec: the options that determine the output of a batch; those for speed are elsewhere.
 
 They are kept in the header of the output, so that a job can be resumed or replayed from there.
 """

@@ -1,6 +1,6 @@
-"""A batch's output file: create it, continue it, write it anew beside the old one, or read it.
+"""A batch's output file: create, resume, replace or read it.
 
-What is there is checked before anything of it is changed.
+An existing file is checked before it is changed.
 """
 
 import json
@@ -36,7 +36,7 @@ class Output(Protocol):
         """Write one line, all of it or nothing."""
 
     def tick(self) -> None:
-        """Sync to the disk what has waited long enough; called all the time."""
+        """Sync lines that have waited long enough; called often."""
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class OpenOutput:
             self._old_journal.close()
 
     def finish(self) -> None:
-        """All is written: onto the disk, under its final name, closed.
+        """Finish the output: sync, rename to the final name, close.
 
         Raises:
             RunError: the system says no at the last moment.

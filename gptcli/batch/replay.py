@@ -1,4 +1,4 @@
-"""Run a recorded job again: is every text the same, and if not, how near was the other token?
+"""Run a recorded job again, and report the first token of each record that differs.
 
 Of a record that differs, the first differing token is named with its margin: for greedy texts how
 much greater its logit is than the recorded token's; for drawn ones how far, in probability, the

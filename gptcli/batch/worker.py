@@ -29,7 +29,7 @@ _AT_ONCE = 64  # positions of a prompt whose logits are in memory together
 
 
 class _Writing:
-    """One sample in the making."""
+    """One sample while it is decoded."""
 
     def __init__(self, pending: "_Pending", text: Text, answerer: "Answerer") -> None:
         self.pending, self.text, self._on_token = pending, text, answerer.on_token
@@ -37,7 +37,7 @@ class _Writing:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what has been written."""
+        """Drop all tokens decoded so far."""
         self._finder = StopFinder(self.pending.record.stop)
         self._decoder, self._written = self._tokenizer.decoder(self.text.prompt), ""
         self._scores: list[Score] | None = None if self.text.logprobs is None else []
@@ -121,7 +121,7 @@ class Answerer:
 
     @property
     def shared_tokens(self) -> int:
-        """Tokens of prompts that were not read, as one before began alike."""
+        """Prompt tokens taken from the prefix cache instead of a prefill."""
         return self._prefixes.shared
 
     def run(self, records: Iterator[Record | Failure | None], emit: Emit) -> None:
@@ -144,7 +144,7 @@ class Answerer:
         self.on_fewer(rows)
 
     def prepare(self, record: Record) -> tuple[list[int], int]:
-        """A record's ids, and how many were cut from their beginning.
+        """The token ids of a record's prompt, and how many were cut from its beginning.
 
         Raises:
             BadRecordError: it has no tokens, too many, or some that there are not.
@@ -165,7 +165,7 @@ class Answerer:
         return ids, 0
 
     def texts(self, record: Record, ids: Sequence[int]) -> Iterator[Text]:
-        """The samples of a record, not yet begun."""
+        """The samples of a record, before their prefill."""
         for number in range(record.num_samples):
             yield Text(
                 prompt=ids,
@@ -311,9 +311,9 @@ def prompt_scores(
 
 
 def _kept_positions(context: int, rows: int, max_tokens: int | None) -> int:
-    """How much of the beginnings of prompts is kept: little beside the texts themselves.
+    """The size of the prefix cache in tokens: small beside the sequences' own cache.
 
-    One text's worth is enough for what all have in common, whatever else comes between.
+    Room for one sequence is enough to keep the prefix that all prompts share.
     """
     kept = max(context, rows * context // 8)
     return kept if max_tokens is None else min(kept, max_tokens // 8)

@@ -24,7 +24,7 @@ def main() -> None:
     from gptcli.core.errors import GptcliError
 
     console.open_streams()
-    if not sys.warnoptions:  # what a dependency deprecates is no news for whoever wants a text
+    if not sys.warnoptions:  # deprecations inside dependencies do not concern users
         warnings.simplefilter("ignore")
     code = run(sys.argv[1:])
     try:
@@ -35,7 +35,7 @@ def main() -> None:
         if not code:
             console.error(problem)
         code = code or problem.exit_code
-    gc.freeze()  # the process ends: nothing is searched for garbage that goes with it
+    gc.freeze()  # no garbage collection at exit: the process ends anyway
     sys.exit(code)
 
 
@@ -79,7 +79,7 @@ def _unexpected(problem: BaseException) -> int:
 
 
 def _tidy_environment() -> None:
-    """Take from Typer and Rich what would crash them or colour a pipe.
+    """Correct environment variables that would crash Typer and Rich, or colour a pipe.
 
     Typer reads these when it is imported; both turn what looks like digits into a width.
     """

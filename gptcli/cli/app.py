@@ -18,9 +18,8 @@ from gptcli.cli.command import CommandFunction
 from gptcli.cli.usage_errors import TyperException, as_usage_error, no_such_command
 from gptcli.core.errors import UsageError
 
-# Each is a function of that name in a module of that name here, whose docstring begins with this
-# line: the list of commands is shown without importing what they are made of. A command added is
-# a line.
+# Each command is a function and a module of that name in gptcli/cli/commands; its docstring begins
+# with this line, which is repeated here so that --help need not import the commands.
 COMMANDS = {
     "generate": "Continue a text.",
     "batch": "Continue many prompts.",
@@ -81,7 +80,7 @@ class Command(_Helped, TyperCommand):
     """One command."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        """The same, in the last panel."""
+        """The --help option, listed in the General panel."""
         option = super().get_help_option(ctx)
         if option is not None:
             option.rich_help_panel = GENERAL

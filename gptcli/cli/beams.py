@@ -1,4 +1,4 @@
-"""Beam search in the form of generations, so that views need not know the difference."""
+"""Present beam search results as completions, so that the views can show either."""
 
 from collections.abc import Iterator, Sequence
 from time import perf_counter

@@ -242,7 +242,7 @@ def _convert_with(parameter: Any, field: OptionField) -> None:
 
 
 def _converted(field: OptionField, given: Any) -> Any:
-    """What was typed, as a value of the field's type.
+    """Convert the text of an option to the field's type.
 
     Raises:
         UsageError: it is none.

@@ -1,4 +1,4 @@
-"""What one `generate` command was asked for, besides model and sampling; checked without torch."""
+"""Options of `generate` besides model and sampling; checked without importing torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ OF_DRAWS = ("temperature", "greedy", "top_k", "top_p", "min_p", "typical_p")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How many texts, until when, and shown how.
+    """Number of samples, stopping, and how completions are shown.
 
     Attributes:
         show: "probs" colours the text by probability, or lists it where there is no colour.
@@ -103,7 +103,7 @@ class Plan:
 
     @property
     def alternatives(self) -> int | None:
-        """What to ask of the engine: None for no log-probabilities, else how many others."""
+        """Alternatives per token to compute; None: no log-probabilities."""
         wanted = self.logprobs or self.show is not None or self.top is not None
         return (self.top or 0) if wanted else None
 

@@ -1,4 +1,4 @@
-"""The parameters of a TARGET, and what `count-params` asks beside: --what-if, --fit, memory."""
+"""Parameter counts of a TARGET, with --what-if, --fit and memory estimates."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress

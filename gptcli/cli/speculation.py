@@ -1,4 +1,4 @@
-"""--lookup and --draft: who guesses tokens ahead of the model."""
+"""Speculative decoding: --lookup and --draft."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def drafter(llm: "LLM", plan: Plan) -> "Drafter | None":
-    """Who guesses, None if nobody was asked to.
+    """The proposer of draft tokens; None without speculative decoding.
 
     Raises:
         UsageError: the draft model has another tokenizer.
@@ -33,7 +33,7 @@ def drafter(llm: "LLM", plan: Plan) -> "Drafter | None":
 
 
 def speculation(prompt: "Prompt", drafter: "Drafter | None") -> "Speculation | None":
-    """Guessing for one prompt, whose samples share it."""
+    """Speculative decoding for one prompt; its samples share the proposer."""
     if drafter is None:
         return None
     from gptcli.generation.speculative import Speculation

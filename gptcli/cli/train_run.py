@@ -30,7 +30,7 @@ _WRITTEN = {"-o", "--output", "--plot"}  # options that name what is made
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A training as the command line asks for it; checked without torch."""
+    """A training request from the command line; checked without importing torch."""
 
     recipe: Recipe
     settings: TrainSettings

@@ -1,4 +1,4 @@
-"""An append-only file of lines that survives crashes: on disk is always a valid beginning.
+"""A crash-safe append-only file: what is on disk is always a valid prefix of the lines.
 
 Created exclusively, locked while it is written, one write a line, truncated after a failed write,
 synced every 64 lines or 2 seconds. The lock is flock on the file itself. `filelock` would lock a
@@ -19,7 +19,7 @@ from gptcli.core.escape import shown
 
 try:
     import fcntl
-except ImportError:  # not Unix: two writers are not noticed
+except ImportError:  # not Unix: no lock, so two writers go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 EXISTS_HINT = "Continue it with `resume`, or write it anew with `overwrite`"
@@ -137,7 +137,7 @@ class Journal:
             self.sync()
 
     def tick(self) -> None:
-        """Let time pass: what has waited for 2 seconds goes to the disk."""
+        """Sync if the oldest unsynced line has waited for 2 seconds."""
         if self._unsynced and monotonic() - self._synced_at >= SECONDS_A_SYNC:
             self.sync()
 
@@ -154,7 +154,7 @@ class Journal:
         self._unsynced, self._synced_at = 0, monotonic()
 
     def rename(self, path: Path) -> None:
-        """Put the file, whole and on the disk, in the place of another."""
+        """Sync the file, then rename it over another."""
         self.finish()
         try:
             self._os.replace(self.path, path)
@@ -170,7 +170,7 @@ class Journal:
         self.sync()
 
     def close(self) -> None:
-        """Close the file; the system's last chance to complain. A second time does nothing."""
+        """Close the file, which may report a late write error. Closing again does nothing."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
@@ -263,7 +263,7 @@ def whole_lines(fd: int) -> Iterator[tuple[bytes, int]]:
 
 
 def _patiently(call: Any, *arguments: Any) -> Any:
-    """A system call, made again where a signal came between."""
+    """A system call, retried when a signal interrupts it."""
     while True:
         try:
             return call(*arguments)

@@ -1,4 +1,4 @@
-"""Split an input's bytes into numbered lines, inflating gzip, in memory that does not grow.
+"""Split a byte stream, plain or gzip, into numbered lines in bounded memory.
 
 Only byte 0x0A ends a line: a record may hold any other kind of line end inside a string.
 """
@@ -27,7 +27,7 @@ class Line(NamedTuple):
 
     @property
     def is_blank(self) -> bool:
-        """Whether there is nothing but white space in it."""
+        """Whether the line is only white space."""
         return self.size == len(self.data) and not self.data.strip()
 
 
@@ -37,7 +37,7 @@ def made_line(number: int, data: bytes) -> Line:
 
 
 class EndsEarlyError(Exception):
-    """What came before it is whole; nothing can come after it."""
+    """The input is truncated or damaged here: all earlier lines are complete."""
 
     def after(self, last: str, name: str) -> RunError:
         """The same in words; `last` is what came last, as "line 7"."""

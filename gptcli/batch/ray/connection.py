@@ -137,7 +137,7 @@ def _connect(ray: Any, plan: ClusterPlan) -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Ray would try for ever, with a line of its log every few seconds."""
+    """Fail now if nothing listens at the address: Ray itself would retry for ever."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdigit():
         with socket.create_connection((host.strip("[]"), int(port)), _PATIENCE):
@@ -146,7 +146,7 @@ def _require_listener(address: str) -> None:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Ray puts its own handler of SIGTERM in the place of ours."""
+    """Restore our signal handlers: Ray replaces that of SIGTERM."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

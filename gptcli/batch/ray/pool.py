@@ -2,7 +2,7 @@
 
 Takes the place of `gptcli.batch.worker.Answerer`; reading, order, the file and resuming are those
 of the single process. An answer depends on its record alone, so a chunk whose worker or machine is
-lost goes to another worker, and one that takes long to a second one as well.
+lost goes to another worker, and a slow chunk goes to a second worker as well.
 """
 
 from collections import deque

@@ -31,7 +31,7 @@ _KINDS = {kind.__name__: kind for kind in (RunError, UsageError, InputError)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPlan:
-    """What a worker must know to be as good as any other, and as the process that started it.
+    """What a worker needs to give the same answers as any other process of the job.
 
     Attributes:
         model: which, and how it computes; paths are absolute.
@@ -80,7 +80,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A call whose records are being answered."""
+    """One call in flight: its records are being answered."""
 
     left: int
     results: list[Result] = field(default_factory=list)

@@ -54,7 +54,7 @@ def batch(
 
 
 def _openai_defaults(context: typer.Context, params: SamplingParams) -> OpenAIDefaults:
-    """OpenAI's, but for what the command line or the environment says."""
+    """OpenAI's defaults, except where the command line or the environment sets a value."""
     usual = asdict(OpenAIDefaults())
     is_given = {name: was_given(context, name) for name in usual}
     is_given["temperature"] |= was_given(context, "greedy")

@@ -74,7 +74,7 @@ def quantize(
 
 
 def _floats(target: "ModelTarget") -> Checkpoint:
-    """The weights, which are there and not rounded yet."""
+    """The checkpoint, which must have weights that are not quantized yet."""
     if target.weights is None:
         raise InputError(shown(target.name), "has no weights to quantise")
     checkpoint = open_checkpoint(target.weights, target.config)
@@ -85,7 +85,7 @@ def _floats(target: "ModelTarget") -> Checkpoint:
 
 
 def _write(target: "ModelTarget", weights: Weights, output: Path, width: Width) -> None:
-    """Weights and config come last: without them it is no model directory."""
+    """Write weights and config last: an interrupted directory is then not a model."""
     from gptcli.checkpoint.save import save_weights
     from gptcli.tokenizer.export import files_of
 

@@ -33,13 +33,13 @@ def color(value: float) -> str:
 
 
 def shade(value: float) -> str:
-    """0 to 1 → one of six characters; the empty one only for what rounds to nothing."""
+    """0 to 1 → one of six shades; a blank only for what rounds to 0."""
     root = _clamped(value) ** 0.5
     return SHADES[min(int(root * len(SHADES)), len(SHADES) - 1)]
 
 
 def _clamped(value: float) -> float:
-    """Into 0 to 1; NaN becomes 0."""
+    """Clamp to 0..1; NaN becomes 0."""
     return min(value, 1.0) if value > 0 else 0.0
 
 
@@ -151,7 +151,7 @@ def _map(report: Report, analysis: TextAnalysis, matrix: Matrix) -> Iterator[Spa
 def _strongest(
     analysis: TextAnalysis, forward: ForwardPass, layer: int, head: int
 ) -> Iterator[str]:
-    """Where the last token looks, in words."""
+    """Which tokens the last token attends to, in words."""
     weights = forward.activations.blocks[layer].attention
     assert weights is not None, "the maps to show are kept"
     values, places = weights[head, -1].topk(min(3, weights.shape[-1]))

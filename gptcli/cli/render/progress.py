@@ -160,13 +160,13 @@ class BatchProgress(Line):
         return self
 
     def began(self) -> None:
-        """The model is loaded: measure speed from now on."""
+        """Start measuring speed: the model is loaded."""
         self._start_time = monotonic()
         self._position_at_start = self._source.position
 
     @property
     def seconds(self) -> float:
-        """Since the model was loaded."""
+        """Seconds since the model was loaded."""
         return monotonic() - self._start_time
 
     def update(self, new_tokens: int) -> None:
@@ -238,7 +238,7 @@ class TrainingProgress(Line):
         speed = (report.tokens - self._tokens) / max(now - self._last, 1e-9)
         self._tokens, self._last = report.tokens, now
         self._loss = _smoothed(self._loss, report.loss)
-        if report.bits is None:  # a validation takes long and learns nothing
+        if report.bits is None:  # validation is not training time
             self._speed = _smoothed(self._speed, speed)
         else:
             self._bits = report.bits
