@@ -1,1 +1,1 @@
-"""Shared by all parts: errors, option fields, files, signals, memory, units."""
+"""Shared helpers: errors, option fields, files, signals, memory, units."""

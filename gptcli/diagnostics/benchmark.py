@@ -1,4 +1,4 @@
-"""How fast a model loads, reads and writes here, and how near that is to what the machine can.
+"""Benchmark loading, prefill, decode and batches, against the machine's own rates.
 
 Every run loads the model anew, measures it through the loop that generates, then a batch, then the
 machine itself: all that is compared was measured within seconds.

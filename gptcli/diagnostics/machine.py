@@ -1,4 +1,4 @@
-"""What this machine reaches by itself: reading and copying memory, multiplying matrices.
+"""Measure the machine's memory bandwidth and matmul rate.
 
 The yardstick that `gptcli.diagnostics.benchmark` holds a model against, measured in the same run.
 """

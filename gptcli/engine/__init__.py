@@ -1,1 +1,1 @@
-"""How a step of the model is computed for generation."""
+"""Inference engines: compiled CPU kernels and PyTorch."""

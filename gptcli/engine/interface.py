@@ -1,4 +1,4 @@
-"""What generation asks of an engine: one call a step, for any mixture of prompts and tokens.
+"""The engine interface: one call a step, for any mix of prefill and decode.
 
 Two engines meet it: the compiled kernels (`gptcli.engine.native`) and PyTorch
 (`gptcli.engine.pytorch`). Everything crosses as NumPy arrays, so that callers import neither.

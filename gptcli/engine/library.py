@@ -1,4 +1,4 @@
-"""The shared library of kernels: found, loaded, its builds and its threads.
+"""Find and load the shared library of kernels; choose its build; its thread pool.
 
 Structs mirror kernels/engine.h field by field. Nothing here checks a shape: `gptcli.engine.native`
 does, before it calls.
@@ -87,7 +87,7 @@ class Model(Structure):
 
 
 class Text(Structure):
-    """Keys and values of one text."""
+    """Keys and values of one sequence."""
 
     _fields_: ClassVar = [("keys", c_void_p), ("values", c_void_p), ("capacity", c_int64)]
 

@@ -1,4 +1,4 @@
-"""The book's network on a CPU, by kernels of our own: one call computes a step for any texts.
+"""The book's GPT on a CPU by our own kernels: one call computes a step for any sequences.
 
     model = NativeGPT(network, weights, threads=2)       # weights by the book's names
     cache = model.new_cache(capacity=128)
@@ -181,7 +181,7 @@ class NativeGPT:
         weakref.finalize(self, self._library.gptcli_workspace_free, self._workspace)
 
     def new_cache(self, capacity: int | None = None) -> KVCache:
-        """An empty cache for one text, of the whole context if no capacity is given."""
+        """An empty cache for one sequence, of the whole context if no capacity is given."""
         return KVCache(self.network, capacity or self.network.context_length)
 
     def step(self, spans: Sequence[Span]) -> Floats:
@@ -328,7 +328,7 @@ class _Loader:
         )
 
     def _has(self, name: str) -> bool:
-        """Whether there is a matrix of this name, as floats or stored at a width."""
+        """Whether there is a matrix of this name, as floats or quantised."""
         return any(name + part in self._weights for part in ("", ".values", ".levels"))
 
     def _block(self, layer: int) -> lib.Block:
@@ -382,7 +382,7 @@ class _Loader:
         return self._rounded_or_not(weight, "int8" if is_outer and self._width else self._width)
 
     def _rounded_or_not(self, weight: Array, width: Width | None) -> lib.Matrix:
-        """Float weights as they are, or at a width."""
+        """Float weights as they are, or quantised."""
         if width is None:
             return self._floats(weight)
         kept, self.kept = self.kept, []  # a turned copy is of no use once it is rounded
@@ -486,6 +486,6 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def _bytes_of(weight: lib.Matrix) -> int:
-    """Bytes of weights that a product reads, padding left out."""
+    """Bytes of weights that a matmul reads, padding left out."""
     item = {F32: 4.0, BF16: 2.0, F16: 2.0, INT8: 1.0, INT4: 0.5 + 4 / GROUP}[weight.type]
     return int(weight.rows * (weight.cols * item + (4 if weight.type == INT8 else 0)))

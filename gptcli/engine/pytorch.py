@@ -37,7 +37,7 @@ def torch_on(device: str, threads: int | None = None) -> Any:
 
 
 def wants_bfloat16(precision: str, device: str | torch.device) -> bool:
-    """Whether products are computed in bfloat16: on demand, for "auto" where it is faster."""
+    """Whether matmuls run in bfloat16: if asked for, or for "auto" where it is faster."""
     if precision != "auto":
         return precision == "bfloat16"
     if torch.device(device).type == "cuda":

@@ -1,4 +1,4 @@
-"""8- and 4-bit weights: how a matrix of floats is rounded.
+"""Quantise a float matrix to int8 or int4.
 
 int8: a weight is a whole number from -127 to 127 times a scale of its output row.
 

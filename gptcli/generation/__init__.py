@@ -1,1 +1,1 @@
-"""Write text: prompt in, tokens and text out, one or many at a time."""
+"""Generate text: prompt in, tokens and text out, one sequence or a batch."""

@@ -1,7 +1,7 @@
-"""Beam search: the likeliest completion that a few parallel guesses can find.
+"""Beam search: the likeliest completions among a few parallel hypotheses.
 
 Equal to transformers' `generate(num_beams=N, do_sample=False)` with its defaults, length_penalty 1
-and early_stopping False. Knows no text and no random numbers.
+and early_stopping False.
 """
 
 from collections.abc import Collection, Sequence

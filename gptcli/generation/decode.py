@@ -66,7 +66,7 @@ class Source(Protocol):
 
 
 class Generation:
-    """The new tokens of one sample, computed as they are asked for.
+    """The new tokens of one sample, generated lazily.
 
     Attributes:
         text: the sequence in the making.

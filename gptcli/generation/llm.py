@@ -1,4 +1,4 @@
-"""The library in two calls: load a model, stream text from it.
+"""The public API: load a model, stream text from it.
 
     llm = LLM.load(ModelSpec(model="gpt2"))
     for piece in llm.stream("Once upon a time", seed=1):
@@ -103,7 +103,7 @@ class LLM:
 
     @property
     def temperature(self) -> float:
-        """What its texts are best drawn at."""
+        """Its recommended temperature."""
         own = own_temperature(self.spec.model, self.spec.config, self.spec.weights)
         return SamplingParams().temperature if own is None else own
 
@@ -121,7 +121,7 @@ class LLM:
 
     @property
     def dtype(self) -> FloatDtype:
-        """Of what is not rounded."""
+        """The dtype of weights that are not quantised."""
         if self.spec.dtype != "auto":
             return self.spec.dtype
         if self.width or self.checkpoint is None:
@@ -137,12 +137,12 @@ class LLM:
 
     @property
     def threads(self) -> int:
-        """How many compute."""
+        """Number of compute threads."""
         return self.spec.threads or available_threads()
 
     @property
     def engine_name(self) -> str:
-        """What computes, in a few words: `native, avx512` or `PyTorch 2.13.0`."""
+        """The engine's name for display: `native, avx512` or `PyTorch 2.13.0`."""
         if self.is_native:
             from gptcli.engine.library import choose_build  # noqa: PLC0415
 
@@ -169,7 +169,7 @@ class LLM:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """What goes with the model; read when it is first asked for.
+        """The model's tokenizer, read at first use.
 
         Raises:
             InputError, UsageError: there is none, or it cannot be read.
@@ -184,7 +184,7 @@ class LLM:
 
     @cached_property
     def engine(self) -> Engine:
-        """What computes; the weights are read when it is first asked for.
+        """The engine; the weights are read at first use.
 
         Raises:
             GptcliError: the weights are damaged, or there is no memory or no library for them.

@@ -1,4 +1,4 @@
-"""Prompts that begin alike are computed once: a new cache starts as a copy of one that is there.
+"""Prefix cache: prompts with a common prefix share its keys and values.
 
 Every cache may lend its beginning: those of texts being written, and of the last that ended. Keys
 and values of a position depend on the tokens up to it and on nothing else, to the last bit on the
@@ -23,7 +23,7 @@ class _Lender:
     cache: Any
 
     def common(self, ids: NDArray[np.int64]) -> int:
-        """How many tokens both prompts begin with."""
+        """Length of the common prefix of both prompts."""
         length = min(len(ids), len(self.ids))
         differs = self.ids[:length] != ids[:length]
         return int(differs.argmax()) if differs.any() else length
@@ -80,7 +80,7 @@ class Prefixes:
             self._ended.popitem(last=False)
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop all kept caches."""
         self._writing.clear()
         self._ended.clear()
 

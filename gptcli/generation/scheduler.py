@@ -1,4 +1,4 @@
-"""Many texts at once (continuous batching): a text that ends makes room for the next one.
+"""Continuous batching: a sequence that ends makes room for the next one.
 
 Each step computes whatever its texts need, prompts and single tokens together, in one call of the
 engine. A text depends on itself alone: every text has a cache of its own, and its draws are

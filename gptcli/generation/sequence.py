@@ -1,7 +1,7 @@
-"""One text in the making, as ids: what is asked for, what has come, when and why it ends.
+"""One sequence: prompt, sampling parameters, new tokens, finish reason.
 
 `gptcli.generation.decode` writes one of them, `gptcli.generation.scheduler` many at a time; both
-choose tokens here, so a token is chosen in one way only. Knows no model.
+choose tokens here, so a token is chosen in one way only.
 """
 
 from collections.abc import Sequence as Ids

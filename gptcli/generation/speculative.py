@@ -1,4 +1,4 @@
-"""Guess tokens cheaply, check several with one reading of the weights.
+"""Speculative decoding: draft tokens cheaply, verify several in one step.
 
 A token is drawn from the model's own logits with its own number of the stream, guessed or not. A
 guess that equals it saves a step; one that does not is thrown away. So the text is the text that

@@ -1,4 +1,4 @@
-"""Options of a text beside sampling, declared once for every dataclass that has them as fields."""
+"""Generation options beside sampling, shared by the dataclasses that have them."""
 
 from typing import Annotated, Literal
 

@@ -1,7 +1,6 @@
 """One completion as text: tokens in, text out, stop strings matched and held back.
 
-Text leaves only when it is whole characters and cannot be the beginning of a stop string. Knows
-no model and no terminal.
+Text is released only as whole characters that cannot begin a stop string.
 """
 
 from collections.abc import Iterator, Sequence

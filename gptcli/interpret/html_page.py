@@ -1,4 +1,4 @@
-"""One HTML page with everything `inspect` found out: a file by itself, without network.
+"""Self-contained HTML page with the results of `inspect`.
 
 The page's own script and style are in `html/`. A content security policy in the page allows these
 two, by their hashes, and nothing else: no request leaves it.

@@ -1,4 +1,4 @@
-"""What the headers of weight files say: totals, the config they imply, problems and oddities.
+"""Summary of weight files' headers: totals, implied config, problems, oddities.
 
 No tensor data is read, so whether two tensors are equal is not known here.
 """

@@ -1,4 +1,4 @@
-"""The files of a tokenizer, for a model directory that is to be complete by itself."""
+"""Collect a tokenizer's files for a self-contained model directory."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What the files of a model directory say of special tokens, and where a text ends.
+"""Read special and end-of-text tokens from a model directory's files.
 
 Transformers writes this in up to four places, and which of them are there depends on its version:
 `tokenizer_config.json` and `special_tokens_map.json` name tokens, `generation_config.json` and

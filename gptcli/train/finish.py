@@ -1,4 +1,4 @@
-"""End a training: measure the weights that were kept, and write the model card."""
+"""Finish training: evaluate the saved weights and write the model card."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

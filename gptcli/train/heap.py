@@ -1,4 +1,4 @@
-"""Tell the C library to keep memory that was freed, instead of giving it back each time.
+"""Make glibc keep freed memory instead of returning it to the kernel.
 
 A training step frees and takes the same large blocks again and again; each time the kernel would
 clear their pages anew, which costs a quarter of a small model's time on a CPU.

@@ -328,7 +328,7 @@ def _write_files(directory: Path, begin: StartingPoint, group: Group) -> None:
 def _identity(
     recipe: Recipe, begin: StartingPoint, texts: Sequence[Text], valid: Text | None
 ) -> dict[str, Any]:
-    """What must be equal for a state to be gone on from; where files lie does not matter."""
+    """What must be equal to resume from a state; paths do not matter."""
     weights = [(source.start, source.end) for source in recipe.sources]
     return {
         "config": begin.model.config.to_dict(),

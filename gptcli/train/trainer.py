@@ -58,7 +58,7 @@ class Objective(nn.Module):
 
 
 class Training:
-    """A model on its way: everything a step needs, and nothing it does not.
+    """The training loop's state: everything that a step needs.
 
     `keep` is called with the weights whenever they validate better than ever before.
     """
