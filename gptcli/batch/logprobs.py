@@ -56,13 +56,13 @@ def joined(
 
 
 def characters(scores: Sequence[Score]) -> int:
-    """How many the tokens have together."""
+    """The number of characters that the tokens decode to."""
     return len(b"".join(score.token for score in scores).decode("utf-8", errors="replace"))
 
 
 def _alternatives(score: Score) -> dict[str, float | None] | None:
     if math.isnan(score.logprob):
-        return None  # the first token of all, which nothing foretells
+        return None  # the first token has no logits before it
     return {_name(other.token): _finite(other.logprob) for other in (*score.top, score)}
 
 

@@ -36,13 +36,13 @@ class Plan:
     stop: Stop = ()
     keep_stop: KeepStop = False
     time_limit: Annotated[
-        float | None, Option("Stop writing after this long.", STOPPING, metavar="SECONDS", ge=0)
+        float | None, Option("Stop decoding after this long.", STOPPING, metavar="SECONDS", ge=0)
     ] = None
     overflow: Overflow = "stop"
     beams: Annotated[
         int | None,
         Option(
-            "Search with N beams for the likeliest text; nothing is drawn.",
+            "Search with N beams for the likeliest text; no sampling.",
             SAMPLING,
             metavar="N",
             ge=1,
@@ -80,12 +80,12 @@ class Plan:
         bool, Option("Print tokens, room and memory, and generate nothing.", OUTPUT)
     ] = False
     lookup: Annotated[
-        bool, Option("Guess tokens from the text so far; same text, sooner.", MACHINE)
+        bool, Option("Speculate from the text so far; same text, sooner.", MACHINE)
     ] = False
     draft: Annotated[
         str | None,
         Option(
-            "Guess tokens with a smaller model of the same tokenizer; same text, sooner.",
+            "Speculate with a smaller model of the same tokenizer; same text, sooner.",
             MACHINE,
             metavar="TARGET",
         ),

@@ -21,7 +21,9 @@ Json = Annotated[bool, Option("Print JSON instead of text.", OUTPUT)]
 Details = Annotated[bool, Option("Print more than a screen.", OUTPUT)]
 Quiet = Annotated[bool, Option("No notices and no progress on stderr.", OUTPUT, short="-q")]
 Greedy = Annotated[bool, Option("Take the best token: --temperature 0.", SAMPLING)]
-BatchSize = Annotated[int | None, Option("Texts to compute at a time.", MACHINE, metavar="N", ge=1)]
+BatchSize = Annotated[
+    int | None, Option("Sequences to compute at a time.", MACHINE, metavar="N", ge=1)
+]
 Target = Annotated[
     str | None,
     Argument(

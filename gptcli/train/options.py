@@ -76,33 +76,38 @@ class TrainSettings:
         ),
     ] = 16
     accumulate: Annotated[
-        int, Option("Parts that a batch is computed in, to save memory.", LENGTH, metavar="N", ge=1)
+        int,
+        Option(
+            "Accumulate gradients over N parts of a batch: less memory.", LENGTH, metavar="N", ge=1
+        ),
     ] = 1
     optimizer: Annotated[
         OptimizerName, Option("muon learns more per step, for blocks' matrices.", OPTIMIZER)
     ] = "adamw"
-    lr: Annotated[float, Option("Highest learning rate.", OPTIMIZER, metavar="X", gt=0, lt=10)] = (
-        1e-3
-    )
+    lr: Annotated[float, Option("Peak learning rate.", OPTIMIZER, metavar="X", gt=0, lt=10)] = 1e-3
     min_lr: Annotated[
         float,
-        Option("Last learning rate, as a share of `lr`.", OPTIMIZER, metavar="X", ge=0, lt=1),
+        Option("Final learning rate, as a share of `lr`.", OPTIMIZER, metavar="X", ge=0, lt=1),
     ] = 0.05
     warmup: Annotated[
-        int, Option("Steps until the highest learning rate.", OPTIMIZER, metavar="N", ge=0)
+        int, Option("Warmup: steps to the peak learning rate.", OPTIMIZER, metavar="N", ge=0)
     ] = 100
     weight_decay: Annotated[
-        float, Option("Of matrices; biases and norms have none.", OPTIMIZER, metavar="X", ge=0)
+        float,
+        Option(
+            "Weight decay of matrices; biases and norms have none.", OPTIMIZER, metavar="X", ge=0
+        ),
     ] = 0.1
     beta1: Annotated[float, Option("AdamW's beta1.", OPTIMIZER, metavar="X", ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Option("AdamW's beta2.", OPTIMIZER, metavar="X", ge=0, lt=1)] = 0.95
     clip: Annotated[
-        float, Option("Largest norm of the gradient; 0: any.", OPTIMIZER, metavar="X", ge=0)
+        float,
+        Option("Clip the gradient to this norm; 0: no clipping.", OPTIMIZER, metavar="X", ge=0),
     ] = 1.0
     average: Annotated[
         float,
         Option(
-            "Decay of a running average of the weights, which is kept; 0: none.",
+            "Save an exponential moving average of the weights; 0: none.",
             OPTIMIZER,
             metavar="X",
             ge=0,
@@ -198,7 +203,7 @@ class Recipe:
     ] = 0.02
     fold_quotes: Annotated[bool, Option("Make typographic quotes and dashes plain.", DATA)] = False
     epochs: Annotated[
-        float, Option("How often the texts are read.", LENGTH, metavar="X", gt=0, lt=1e6)
+        float, Option("Passes over the texts.", LENGTH, metavar="X", gt=0, lt=1e6)
     ] = 10.0
     threads: Annotated[
         int | None, Option("CPU threads; PyTorch's choice without it.", MACHINE, metavar="N", ge=1)

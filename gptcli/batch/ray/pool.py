@@ -146,7 +146,7 @@ class ClusterAnswers:
         self._calls[hand.actor.answer.remote(chunk.records)] = hand, chunk
 
     def _slow(self) -> _Chunk | None:
-        """The chunk that has been away longest, if that is much longer than usual."""
+        """The slowest chunk in flight, if it takes much longer than usual."""
         chunks = [chunk for _, chunk in self._calls.values() if chunk and chunk.holders == 1]
         oldest = min(chunks, key=lambda chunk: chunk.sent_at, default=None)
         patience = max(_COPY_AFTER, _SLOW * self._usual)
@@ -209,7 +209,7 @@ class ClusterAnswers:
             emit(result)
 
     def _lose(self, hand: _Hand, problem: Exception) -> None:
-        """A worker or its machine is gone: another takes its place, others its chunks."""
+        """Replace a worker that died or lost its machine, and requeue its chunks."""
         self.dismiss(hand)
         if not hand.rows:
             self._failed_starts += 1

@@ -54,7 +54,7 @@ def count_params(
     ] = None,
     what_if: Annotated[
         str | None,
-        Option("Each target beside one with other values.", MODEL, metavar="KEY=VALUE,…"),
+        Option("Show each target with other config values, too.", MODEL, metavar="KEY=VALUE,…"),
     ] = None,
     fit: Annotated[
         str | None,

@@ -37,7 +37,7 @@ def export(
             metavar="DIR",
         ),
     ],
-    format: Annotated[Format, Option("Who is to read it.", JOB)] = "huggingface",
+    format: Annotated[Format, Option("The program that will read it.", JOB)] = "huggingface",
     target: Target = None,
     json: Json = False,
     quiet: Quiet = False,

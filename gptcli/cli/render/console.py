@@ -202,7 +202,7 @@ def rich_console(stream: IO[str], *, redraws: bool = False) -> "Console":
 
     With `redraws` it follows a terminal that is resized, and moves the cursor in any colour.
     """
-    from rich.console import Console  # 50 ms that most runs never need
+    from rich.console import Console  # takes 50 ms, which most runs never need
 
     color = wants_color(stream)
     return Console(
