@@ -107,7 +107,7 @@ class TrainSettings:
     average: Annotated[
         float,
         Option(
-            "Save an exponential moving average of the weights; 0: none.",
+            "Decay of the moving average of the weights that is saved; 0: none.",
             OPTIMIZER,
             metavar="X",
             ge=0,
