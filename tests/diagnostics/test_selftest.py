@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from gptcli.engine.linear import PlainLinear
 
 from gptcli.cli import run as run_command
 from gptcli.diagnostics import selftest
 from gptcli.diagnostics.selftest import CHECKS, names, run
+from gptcli.engine.pytorch import TorchEngine
 
 QUICK = names(quick=True)
 
@@ -35,12 +36,11 @@ def test_only_the_large_model_is_left_out_of_the_quick_test():
     assert set(names()) == set(CHECKS)
 
 
-class Neighbourly(PlainLinear):
-    """A layer whose rows depend on how many there are, by less than any tolerance."""
+class Neighbourly(TorchEngine):
+    """Logits that depend on how many sequences there are, by less than any tolerance."""
 
-    def __call__(self, x, activation="none"):
-        y = super().__call__(x, activation)
-        return y * (1 + 1e-6 * len(x))
+    def step(self, spans):
+        return super().step(spans) * np.float32(1 + 1e-6 * len(spans))
 
 
 def crooked_gelu(x, approximate="none"):
@@ -60,13 +60,13 @@ FAULTS = {
         "scaled_dot_product_attention",
         lambda q, k, v, **_: v[..., : q.shape[2], :],
     ),
-    "fast and plain network": lambda patch: patch.setattr(
+    "engine and the book's network": lambda patch: patch.setattr(
         torch.nn.functional, "gelu", crooked_gelu
     ),
-    "rows of a product": lambda patch: patch.setattr(selftest, "fastest_linear", Neighbourly),
-    "texts alone and together": lambda patch: patch.setattr(
-        "gptcli.engine.layers.fastest_linear", Neighbourly
+    "the same bits on every processor": lambda patch: patch.setitem(
+        selftest.DIGESTS, "int8", "0" * 16
     ),
+    "texts alone and together": lambda patch: patch.setattr(selftest, "engine_of", Neighbourly),
 }
 
 
