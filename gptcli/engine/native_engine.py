@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gptcli.engine.interface import Logits
 from gptcli.engine.native import NativeGPT, Network
 from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import Width
@@ -42,7 +41,3 @@ class NativeEngine(NativeGPT):
         )
         super().__init__(network, tensors, threads=threads, width=width, isa=isa)
         self.config = config
-
-    def step(self, spans: Any) -> Logits:
-        """As `gptcli.engine.interface.Engine` has it."""
-        return super().step(spans)
