@@ -14,6 +14,7 @@ from gptcli.core.escape import shown
 from gptcli.tokenizer.byte_letters import BYTE_OF_LETTER
 from gptcli.tokenizer.characters import CharacterTokenizer
 from gptcli.tokenizer.encodings import PATTERN, TiktokenTokenizer
+from gptcli.tokenizer.export import json_bytes
 from gptcli.tokenizer.huggingface import HuggingFaceTokenizer
 from gptcli.tokenizer.special_tokens import GENERATION, SETTINGS
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -53,8 +54,8 @@ def huggingface_files(tokenizer: Tokenizer, context_length: int) -> dict[str, by
     if end is not None:
         settings |= {"bos_token": end, "eos_token": end, "unk_token": end}
         ids = sorted(tokenizer.eos_ids)
-        files[GENERATION] = _json({"eos_token_id": ids if len(ids) > 1 else ids[0]})
-    files[SETTINGS] = _json(settings)
+        files[GENERATION] = json_bytes({"eos_token_id": ids if len(ids) > 1 else ids[0]})
+    files[SETTINGS] = json_bytes(settings)
     return files
 
 
@@ -149,7 +150,3 @@ def _of_tiktoken(tokenizer: TiktokenTokenizer) -> tokenizers.Tokenizer:
 
 def _lettered(token: bytes) -> str:
     return "".join(_LETTERS[byte] for byte in token)
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -39,7 +39,7 @@ def files_of(
         found, files = path.name, _read(path.parent, (path.name, *pair))
     files |= _read(directory, _BESIDE)
     if ids := end_ids(directory):
-        files[GENERATION] = _json({"eos_token_id": ids})
+        files[GENERATION] = json_bytes({"eos_token_id": ids})
     return found, files
 
 
@@ -47,7 +47,7 @@ def beginning(files: Mapping[str, bytes], token: str) -> dict[str, bytes]:
     """The files of a model whose texts begin with the token that ends them."""
     said = json.loads(files.get(SETTINGS, b"{}"))
     said |= {"add_bos_token": True, "bos_token": token, "eos_token": token}
-    changed = {**files, SETTINGS: _json(said)}
+    changed = {**files, SETTINGS: json_bytes(said)}
     if "tokenizer.json" in files:  # which says by itself how a text begins
         from gptcli.tokenizer.huggingface import begin_with  # noqa: PLC0415  # 0.02 s
 
@@ -61,5 +61,6 @@ def _read(directory: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     return {path.name: read_bounded(path, MAX_BYTES) for path in paths if path.exists()}
 
 
-def _json(value: object) -> bytes:
+def json_bytes(value: object) -> bytes:
+    """A JSON file for people to read too."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

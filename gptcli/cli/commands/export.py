@@ -1,6 +1,5 @@
 """`gptcli export`: a model written for other programs."""
 
-import json as json_library
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -87,13 +86,14 @@ def _huggingface(llm: "LLM", weights: "Weights", directory: Path) -> None:
     from gptcli.checkpoint.export import dtype_name, float_tensors, huggingface_tensors
     from gptcli.checkpoint.save import write_tensors
     from gptcli.tokenizer.conversion import huggingface_files
+    from gptcli.tokenizer.export import json_bytes
 
     config, tensors = weights.config, float_tensors(weights)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), llm.tokenizer.eos_id)
     dtype = dtype_name(tensors["tok_emb.weight"])
     document = {**config.to_huggingface(), **ends, "dtype": dtype}
     files = huggingface_files(llm.tokenizer, config.context_length)
-    files["config.json"] = (json_library.dumps(document, indent=2) + "\n").encode()
+    files["config.json"] = json_bytes(document)
     for name, contents in files.items():
         write_atomically(directory / name, contents)
     named = dict(huggingface_tensors(config, tensors))
