@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,39 @@ def test_more_threads_than_processors_finish_every_step() -> None:
     for _ in range(300):
         for model in models[1:]:
             assert (logits(model) == expected).all()
+
+
+STEPS_BESIDE_BUSY_PROCESSES = """
+import sys
+from native_models import random_weights
+from gptcli.engine.native import NativeGPT, Network, Span
+
+network = Network(vocab_size=61, context_length=40, emb_dim=32, n_heads=4, n_layers=2)
+model = NativeGPT(network, random_weights(network), threads=int(sys.argv[1]))
+for _ in range(20000):
+    model.step([Span(model.new_cache(8), [1, 2, 3], 3)])
+"""
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_no_step_hangs_where_threads_are_descheduled_at_any_moment(threads: int) -> None:
+    """A thread that ended a run and was stopped there once took the next run's work away."""
+    helpers = str(Path(__file__).parents[1] / "helpers")
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(os.cpu_count() or 1)
+    ]
+    try:
+        subprocess.run(
+            [sys.executable, "-c", STEPS_BESIDE_BUSY_PROCESSES, str(threads)],
+            check=True,
+            timeout=100,
+            env={**os.environ, "PYTHONPATH": helpers},
+        )
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def test_models_may_be_used_from_several_python_threads() -> None:

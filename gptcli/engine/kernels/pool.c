@@ -22,12 +22,11 @@ struct pool {
     pthread_t *handles;
     const phase *current, *last;
     void *context;
-    // One word, so that a chunk is claimed together with its phase:
-    // number of the phase (24 bits), its chunks (20 bits), the next one (20 bits).
+    // One word, so that a chunk is claimed together with its phase, and a run ends in one store:
+    // number of the phase (24 bits), its chunks (20 bits; 0: no run), the next one (20 bits).
     _Atomic uint64_t ticket;
     _Atomic int done;      // chunks of the phase
     _Atomic int sleepers;
-    _Atomic int finished;  // no phase is left of this run
     _Atomic int ended;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -93,12 +92,7 @@ static void advance(pool *p, const phase *next, int thread)
         if (next->chunks) next->work(p->context, next->argument, 0, thread);
     p->current = next;
     atomic_store(&p->done, 0);
-    if (next == p->last) {
-        atomic_store(&p->finished, 1);
-        publish(p, 0);
-    } else {
-        publish(p, next->chunks);
-    }
+    publish(p, next == p->last ? 0 : next->chunks);  // after the last, the caller may go on at once
 }
 
 static void wait_for_change(pool *p, uint64_t number)
@@ -118,8 +112,9 @@ static void wait_for_change(pool *p, uint64_t number)
 // Until the run is finished (thread 0, the caller's) or the pool ends (the others).
 static void help(pool *p, int thread)
 {
-    while (!(thread == 0 ? atomic_load(&p->finished) : atomic_load(&p->ended))) {
+    while (!atomic_load(&p->ended)) {
         uint64_t ticket = atomic_load(&p->ticket);
+        if (thread == 0 && !chunks_of(ticket)) return;
         if (next_of(ticket) < chunks_of(ticket)) {
             ticket = atomic_fetch_add(&p->ticket, 1);
             if (next_of(ticket) < chunks_of(ticket)) {
@@ -203,7 +198,6 @@ void pool_run(pool *p, void *context, const phase *phases, int count)
     unsigned long before = plain_arithmetic();
     p->context = context;
     p->last = phases + count;
-    atomic_store(&p->finished, 0);
     advance(p, phases, 0);
     help(p, 0);
     restore_arithmetic(before);
