@@ -1,6 +1,12 @@
+import fcntl
 import io
 import json
+import os
+import pty
+import re
+import struct
 import sys
+import termios
 
 import pytest
 from hypothesis import given
@@ -44,6 +50,11 @@ def written(text: str, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, **h
         output.write(character, "green")
     output.end()
     return stream.getvalue()
+
+
+def plain(text: str) -> str:
+    """Without colours."""
+    return re.sub(r"\x1b\[[\d;]*m", "", text)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -181,6 +192,55 @@ def test_an_internal_error_shows_its_traceback_only_with_debug(
     assert short.startswith("gptcli: internal error: KeyError: 'odd'\nplease report; run again")
     assert "Traceback" not in short
     assert "Traceback" in capsys.readouterr().err
+
+
+PROBLEM = InputError("models/story/config.yaml", "emb_dim: must be >= 1", "Correct that number")
+
+
+@pytest.mark.parametrize("color", ["always", "never"])
+def test_messages_on_a_narrow_terminal_break_between_words(
+    color: console.ColorChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    console.Settings.color = color
+    console.error(PROBLEM)
+    console.notice("a notice\nof two lines, the second of which is too long")
+    assert plain(stream.getvalue()).splitlines() == [
+        "gptcli: error: models/story/config.yaml:",
+        "emb_dim: must be >= 1. Correct that",
+        "number",
+        "a notice",
+        "of two lines, the second of which is too",
+        "long",
+    ]
+
+
+def test_a_word_longer_than_a_line_is_sent_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    console.say(f"cannot read {'x' * 60} now")
+    assert plain(stream.getvalue()).splitlines() == ["cannot read", "x" * 60, "now"]
+
+
+def test_messages_in_a_log_are_not_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    console.error(PROBLEM)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_width_of_messages_is_that_of_their_own_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(slave, "w") as stream:
+        monkeypatch.setattr(sys, "__stdout__", io.StringIO())
+        assert console.width() == 100
+        assert console.width(stream) == 40
+    os.close(master)
 
 
 def test_quiet_drops_notices_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from gptcli.cli.render.table import Row, aligned, folded, wrapped
+from gptcli.cli.render.table import Row, aligned
+from gptcli.cli.render.word_wrap import folded, wrapped
 
 words = st.text(alphabet="ab1,漢é", max_size=12)
 rows = st.lists(

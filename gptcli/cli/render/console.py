@@ -139,7 +139,7 @@ def waiting(text: str) -> Iterator[None]:
     if Settings.quiet or not draws_on_stderr():
         yield
         return
-    sys.stderr.write(visible(text)[: width() - 1])
+    sys.stderr.write(visible(text)[: width(sys.stderr) - 1])
     sys.stderr.flush()
     with signals.farewell(CLEAR_LINE):
         try:
@@ -176,9 +176,16 @@ def wants_color(stream: IO[str] | None) -> bool:
     return is_terminal(stream) and not _is_dumb()
 
 
-def width() -> int:
-    """Columns for tables: COLUMNS if it is a usable number, else the terminal's, else 100."""
-    return usable(shutil.get_terminal_size((100, 24)).columns)
+def width(stream: IO[str] | None = None) -> int:
+    """Columns for text: COLUMNS if it is a usable number, else the terminal's, else 100.
+
+    The terminal is stdout's; where that is none, the one of `stream`.
+    """
+    columns = 0
+    if stream is not None:
+        with suppress(OSError, ValueError):
+            columns = os.get_terminal_size(stream.fileno()).columns
+    return usable(shutil.get_terminal_size((columns or 100, 24)).columns)
 
 
 def terminal_columns() -> int:
@@ -223,11 +230,19 @@ def rich_console(stream: IO[str], *, redraws: bool = False) -> "Console":
 def _say(text: str, style: str, label: str = "") -> None:
     if sys.stderr is None:
         return
+    message = label + visible(text)
+    if is_terminal(sys.stderr):
+        from gptcli.cli.render.word_wrap import wrapped  # imports Rich, as above
+
+        columns = width(sys.stderr)
+        # A word that is too long is left to the terminal: a path can then be copied whole.
+        lines = [wrapped(line, columns, folds=False) for line in message.split("\n")]
+        message = "\n".join(part for line in lines for part in line)
     if wants_color(sys.stderr):
-        console = rich_console(sys.stderr)
-        _send(console, [(label, "bold red"), (visible(text) + "\n", style)])
+        pieces = [(message[: len(label)], "bold red"), (message[len(label) :] + "\n", style)]
+        _send(rich_console(sys.stderr), pieces)
     else:
-        sys.stderr.write(label + visible(text) + "\n")
+        sys.stderr.write(message + "\n")
         sys.stderr.flush()
 
 

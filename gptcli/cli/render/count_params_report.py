@@ -13,7 +13,8 @@ from typing import Any
 from rich.cells import cell_len
 
 from gptcli.cli.parameter_counts import Fit, ModelCount, Usage
-from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row, folded
+from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row
+from gptcli.cli.render.word_wrap import folded
 from gptcli.core.escape import shown
 from gptcli.core.units import bytes_text
 from gptcli.interpret.weight_summary import FileTotals

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len
 
 from gptcli.cli.render.completion_views import token_text
-from gptcli.cli.render.table import QUIET, Report, folded
+from gptcli.cli.render.table import QUIET, Report
+from gptcli.cli.render.word_wrap import folded
 from gptcli.cli.text_analysis import ForwardPass, TextAnalysis
 
 Spans = list[tuple[str, str]]

@@ -93,7 +93,7 @@ class Line:
         columns: list[ProgressColumn] = [
             TextColumn("{task.description}", markup=False, table_column=one_line)
         ]
-        if console.width() >= _ROOM_FOR_BAR:
+        if console.width(sys.stderr) >= _ROOM_FOR_BAR:
             columns.insert(0, BarColumn(_BAR))
         rich = Progress(
             *columns,

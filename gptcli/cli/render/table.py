@@ -14,6 +14,7 @@ from typing import Protocol
 from rich.cells import cell_len
 
 from gptcli.cli.render import console
+from gptcli.cli.render.word_wrap import folded, wrapped
 
 GAP = "  "
 TITLE, HEADING, QUIET, WRONG = "bold", "bold cyan", "dim", "yellow"
@@ -205,30 +206,6 @@ def _flowing(row: Row, width: int) -> Iterator[str]:
         line += GAP + cell if has_cells else cell
         has_cells = True
     yield from folded(line, width)
-
-
-def wrapped(text: str, width: int, first: str = "", rest: str = "") -> Iterator[str]:
-    """Words on lines of at most `width` columns; the lines begin with `first`, then with `rest`."""
-    line, has_words = first, False
-    for word in text.split(" "):
-        if has_words and cell_len(line) + 1 + cell_len(word) > width:
-            yield from folded(line, width)
-            line, has_words = rest, False
-        line += f" {word}" if has_words else word
-        has_words = True
-    yield from folded(line, width)
-
-
-def folded(text: str, width: int) -> Iterator[str]:
-    """Pieces of at most `width` columns, broken anywhere."""
-    piece, used = "", 0
-    for letter in text:
-        used += cell_len(letter)
-        if used > width and piece:
-            yield piece
-            piece, used = "", cell_len(letter)
-        piece += letter
-    yield piece
 
 
 def _table_width(rows: Sequence[Row], kept: Sequence[int]) -> int:

@@ -1,10 +1,4 @@
-"""Break a streamed text between words, for a terminal.
-
-Every piece is shown at once. A word that turns out too long for its line is erased there and
-written again on the next one, so that nothing is held back. As with CSS's `pre-wrap`, blanks at
-the end of a full line take no room and a word longer than a line is broken. The last column stays
-empty, because terminals differ in what a full line does to the cursor.
-"""
+"""Break text between words, for a terminal: a whole one, or one that is still being streamed."""
 
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -18,10 +12,44 @@ _JOINER = "\u200d"  # joins emoji into one picture
 _NEVER_FIRST = {"Pe", "Pf", "Po", "Lm"}  # Unicode categories of what closes a phrase
 
 
-class WordWrap:
-    """One text that is written piece by piece from the first column on.
+def wrapped(
+    text: str, width: int, first: str = "", rest: str = "", *, folds: bool = True
+) -> Iterator[str]:
+    """Words on lines of at most `width` columns; the lines begin with `first`, then with `rest`.
 
-    `columns` tells the terminal's width now; it is asked for each piece, for windows are resized.
+    A word longer than a line is folded; without `folds` it makes a line that is too long.
+    """
+    line, has_words = first, False
+    for word in text.split(" "):
+        if has_words and cell_len(line) + 1 + cell_len(word) > width:
+            yield from folded(line, width) if folds else [line]
+            line, has_words = rest, False
+        line += f" {word}" if has_words else word
+        has_words = True
+    yield from folded(line, width) if folds else [line]
+
+
+def folded(text: str, width: int) -> Iterator[str]:
+    """Pieces of at most `width` columns, broken anywhere."""
+    piece, used = "", 0
+    for letter in text:
+        used += cell_len(letter)
+        if used > width and piece:
+            yield piece
+            piece, used = "", cell_len(letter)
+        piece += letter
+    yield piece
+
+
+class WordWrap:
+    """Wraps a text that is streamed piece by piece, from the first column on.
+
+    Every piece is shown at once. A word that turns out too long for its line is erased there and
+    written again on the next one, so that nothing is held back. As with CSS's `pre-wrap`, blanks
+    at the end of a full line take no room and a word longer than a line is broken. The last column
+    stays empty, because terminals differ in what a full line does to the cursor.
+
+    `columns` gives the terminal's width; it is called for each piece, as windows are resized.
     """
 
     def __init__(self, columns: Callable[[], int]) -> None:
