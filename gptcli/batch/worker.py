@@ -15,8 +15,8 @@ from gptcli.batch.request import Failure, Record
 from gptcli.batch.result_lines import Answer, Sample
 from gptcli.core.errors import UsageError
 from gptcli.engine.interface import Engine, Span
-from gptcli.generation.prefix_cache import Prefixes
-from gptcli.generation.scheduler import Batch, Job
+from gptcli.generation.prefix_cache import PrefixCache
+from gptcli.generation.scheduler import Job, Scheduler
 from gptcli.generation.sequence import Sequence as Text
 from gptcli.generation.sequence import Token
 from gptcli.generation.text_stream import StopFinder
@@ -115,7 +115,7 @@ class Answerer:
         self.on_fewer: Callable[[int], object] = lambda _rows: None
         self._engine, self._rows = engine, rows
         kept = _kept_positions(engine.config.context_length, rows, max_tokens)
-        self._prefixes = Prefixes(kept)
+        self._prefixes = PrefixCache(kept)
         self._max_tokens = None if max_tokens is None else max_tokens - kept
         self.held_tokens = 0
 
@@ -133,11 +133,11 @@ class Answerer:
             RunError: a fault of the model, not of a record; not the memory for one text.
         """
         jobs = _Restartable(self._jobs(records, emit))
-        batch = Batch(self._engine, self._rows, self._prefixes, self._use)
+        scheduler = Scheduler(self._engine, self._rows, self._prefixes, self._use)
         self.active = self.held_tokens = 0
         while not jobs.is_exhausted:
-            for job in batch.run(jobs):
-                self._end(job, batch, emit)
+            for job in scheduler.run(jobs):
+                self._end(job, scheduler, emit)
 
     def _use(self, rows: int) -> None:
         self._rows = rows
@@ -204,7 +204,7 @@ class Answerer:
             writing = _Writing(pending, text, self)
             yield Job(text, writing, writing.watch, writing.restart)
 
-    def _end(self, job: Job, batch: Batch, emit: Emit) -> None:
+    def _end(self, job: Job, scheduler: Scheduler, emit: Emit) -> None:
         writing: _Writing = job.key
         pending, text = writing.pending, writing.text
         self.active -= 1
@@ -213,30 +213,32 @@ class Answerer:
         self._judge(job, pending)
         pending.samples[text.sample] = writing.sample()
         if len(pending.samples) == pending.record.num_samples:
-            emit(pending.failure or self._answer(pending, batch))
+            emit(pending.failure or self._answer(pending, scheduler))
 
     def _judge(self, job: Job, pending: _Pending) -> None:
         record = pending.record
         if job.problem is not None:
             pending.failure = record.failure(job.problem.code, job.problem.problem)
-        elif self.spec.overflow == "error" and job.text.finish_reason == "context":
-            found = f"full after {len(job.text.ids):,} new tokens"
+        elif self.spec.overflow == "error" and job.sequence.finish_reason == "context":
+            found = f"full after {len(job.sequence.ids):,} new tokens"
             pending.failure = record.failure("context_full", f"the context is {found}")
 
-    def _answer(self, pending: _Pending, batch: Batch) -> Answer:
+    def _answer(self, pending: _Pending, scheduler: Scheduler) -> Answer:
         record = pending.record
         samples = [pending.samples[number] for number in range(record.num_samples)]
         given = isinstance(record.prompt, str)
         prompt = str(record.prompt) if given else self.tokenizer.decode(pending.ids)
-        scores = self._of_prompt(pending, batch)
+        scores = self._of_prompt(pending, scheduler)
         return Answer(record, prompt, pending.ids, pending.truncated, samples, scores)
 
-    def _of_prompt(self, pending: _Pending, batch: Batch) -> list[Score] | None:
+    def _of_prompt(self, pending: _Pending, scheduler: Scheduler) -> list[Score] | None:
         count = pending.record.echoed_logprobs
         if count is None:
             return None
         self.on_token()  # it may take as long as one
-        return batch.beside(lambda: prompt_scores(self._engine, self.tokenizer, pending.ids, count))
+        return scheduler.with_memory(
+            lambda: prompt_scores(self._engine, self.tokenizer, pending.ids, count)
+        )
 
     def _require_known(self, record: Record) -> None:
         n_vocab = self.tokenizer.n_vocab

@@ -16,7 +16,7 @@ from gptcli.diagnostics.machine import Machine
 from gptcli.diagnostics.workload import Workload
 from gptcli.engine.interface import Engine, Logits, Span
 from gptcli.generation.decode import Generation, Prompt
-from gptcli.generation.scheduler import Batch, Job
+from gptcli.generation.scheduler import Job, Scheduler
 from gptcli.generation.sequence import Sequence as Text
 from gptcli.model.config import GPTConfig
 from gptcli.model.memory_estimate import decode_bytes, weight_bytes
@@ -256,7 +256,7 @@ def _batch(engine: Engine, work: Workload) -> float:
         )
         for row in range(work.rows)
     ]
-    batch = Batch(engine, work.rows)
+    batch = Scheduler(engine, work.rows)
     start = perf_counter()
     for _ in batch.run(jobs):
         pass

@@ -22,7 +22,7 @@ from gptcli.engine import library
 from gptcli.engine.interface import Engine, Span
 from gptcli.engine.pytorch import TorchEngine
 from gptcli.generation.decode import Generation, Prompt
-from gptcli.generation.scheduler import Batch, Job
+from gptcli.generation.scheduler import Job, Scheduler
 from gptcli.generation.sequence import Sequence, Token
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel, untrained
@@ -234,7 +234,7 @@ def _texts(rows: int) -> list[list[tuple[int, float | None]]]:
         )
         return Job(text, watch=watch)
 
-    for _ in Batch(engine_of(untrained(_SMALL, 5)), rows).run(map(job, range(_TEXTS))):
+    for _ in Scheduler(engine_of(untrained(_SMALL, 5)), rows).run(map(job, range(_TEXTS))):
         pass
     return told
 

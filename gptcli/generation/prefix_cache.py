@@ -1,8 +1,8 @@
 """Prefix cache: prompts with a common prefix share its keys and values.
 
-Every cache may lend its beginning: those of texts being written, and of the last that ended. Keys
-and values of a position depend on the tokens up to it and on nothing else, to the last bit on the
-native engine, so a beginning may be cut anywhere.
+A prefix is copied from any cache that begins with it: of an active sequence, or of one of the last
+that ended. Keys and values of a position depend on the tokens up to it and on nothing else (to the
+last bit on the native engine), so a prefix of any length may be copied.
 """
 
 from collections import OrderedDict
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST = 16  # positions worth copying, and worth waiting a step for
+MIN_SHARED = 16  # positions worth copying, and worth waiting a step for
 
 
 @dataclass(slots=True, eq=False)
-class _Lender:
+class _Source:
     ids: NDArray[np.int64]
     cache: Any
 
@@ -29,67 +29,67 @@ class _Lender:
         return int(differs.argmax()) if differs.any() else length
 
 
-class Prefixes:
-    """Where to copy the beginning of a prompt from.
+class PrefixCache:
+    """The caches that prefixes are copied from.
 
     Attributes:
-        shared: positions that were copied and not computed, so far.
+        shared: positions copied instead of computed, so far.
     """
 
     def __init__(self, positions: int) -> None:
-        """Keep caches of texts that ended as long as they have at most so many `positions`."""
+        """Keep the caches of ended sequences while they have at most `positions` in all."""
         self.shared = 0
         self._most = positions
-        self._writing: dict[int, _Lender] = {}
-        self._ended: OrderedDict[int, _Lender] = OrderedDict()  # the last used last
+        self._active: dict[int, _Source] = {}
+        self._ended: OrderedDict[int, _Source] = OrderedDict()  # the last used last
 
     @property
     def positions(self) -> int:
-        """How many the kept caches have room for."""
-        return sum(lender.cache.capacity for lender in self._ended.values())
+        """Capacity of the caches kept of ended sequences."""
+        return sum(source.cache.capacity for source in self._ended.values())
 
     def must_wait(self, prompt: Sequence[int]) -> bool:
-        """Whether a prompt being computed now will soon lend much more than there is."""
+        """Whether a prompt being prefilled now will soon share much more than there is."""
         ids = _array(prompt)[:-1]
-        known = max((self._lends(lender, ids) for lender in self._lenders()), default=0)
-        coming = max((lender.common(ids) for lender in self._writing.values()), default=0)
-        return coming >= known + LEAST
+        known = max((self._available(source, ids) for source in self._sources()), default=0)
+        coming = max((source.common(ids) for source in self._active.values()), default=0)
+        return coming >= known + MIN_SHARED
 
     def begin(self, prompt: Sequence[int], cache: Any) -> None:
-        """Copy into an empty cache what is known of a prompt, and let it lend in its turn.
+        """Copy a prompt's known prefix into an empty cache, which then is a source itself.
 
-        The last token is never copied: what follows it is always to be computed.
+        The last token is never copied: computing it gives the logits of what follows.
         """
         ids = _array(prompt)
-        lender = max(self._lenders(), key=lambda one: self._lends(one, ids[:-1]), default=None)
-        if lender is not None and (count := self._lends(lender, ids[:-1])) >= LEAST:
-            cache.copy_prefix(lender.cache, count)
+        source = max(self._sources(), key=lambda one: self._available(one, ids[:-1]), default=None)
+        if source is not None and (count := self._available(source, ids[:-1])) >= MIN_SHARED:
+            cache.copy_prefix(source.cache, count)
             self.shared += count
-            if id(lender.cache) in self._ended:
-                self._ended.move_to_end(id(lender.cache))
-        self._writing[id(cache)] = _Lender(ids, cache)
+            if id(source.cache) in self._ended:
+                self._ended.move_to_end(id(source.cache))
+        self._active[id(cache)] = _Source(ids, cache)
 
     def end(self, cache: Any, *, keep: bool = True) -> None:
-        """The text of a cache has ended; not to `keep` it if it no longer holds the prompt."""
-        lender = self._writing.pop(id(cache), None)
-        if lender is None or not keep:
+        """Note that a cache's sequence ended; `keep` is false if the prompt is not in it."""
+        source = self._active.pop(id(cache), None)
+        if source is None or not keep:
             return
-        lender.cache.truncate(len(lender.ids))
-        self._ended[id(cache)] = lender
+        source.cache.truncate(len(source.ids))
+        self._ended[id(cache)] = source
         while self._ended and self.positions > self._most:
             self._ended.popitem(last=False)
 
     def clear(self) -> None:
         """Drop all kept caches."""
-        self._writing.clear()
+        self._active.clear()
         self._ended.clear()
 
-    def _lenders(self) -> chain[_Lender]:
-        return chain(self._writing.values(), self._ended.values())
+    def _sources(self) -> chain[_Source]:
+        return chain(self._active.values(), self._ended.values())
 
     @staticmethod
-    def _lends(lender: _Lender, ids: NDArray[np.int64]) -> int:
-        return min(lender.common(ids), int(lender.cache.length))
+    def _available(source: _Source, ids: NDArray[np.int64]) -> int:
+        return min(source.common(ids), int(source.cache.length))
 
 
 def _array(ids: Sequence[int]) -> NDArray[np.int64]:

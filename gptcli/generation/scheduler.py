@@ -1,8 +1,7 @@
 """Continuous batching: a sequence that ends makes room for the next one.
 
-Each step computes whatever its texts need, prompts and single tokens together, in one call of the
-engine. A text depends on itself alone: every text has a cache of its own, and its draws are
-counter-based.
+Each step prefills prompts and decodes one token of every other sequence in one call of the engine.
+A sequence depends on itself alone: it has a cache of its own, and its draws are counter-based.
 """
 
 from collections import deque
@@ -13,30 +12,30 @@ from typing import Any, TypeVar
 from gptcli.core.errors import RunError
 from gptcli.core.memory import is_exhausted
 from gptcli.engine.interface import Engine, Logits, Span
-from gptcli.generation.prefix_cache import Prefixes
+from gptcli.generation.prefix_cache import PrefixCache
 from gptcli.generation.sequence import Sequence, Token, check_prompt
 from gptcli.sampling.processors import TextError
 
-# Of all prompts together; a longer one is cut, so that the others wait no longer than for these.
-PROMPT_TOKENS_A_STEP = 512
+# Over all prompts: a longer prompt is prefilled in chunks, so that decoding never waits long.
+PROMPT_TOKENS_PER_STEP = 512
 
 _T = TypeVar("_T")
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One text to write.
+    """One sequence to complete.
 
     Attributes:
-        text: the sequence in the making; its finish_reason says why it ended.
+        sequence: prompt and new tokens; its finish_reason says why it ended.
         key: whatever the caller knows it by.
-        watch: told of each token; true ends the text with reason "stop".
-        restarted: called when the text is begun again, after which `watch` hears of it anew.
-        problem: set where no token could be chosen and the text ended for that.
-        cache: what the engine holds of the text, while it is being written.
+        watch: called with each token; true ends the sequence with reason "stop".
+        restarted: called when decoding starts over, after which `watch` gets every token again.
+        problem: set if the sequence ended because no token could be chosen.
+        cache: its keys and values in the engine, while it is active.
     """
 
-    text: Sequence
+    sequence: Sequence
     key: Any = None
     watch: Callable[[Token], bool] | None = None
     restarted: Callable[[], object] | None = None
@@ -44,33 +43,33 @@ class Job:
     cache: Any = None
 
     def restart(self) -> None:
-        """Forget what was written: the draws are the text's own, so it will be written again."""
-        self.text.ids.clear()
-        self.text.finish_reason, self.cache = None, None
+        """Drop the new tokens; counter-based draws will give the same ones again."""
+        self.sequence.ids.clear()
+        self.sequence.finish_reason, self.cache = None, None
         if self.restarted is not None:
             self.restarted()
 
 
-class Batch:
-    """Writes texts, a limited number at a time."""
+class Scheduler:
+    """Completes sequences, a limited number at a time."""
 
     def __init__(
         self,
         engine: Engine,
         rows: int,
-        prefixes: Prefixes | None = None,
+        prefixes: PrefixCache | None = None,
         on_fewer: Callable[[int], object] = lambda _rows: None,
     ) -> None:
-        """`rows` texts at a time.
+        """Complete `rows` sequences at a time.
 
         Args:
             engine: what computes.
-            rows: half as many, and again half, once there is not the memory for them.
-            prefixes: computes once what prompts have in common.
-            on_fewer: told how many rows are left.
+            rows: halved, as often as needed, when memory runs out.
+            prefixes: the prefix cache; None for none.
+            on_fewer: called with the number of rows once it was halved.
         """
         self._engine, self._rows = engine, rows
-        self._prefixes = prefixes or Prefixes(0)
+        self._prefixes = prefixes or PrefixCache(0)
         self._on_fewer = on_fewer
         self._active: list[Job] = []
         self._waiting: deque[Job] = deque()
@@ -78,12 +77,12 @@ class Batch:
     def run(self, jobs: Iterable[Job | None]) -> Iterator[Job]:
         """Jobs as they end, in no order; the next is taken only when there is a row for it.
 
-        None among the jobs is "not now": it is asked again after a step, unless nothing is left
-        to step.
+        None among the jobs means "none yet": the iterator is asked again after the next step. If
+        nothing is active, the run ends.
 
         Raises:
             UsageError: a prompt is empty or too long (check it first to go on without it).
-            RunError: non-finite logits, or not the memory for one row.
+            RunError: non-finite logits, or out of memory with one row.
         """
         waiting = iter(jobs)
         while True:
@@ -94,11 +93,11 @@ class Batch:
                 continue
             yield from self._step()
 
-    def beside(self, work: Callable[[], _T]) -> _T:
-        """What `work` gives, done between two jobs of `run`; with fewer rows if it must be.
+    def with_memory(self, work: Callable[[], _T]) -> _T:
+        """Call `work` between two jobs of `run`, halving the rows until it has the memory.
 
         Raises:
-            RunError: there is not the memory for it beside one row.
+            RunError: out of memory with one row.
         """
         while True:
             try:
@@ -109,13 +108,13 @@ class Batch:
             self._shrink()  # here, where the exception no longer holds what was allocated
 
     def _admit(self, waiting: Iterator[Job | None]) -> Iterator[Job]:
-        """Begin jobs while there is room for them; yields what is done before it begins."""
+        """Begin jobs while there are rows; yields jobs that need no step."""
         while len(self._active) < self._rows and (job := self._next(waiting)) is not None:
-            text = job.text
-            check_prompt(text.prompt, text.context, text.overflow)
-            if text.must_end():
+            sequence = job.sequence
+            check_prompt(sequence.prompt, sequence.context, sequence.overflow)
+            if sequence.must_end():
                 yield job
-            elif self._active and self._prefixes.must_wait(text.prompt):
+            elif self._active and self._prefixes.must_wait(sequence.prompt):
                 self._waiting.appendleft(job)
                 return
             else:
@@ -125,14 +124,14 @@ class Batch:
         return self._waiting.popleft() if self._waiting else next(waiting, None)
 
     def _begin(self, job: Job) -> None:
-        """Give a job a cache; with fewer rows, and later, if there is not the memory for it."""
-        text = job.text
-        capacity = min(text.context, len(text.prompt) + text.params.max_new_tokens)
+        """Allocate a job's cache; out of memory, it waits and the rows are halved."""
+        sequence = job.sequence
+        n_tokens = len(sequence.prompt) + sequence.params.max_new_tokens
         self._active.append(job)
         try:
-            job.cache = self._engine.new_cache(capacity)
-            if len(text.prompt) <= text.context:  # else its beginning is cut off
-                self._prefixes.begin(text.prompt, job.cache)
+            job.cache = self._engine.new_cache(min(sequence.context, n_tokens))
+            if len(sequence.prompt) <= sequence.context:  # else its beginning is cut off
+                self._prefixes.begin(sequence.prompt, job.cache)
         except (MemoryError, RuntimeError) as problem:
             if not is_exhausted(problem):
                 raise
@@ -141,10 +140,10 @@ class Batch:
         self._shrink()  # here, where the exception no longer holds what was allocated
 
     def _shrink(self) -> None:
-        """Begin all texts again, half as many at a time.
+        """Restart all active jobs with half as many rows.
 
         Raises:
-            RunError: there was one.
+            RunError: there was one row.
         """
         for job in self._active:
             job.restart()
@@ -153,33 +152,34 @@ class Batch:
         self._prefixes.clear()
         if self._rows == 1:
             hint = "A smaller model, shorter prompts, `dtype=bfloat16` or `quantize` need less"
-            raise RunError("memory", "exhausted for one text at a time", hint)
+            raise RunError("memory", "exhausted for one sequence at a time", hint)
         self._rows //= 2
         self._on_fewer(self._rows)
 
     def _step(self) -> Iterator[Job]:
-        """One token for each text whose prompt is computed; yields the jobs that ended."""
+        """One token for each sequence whose prompt is prefilled; yields the jobs that ended."""
         spans = list(self._spans())
         if (found := self._compute([span for _, span in spans])) is None:
             return
         rows = iter(found)
         for job, span in spans:
             if job.cache is None:
-                return  # what was done beside the last job took the memory: all begin again
+                return  # `with_memory`, called for the job just yielded, restarted all others
             if span.n_logits and _advance(job, next(rows)):
                 self._active.remove(job)
-                has_prompt = len(job.text) <= job.text.context + 1
-                self._prefixes.end(job.cache, keep=has_prompt)
+                # A window that slid no longer holds the prompt.
+                keep = len(job.sequence) <= job.sequence.context + 1
+                self._prefixes.end(job.cache, keep=keep)
                 job.cache = None
                 yield job
 
     def _spans(self) -> Iterator[tuple[Job, Span]]:
-        """What each text needs; of prompts, so much as a step may compute, in their order."""
-        budget = PROMPT_TOKENS_A_STEP
+        """What to compute of each job: one token, or as much of its prompt as the budget allows."""
+        budget = PROMPT_TOKENS_PER_STEP
         for job in self._active:
-            past, unread = job.text.unread(job.cache.length)
+            past, unread = job.sequence.unread(job.cache.length)
             job.cache.truncate(past)
-            if len(job.text) > job.text.context:  # the window slides: no position stays
+            if len(job.sequence) > job.sequence.context:  # the window slides: no position stays
                 self._prefixes.end(job.cache, keep=False)
                 yield job, Span(job.cache, unread)
             elif len(unread) == 1 or len(unread) <= budget:
@@ -190,7 +190,7 @@ class Batch:
                 budget = 0
 
     def _compute(self, spans: list[Span]) -> Logits | None:
-        """Logits of the spans; None, and fewer rows, if there is not the memory."""
+        """Logits of the spans; None, with the rows halved, if memory ran out."""
         try:
             return self._engine.step(spans)
         except (MemoryError, RuntimeError) as problem:
@@ -201,15 +201,15 @@ class Batch:
 
 
 def _advance(job: Job, logits: Logits) -> bool:
-    """Whether the job has ended with the token that these logits give."""
+    """Append the token that these logits give; whether the job has ended."""
     try:
-        token = job.text.choose(logits)
-    except TextError as problem:  # of this text alone, unlike logits that are not finite
+        token = job.sequence.choose(logits)
+    except TextError as problem:  # of this sequence alone, unlike non-finite logits
         job.problem = problem
         return True
     if token is None:
         return True
     if job.watch is not None and job.watch(token):
-        job.text.finish_reason = "stop"
+        job.sequence.finish_reason = "stop"
         return True
-    return job.text.must_end()
+    return job.sequence.must_end()

@@ -172,7 +172,7 @@ def test_a_prompt_that_cannot_be_scored_ends_a_job_that_can_be_resumed(tmp_path:
     expected, short = of_echoes(tmp_path), Short(tiny_model(), MemoryError(), beside=0)
     scored, said = Answerer(short, bytes_tokenizer(), SPEC, rows=4), []
     scored.on_fewer = said.append
-    with pytest.raises(RunError, match="memory: exhausted for one text"):
+    with pytest.raises(RunError, match="memory: exhausted for one sequence"):
         write(tmp_path / "in", tmp_path / "out", answers=lambda: scored)
     assert said == [2, 1]
     assert expected.startswith((tmp_path / "out").read_bytes())

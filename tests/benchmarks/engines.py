@@ -64,7 +64,7 @@ class Gptcli(OwnFile):
 
     def batch(self, prompts: list[Ids], new_tokens: list[int], most: int = 32) -> int:
         """So many rows at most; one that ends makes room for the next."""
-        from gptcli.generation.scheduler import Batch, Job
+        from gptcli.generation.scheduler import Job, Scheduler
         from gptcli.generation.sequence import Sequence as Text
         from gptcli.sampling.params import SamplingParams
 
@@ -80,8 +80,8 @@ class Gptcli(OwnFile):
             )
             for prompt, count in zip(prompts, new_tokens, strict=True)
         )
-        rows = Batch(self.model, min(most, len(prompts)))
-        return sum(len(job.text.ids) for job in rows.run(jobs))
+        rows = Scheduler(self.model, min(most, len(prompts)))
+        return sum(len(job.sequence.ids) for job in rows.run(jobs))
 
 
 class Transformers(OwnFile):

@@ -9,7 +9,7 @@ from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 from gptcli.core.errors import UsageError
 from gptcli.engine.interface import Span
 from gptcli.engine.quantize import to_int4, to_int8
-from gptcli.generation.scheduler import Batch, Job
+from gptcli.generation.scheduler import Job, Scheduler
 from gptcli.generation.sequence import Sequence
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import untrained
@@ -71,7 +71,7 @@ def test_batches_keep_their_bits_at_every_width(width: str) -> None:
             for n in range(9)
         ]
         jobs = [Job(text, n) for n, text in enumerate(texts)]
-        return {job.key: job.text.ids for job in Batch(model, rows).run(jobs)}
+        return {job.key: job.sequence.ids for job in Scheduler(model, rows).run(jobs)}
 
     assert written(1) == written(4) == written(9)
 

@@ -11,8 +11,8 @@ from gptcli.batch.io.lines import made_line
 from gptcli.batch.job import JobSpec
 from gptcli.batch.request import RecordReader
 from gptcli.engine.interface import Engine
-from gptcli.generation.prefix_cache import LEAST, Prefixes
-from gptcli.generation.scheduler import Batch, Job
+from gptcli.generation.prefix_cache import MIN_SHARED, PrefixCache
+from gptcli.generation.scheduler import Job, Scheduler
 from gptcli.generation.sequence import Sequence, Token
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import untrained
@@ -43,7 +43,7 @@ def written(
     model: Engine,
     todo: list[tuple[int, tuple[int, ...]]],
     rows: int,
-    prefixes: Prefixes | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> Texts:
     """Text number → its ids and their log-probabilities, to the last bit."""
     result: Texts = {}
@@ -63,7 +63,7 @@ def written(
         return Job(text, number, watch)
 
     jobs = [job(number, prompt) for number, prompt in todo]
-    assert len(list(Batch(model, rows, prefixes).run(jobs))) == len(jobs)
+    assert len(list(Scheduler(model, rows, prefixes).run(jobs))) == len(jobs)
     return result
 
 
@@ -71,37 +71,37 @@ def written(
 @pytest.mark.parametrize("kept", [100, 512, 4096])
 def test_sharing_changes_no_bits(model: Engine, rows: int, kept: int) -> None:
     todo = list(enumerate(prompts()))
-    prefixes = Prefixes(kept)
+    prefixes = PrefixCache(kept)
     assert written(model, todo, rows, prefixes) == written(model, todo, 5)
     assert prefixes.shared > 0
 
 
 def test_order_changes_no_bits_of_what_is_shared(model: Engine) -> None:
     todo = list(enumerate(prompts()))
-    expected = written(model, todo, 8, Prefixes(1024))
+    expected = written(model, todo, 8, PrefixCache(1024))
     for seed in range(3):
         shuffled = random.Random(seed).sample(todo, len(todo))
-        assert written(model, shuffled, 4, Prefixes(1024)) == expected
-    assert written(model, todo[9:11], 2, Prefixes(1024)) == {n: expected[n] for n in (9, 10)}
+        assert written(model, shuffled, 4, PrefixCache(1024)) == expected
+    assert written(model, todo[9:11], 2, PrefixCache(1024)) == {n: expected[n] for n in (9, 10)}
 
 
 def test_threads_change_no_bits_of_what_is_shared() -> None:
     todo, made = list(enumerate(prompts())), untrained(CONFIG, 3)
-    expected = written(engine_of(made, threads=1), todo, 4, Prefixes(1024))
-    assert written(engine_of(made, threads=3), todo, 4, Prefixes(1024)) == expected
+    expected = written(engine_of(made, threads=1), todo, 4, PrefixCache(1024))
+    assert written(engine_of(made, threads=3), todo, 4, PrefixCache(1024)) == expected
 
 
 @pytest.mark.parametrize("rows", [1, 4, 32])
 def test_what_all_have_in_common_is_read_once(rows: int) -> None:
     model, rng = engine_of(untrained(CONFIG, 3)), random.Random(1)
     begins = drawn(rng, 150)
-    prefixes = Prefixes(1024)
+    prefixes = PrefixCache(1024)
     written(model, [(n, begins + drawn(rng, 20)) for n in range(12)], rows, prefixes)
     assert prefixes.shared >= 11 * 150  # some ends begin alike, too
 
 
 class Held:
-    """What `Prefixes` asks of a cache."""
+    """What `PrefixCache` asks of a cache."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.length = capacity, 0
@@ -117,7 +117,7 @@ class Held:
 
 
 def test_what_is_used_stays_and_the_rest_makes_room() -> None:
-    rng, prefixes = random.Random(2), Prefixes(600)
+    rng, prefixes = random.Random(2), PrefixCache(600)
     common, other = drawn(rng, 100), drawn(rng, 100)
     for number in range(9):
         for begins in (common, other) if number == 0 else (common,):
@@ -140,23 +140,23 @@ def test_what_is_used_stays_and_the_rest_makes_room() -> None:
 
 
 def test_the_last_token_is_never_copied_and_a_few_are_not_worth_it() -> None:
-    prefixes, cache = Prefixes(1024), Held(64)
+    prefixes, cache = PrefixCache(1024), Held(64)
     whole = tuple(range(40))
     prefixes.begin(whole, cache)
     cache.length = 40
     prefixes.begin(whole, same := Held(64))
     assert same.copied == [39]
-    prefixes.begin((*whole[: LEAST - 1], 96, 96), little := Held(64))
+    prefixes.begin((*whole[: MIN_SHARED - 1], 96, 96), little := Held(64))
     assert little.copied == []
 
 
 def test_a_prompt_waits_for_one_that_is_computed_and_begins_alike() -> None:
-    prefixes, cache = Prefixes(1024), Held(64)
+    prefixes, cache = PrefixCache(1024), Held(64)
     whole = tuple(range(40))
     prefixes.begin(whole, cache)
     assert prefixes.must_wait(whole)
     assert prefixes.must_wait((*whole[:30], 96))
-    assert not prefixes.must_wait((*whole[: LEAST - 1], 96))
+    assert not prefixes.must_wait((*whole[: MIN_SHARED - 1], 96))
     cache.length = 40
     assert not prefixes.must_wait(whole)
 

@@ -12,7 +12,7 @@ from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 from gptcli.core.errors import RunError, UsageError
 from gptcli.engine.interface import Engine
 from gptcli.generation.decode import Generation, Prompt
-from gptcli.generation.scheduler import Batch, Job
+from gptcli.generation.scheduler import Job, Scheduler
 from gptcli.generation.sequence import Sequence, Token
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import untrained
@@ -72,10 +72,10 @@ def written(
         result[number] = ([], logprobs, None)
         return Job(text_of(number, record, **changes), number, watch, logprobs.clear)
 
-    for done in Batch(model, rows, on_fewer=on_fewer).run(
+    for done in Scheduler(model, rows, on_fewer=on_fewer).run(
         job(number, record) for number, record in todo
     ):
-        result[done.key] = (done.text.ids, result[done.key][1], done.text.finish_reason)
+        result[done.key] = (done.sequence.ids, result[done.key][1], done.sequence.finish_reason)
     return result
 
 
@@ -140,7 +140,7 @@ def test_a_watcher_ends_its_own_text_only(model: Engine) -> None:
     texts = [text_of(n, (ids, params), eos_ids=frozenset()) for n in range(3)]
     jobs = [Job(text, n) for n, text in enumerate(texts)]
     jobs[1].watch = lambda _: len(texts[1].ids) == 4
-    assert {job.key for job in Batch(model, 3).run(jobs)} == {0, 1, 2}
+    assert {job.key for job in Scheduler(model, 3).run(jobs)} == {0, 1, 2}
     assert [len(text.ids) for text in texts] == [9, 4, 9]
     assert [text.finish_reason for text in texts] == ["length", "stop", "length"]
 
@@ -154,7 +154,7 @@ def test_no_more_jobs_are_taken_than_there_are_rows(model: Engine) -> None:
             yield Job(text_of(number, record), number)
 
     done = 0
-    for _ in Batch(model, 4).run(jobs()):  # type: ignore[arg-type]
+    for _ in Scheduler(model, 4).run(jobs()):  # type: ignore[arg-type]
         done += 1
         assert len(taken) - done <= 5
     assert done == 30
@@ -163,7 +163,7 @@ def test_no_more_jobs_are_taken_than_there_are_rows(model: Engine) -> None:
 def test_a_prompt_that_cannot_be_read_is_refused(model: Engine) -> None:
     for ids in ((), (1,) * 49):
         with pytest.raises(UsageError):
-            list(Batch(model, 2).run([Job(text_of(0, (ids, SamplingParams())))]))
+            list(Scheduler(model, 2).run([Job(text_of(0, (ids, SamplingParams())))]))
 
 
 def test_non_finite_logits_stop_the_batch() -> None:
@@ -172,7 +172,7 @@ def test_non_finite_logits_stop_the_batch() -> None:
         broken.final_norm.shift[0] = float("inf")
     job = Job(text_of(0, ((1, 2), SamplingParams())))
     with pytest.raises(RunError, match="non-finite logits at token 1"):
-        list(Batch(engine_of(broken), 2).run([job]))
+        list(Scheduler(engine_of(broken), 2).run([job]))
 
 
 EXHAUSTED = [
@@ -203,7 +203,7 @@ def test_memory_that_is_short_at_any_step_changes_no_bit(step: int) -> None:
 def test_one_text_that_does_not_fit_is_one_clear_line() -> None:
     short = Short(engine_of(untrained(CONFIG, 3)), MemoryError(), most=0)
     said: list[int] = []
-    with pytest.raises(RunError, match="memory: exhausted for one text"):
+    with pytest.raises(RunError, match="memory: exhausted for one sequence"):
         written(short, list(enumerate(records(5))), 4, on_fewer=said.append)
     assert said == [2, 1]
 
@@ -218,7 +218,7 @@ def test_what_is_done_beside_a_batch_takes_its_rows_and_changes_no_bit() -> None
     model = engine_of(untrained(CONFIG, 3))
     todo = list(enumerate(records(25)))
     said: list[int] = []
-    batch = Batch(model, 9, on_fewer=said.append)
+    scheduler = Scheduler(model, 9, on_fewer=said.append)
     errors = {3: [MemoryError()], 8: EXHAUSTED[1:]}  # after so many texts: 9 rows → 4, → 2, → 1
     found = {}
 
@@ -227,10 +227,10 @@ def test_what_is_done_beside_a_batch_takes_its_rows_and_changes_no_bit() -> None
             raise problems.pop()
         return number
 
-    for count, job in enumerate(batch.run(Job(text_of(*one), one[0]) for one in todo)):
+    for count, job in enumerate(scheduler.run(Job(text_of(*one), one[0]) for one in todo)):
         problems = list(errors.get(count, []))
-        assert batch.beside(lambda n=job.key, left=problems: work(n, left)) == job.key
-        found[job.key] = job.text.ids, job.text.finish_reason
+        assert scheduler.with_memory(lambda n=job.key, left=problems: work(n, left)) == job.key
+        found[job.key] = job.sequence.ids, job.sequence.finish_reason
     assert said == [4, 2, 1]
     expected = written(model, todo, 4)
     assert found == {number: (ids, reason) for number, (ids, _, reason) in expected.items()}
@@ -240,8 +240,8 @@ def test_what_does_not_fit_beside_one_text_is_one_clear_line() -> None:
     def fail(error: Exception) -> None:
         raise error
 
-    batch = Batch(engine_of(untrained(CONFIG, 3)), 2)
+    scheduler = Scheduler(engine_of(untrained(CONFIG, 3)), 2)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        batch.beside(lambda: fail(RuntimeError("shapes differ")))
-    with pytest.raises(RunError, match="memory: exhausted for one text"):
-        batch.beside(lambda: fail(MemoryError()))
+        scheduler.with_memory(lambda: fail(RuntimeError("shapes differ")))
+    with pytest.raises(RunError, match="memory: exhausted for one sequence"):
+        scheduler.with_memory(lambda: fail(MemoryError()))

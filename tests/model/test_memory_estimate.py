@@ -36,7 +36,7 @@ TOY = GPTConfig(vocab_size=300, context_length=32, emb_dim=64, n_heads=2, n_laye
 # and warmed up all that does not depend on the size.
 MEASURE = """
 import json, sys
-from gptcli.generation.scheduler import Batch, Job
+from gptcli.generation.scheduler import Job, Scheduler
 from gptcli.core.memory import peak_bytes, resident_bytes
 from gptcli.generation.llm import LLM
 from gptcli.generation.model_spec import ModelSpec
@@ -53,7 +53,7 @@ def write(directory, texts, tokens, width):
         Job(Sequence(prompt=[1] * (tokens - new), params=params, context=tokens, seed=n))
         for n in range(texts)
     ]
-    assert len(list(Batch(engine, texts).run(jobs))) == texts
+    assert len(list(Scheduler(engine, texts).run(jobs))) == texts
     return loaded
 
 def train(directory, rows, tokens, _):
