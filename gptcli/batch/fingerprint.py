@@ -32,7 +32,7 @@ def identity(llm: LLM, *, full: bool = False) -> dict[str, Any]:
         "config": config_digest(llm.config),
         "weights": weights_digest(llm.checkpoint, full=full),
         "tokenizer": tokenizer_digest(llm.tokenizer),
-        "dtype": llm.numbers,
+        "dtype": llm.weight_dtype,
     }
     return found if llm.is_native else {**found, "machine": machine(llm.spec.device)}
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gptcli.cli import beams, speculation
 from gptcli.cli.generate_options import Plan
 from gptcli.cli.model_options import found, opened, ready
 from gptcli.cli.prompt_input import notice_special
@@ -31,6 +30,7 @@ from gptcli.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from gptcli.generation.llm import LLM
+    from gptcli.generation.speculative import Drafter
     from gptcli.generation.text_stream import Completion
 
 
@@ -48,7 +48,7 @@ def run(spec: ModelSpec, params: SamplingParams, plan: Plan, prompt: str | tuple
     if plan.dry_run:
         llm = LLM.of_target(spec, found(spec, need_weights=False))
         ids = _ids(llm, prompt, special=plan.special)
-        show_dry_run(llm.target, params, ids, dtype=llm.numbers, plan=plan)
+        show_dry_run(llm.target, params, ids, dtype=llm.weight_dtype, plan=plan)
         return
     spec = replace(spec, seed=fresh_seed() if spec.seed is None else spec.seed)
     start = perf_counter()
@@ -94,13 +94,19 @@ def _completions(
 ) -> Iterator["Completion"]:
     """Completions drawn one after another from one prefill, or found by one search."""
     if plan.beams is not None:
-        yield from beams.completions(llm, job.ids, params, plan)[: plan.top or plan.num_samples]
+        found = llm.beam_search(
+            job.ids, params, plan.beams, stop=plan.stop, keep_stop=plan.keep_stop
+        )
+        yield from found[: plan.top or plan.num_samples]
         return
-    drafter = speculation.drafter(llm, plan)
+    drafter = _drafter(llm, plan)
     deadline = None if plan.time_limit is None else monotonic() + plan.time_limit
     prompt = llm.prefill(job.ids, params.max_new_tokens, plan.overflow)
     job.prefill_seconds = prompt.seconds
-    job.speculation = speculation.speculation(prompt, drafter)
+    if drafter is not None:
+        from gptcli.generation.speculative import Speculation
+
+        job.speculation = Speculation(prompt, drafter)
     for sample in range(plan.num_samples):
         yield llm.stream(
             prompt,
@@ -115,6 +121,17 @@ def _completions(
             stopped=signals.interrupted,
             logprobs=plan.alternatives,
         )
+
+
+def _drafter(llm: "LLM", plan: Plan) -> "Drafter | None":
+    """What proposes draft tokens; None without speculative decoding."""
+    from gptcli.generation.speculative import DraftModel, PromptLookup, require_same_tokens
+
+    if plan.draft is None:
+        return PromptLookup() if plan.lookup else None
+    smaller = opened(replace(llm.spec, model=plan.draft, config=None, weights=None))
+    require_same_tokens(llm.tokenizer, smaller.tokenizer, plan.draft)
+    return DraftModel(ready(smaller).engine)
 
 
 def _view(job: Run, plan: Plan) -> View:

@@ -1,24 +1,25 @@
-"""Beam search: the likeliest completions among a few parallel hypotheses.
+"""Beam search: the likeliest completions among a few that are decoded side by side.
 
 Equal to transformers' `generate(num_beams=N, do_sample=False)` with its defaults, length_penalty 1
 and early_stopping False.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from gptcli.core.errors import UsageError
 from gptcli.engine.interface import Engine, Logits, Span
+from gptcli.generation.sequence import Token
 from gptcli.sampling import filters
 from gptcli.sampling.params import SamplingParams
 from gptcli.sampling.processors import History, penalize
 from gptcli.sampling.sampler import refuse_non_finite
 
 
-class Completion(NamedTuple):
-    """What the search found.
+class Beam(NamedTuple):
+    """One completion that the search found.
 
     `ids` are the new tokens, the end-of-text token left out. `score` is the mean of their
     natural log-probabilities, that token's included.
@@ -29,7 +30,20 @@ class Completion(NamedTuple):
     finish_reason: Literal["stop", "length", "context"]
 
 
-class _Guess(NamedTuple):
+class BeamTokens:
+    """A beam's tokens in the shape of a `TokenStream`; `seconds` is the time of the search."""
+
+    is_incomplete = False
+
+    def __init__(self, beam: Beam, seconds: float) -> None:
+        self.ids, self.finish_reason, self.seconds = list(beam.ids), beam.finish_reason, seconds
+
+    def __iter__(self) -> Iterator[Token]:
+        """All tokens, without log-probabilities of their own."""
+        return map(Token, self.ids)
+
+
+class _Hypothesis(NamedTuple):
     """New tokens, the sum of their log-probabilities, and the row of the batch they continue."""
 
     ids: tuple[int, ...]
@@ -49,12 +63,12 @@ def beam_search(
     *,
     eos_ids: Collection[int] = (),
     n_vocab: int | None = None,
-) -> list[Completion]:
-    """A prompt's completions, at most `beams`, the best score first; at least one.
+) -> list[Beam]:
+    """At most `beams` completions of a prompt, at least one, the best score first.
 
-    Of `params`, the lengths, bias, penalties and bans count; nothing is drawn, so temperature and
-    filters do not. Each step reads the running guesses as one batch and keeps the likeliest
-    continuations of all of them.
+    Of `params`, lengths, bias, penalties and bans apply; nothing is drawn, so temperature and
+    filters do not. Each step computes all running hypotheses as one batch and keeps the likeliest
+    of their continuations.
 
     Raises:
         RunError: the model's logits are not finite, or every token is banned.
@@ -76,15 +90,15 @@ def beam_search(
         search.advance(logits[:, :n_vocab], final=position == most)
         if search.over:
             break
-        caches = _reordered(engine, caches, [guess.row for guess in search.running])
-        batch = [[guess.ids[-1]] for guess in search.running]
-    return search.completions("length" if params.max_new_tokens <= room else "context")
+        caches = _reordered(engine, caches, [one.row for one in search.running])
+        batch = [[one.ids[-1]] for one in search.running]
+    return search.found("length" if params.max_new_tokens <= room else "context")
 
 
 def _reordered(engine: Engine, caches: list[Any], rows: list[int]) -> list[Any]:
     """A cache for each row that holds what `caches[row]` held.
 
-    A cache moves to the first guess that continues it; only further ones need a copy.
+    A cache moves to the first hypothesis that continues it; only further ones need a copy.
     """
     found: list[Any] = [caches[row] if row not in rows[:i] else None for i, row in enumerate(rows)]
     spare = [cache for row, cache in enumerate(caches) if row not in rows]
@@ -96,7 +110,7 @@ def _reordered(engine: Engine, caches: list[Any], rows: list[int]) -> list[Any]:
 
 
 class _Search:
-    """The guesses that still run and the best that have ended; the best first in both."""
+    """The hypotheses that still run and the best that have ended; the best first in both."""
 
     def __init__(
         self,
@@ -106,49 +120,50 @@ class _Search:
         eos_ids: Collection[int],
     ) -> None:
         self.prompt, self.params, self.beams, self.eos_ids = prompt, params, beams, eos_ids
-        self.running = [_Guess((), 0.0, 0)]
-        self.ended: list[_Guess] = []
+        self.running = [_Hypothesis((), 0.0, 0)]
+        self.ended: list[_Hypothesis] = []
 
     @property
     def over(self) -> bool:
-        """No running guess, by its score now, would be among the ended ones."""
+        """Whether no running hypothesis has a score that would put it among the ended ones."""
         if not self.running:
             return True
         return len(self.ended) == self.beams and self.running[0].score <= self.ended[-1].score
 
     def advance(self, logits: Logits, final: bool) -> None:
-        """One token more for each running guess, (B, V) logits in their order."""
+        """One more token for each running hypothesis; (B, V) logits in their order."""
         # Twice as many as are kept: if the better half all end, others can take their place.
         candidates = self._candidates(logits, 2 * self.beams)
-        ends = [final or self._at_end(guess) for guess in candidates]
-        self.running = [g for g, end in zip(candidates, ends, strict=True) if not end][: self.beams]
+        ends = [final or self._at_end(one) for one in candidates]
+        alive = [one for one, end in zip(candidates, ends, strict=True) if not end]
+        self.running = alive[: self.beams]
         # An end counts only where it is in the better half.
         better = zip(candidates[: self.beams], ends, strict=False)
-        pool = self.ended + [guess for guess, end in better if end]
-        self.ended = sorted(pool, key=lambda guess: -guess.score)[: self.beams]
+        pool = self.ended + [one for one, end in better if end]
+        self.ended = sorted(pool, key=lambda one: -one.score)[: self.beams]
 
-    def completions(self, cut: Literal["length", "context"]) -> list[Completion]:
-        """The ended guesses, `cut` where the last token is not the end of the text."""
+    def found(self, cut: Literal["length", "context"]) -> list[Beam]:
+        """The ended hypotheses; `cut` is the reason of those without the end-of-text token."""
         return [
-            Completion(guess.ids[:-1], guess.score, "stop")
-            if self._at_end(guess)
-            else Completion(guess.ids, guess.score, cut)
-            for guess in self.ended
-        ] or [Completion((), 0.0, cut)]
+            Beam(one.ids[:-1], one.score, "stop")
+            if self._at_end(one)
+            else Beam(one.ids, one.score, cut)
+            for one in self.ended
+        ] or [Beam((), 0.0, cut)]
 
-    def _candidates(self, logits: Logits, count: int) -> list[_Guess]:
+    def _candidates(self, logits: Logits, count: int) -> list[_Hypothesis]:
         totals = np.empty(logits.shape)  # (B, V)
-        for i, (row, guess) in enumerate(zip(logits, self.running, strict=True)):
+        for i, (row, one) in enumerate(zip(logits, self.running, strict=True)):
             logprobs = (row - filters.log_normalizer(row)).astype(np.float32)
-            history = History(self.prompt + guess.ids, len(self.prompt))
+            history = History(self.prompt + one.ids, len(self.prompt))
             totals[i] = penalize(logprobs, self.params, history, self.eos_ids)
-            totals[i] += guess.total
-        found = filters.best_first(totals.ravel(), count)
+            totals[i] += one.total
+        best = filters.best_first(totals.ravel(), count)
         return [
-            _Guess((*self.running[row].ids, int(token)), float(totals[row, token]), int(row))
-            for row, token in zip(*np.unravel_index(found, totals.shape), strict=True)
+            _Hypothesis((*self.running[row].ids, int(token)), float(totals[row, token]), int(row))
+            for row, token in zip(*np.unravel_index(best, totals.shape), strict=True)
             if totals[row, token] > -np.inf
         ]
 
-    def _at_end(self, guess: _Guess) -> bool:
-        return not self.params.ignore_eos and guess.ids[-1] in self.eos_ids
+    def _at_end(self, one: _Hypothesis) -> bool:
+        return not self.params.ignore_eos and one.ids[-1] in self.eos_ids

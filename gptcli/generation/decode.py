@@ -1,31 +1,31 @@
-"""The generation loop: ids in, ids out.
+"""The decode loop of one sequence: token ids in, token ids out.
 
 Prefill computes the prompt, decode one token at a time; both are the same call of the engine.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Ids
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from gptcli.engine.interface import Engine, Logits, Span
-from gptcli.generation.sequence import FinishReason, Overflow, Token, check_prompt
-from gptcli.generation.sequence import Sequence as Text
+from gptcli.generation.sequence import FinishReason, Overflow, Sequence, Token, check_prompt
 from gptcli.sampling.params import SamplingParams
 
 __all__ = ["FinishReason", "Generation", "Overflow", "Prompt", "Token"]
 
 
 class Prompt:
-    """A prompt that was computed: several samples continue it, and it is computed once.
+    """A prefilled prompt, which several samples can continue.
 
     Attributes:
         ids: the prompt's tokens.
-        logits: (V,) of what follows it.
+        logits: (V,) for the first new token.
         seconds: what prefill took.
     """
 
     def __init__(
-        self, engine: Engine, ids: Sequence[int], max_new_tokens: int, overflow: Overflow = "stop"
+        self, engine: Engine, ids: Ids[int], max_new_tokens: int, overflow: Overflow = "stop"
     ) -> None:
         """Prefill; raises `UsageError` if the prompt is empty or too long."""
         context = engine.config.context_length
@@ -36,41 +36,41 @@ class Prompt:
         self.logits = self._step(0, ids[-context:])[0]
         self.seconds = perf_counter() - start
 
-    def following(self, text: Text) -> Logits:
-        """(V,) logits of what follows a text that begins with this prompt."""
-        if not text.ids:
+    def next_logits(self, sequence: Sequence) -> Logits:
+        """(V,) logits of the next token of a sequence that begins with this prompt."""
+        if not sequence.ids:
             self._cache.truncate(len(self.ids))
             return self.logits
-        row: Logits = self._step(*text.unread(self._held(text)))[0]
+        row: Logits = self._step(*sequence.uncached(self._cached(sequence)))[0]
         return row
 
-    def following_all(self, text: Text, guesses: Sequence[int]) -> Logits:
-        """(1 + guesses, V) logits: of what follows the text, and each guess after it."""
-        past, ids = text.unread(self._held(text))
-        return self._step(past, [*ids, *guesses], n_logits=1 + len(guesses))
+    def draft_logits(self, sequence: Sequence, draft: Ids[int]) -> Logits:
+        """(1 + draft, V) logits of the token after the sequence and after each draft token."""
+        past, ids = sequence.uncached(self._cached(sequence))
+        return self._step(past, [*ids, *draft], n_logits=1 + len(draft))
 
-    def _held(self, text: Text) -> int:
-        """Positions of the cache that are this text's: all but its last token, at the most."""
-        return min(self._cache.length, len(text) - 1)
+    def _cached(self, sequence: Sequence) -> int:
+        """Positions of this sequence in the cache; the last token's is always computed."""
+        return min(self._cache.length, len(sequence) - 1)
 
-    def _step(self, past: int, ids: Sequence[int], n_logits: int = 1) -> Logits:
+    def _step(self, past: int, ids: Ids[int], n_logits: int = 1) -> Logits:
         self._cache.truncate(past)
         return self.engine.step([Span(self._cache, ids, n_logits)])
 
 
-class Source(Protocol):
+class LogitsSource(Protocol):
     """Where the logits come from: the `Prompt`, or a `Speculation` over it."""
 
-    def following(self, text: Text) -> Logits:
-        """(V,) logits of what follows the text."""
+    def next_logits(self, sequence: Sequence) -> Logits:
+        """(V,) logits of the next token."""
 
 
 class Generation:
     """The new tokens of one sample, generated lazily.
 
     Attributes:
-        text: the sequence in the making.
-        seconds: what computing the tokens took, the prompt apart.
+        sequence: prompt and new tokens.
+        seconds: decode time so far, without prefill.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Generation:
         params: SamplingParams,
         *,
         seed: int,
-        speculation: Source | None = None,
+        speculation: LogitsSource | None = None,
         deadline: float | None = None,
         stopped: Callable[[], bool] | None = None,
         **of_sequence: Any,
@@ -90,15 +90,14 @@ class Generation:
             prompt: what to continue.
             params: how tokens are chosen.
             seed: with record and sample, what the draws depend on.
-            speculation: logits of several tokens at once; the same text, sooner.
-            deadline: on the clock of `time.monotonic`, in seconds; no token begins after it.
-            stopped: asked before each token; true ends the text.
-            **of_sequence: record, sample, eos_ids, n_vocab, overflow, logprobs,
-                constraint, as
-                `gptcli.generation.sequence.Sequence` has them.
+            speculation: verifies several draft tokens in one step; the same text, sooner.
+            deadline: in seconds of `time.monotonic`; no token is started after it.
+            stopped: called before each token; true ends the generation.
+            **of_sequence: record, sample, eos_ids, n_vocab, overflow, logprobs, constraint of
+                the `Sequence`.
         """
         self.prompt = prompt
-        self.text = Text(
+        self.sequence = Sequence(
             prompt=prompt.ids,
             params=params,
             context=prompt.engine.config.context_length,
@@ -112,17 +111,17 @@ class Generation:
     @property
     def ids(self) -> list[int]:
         """The new tokens so far, the end-of-text token left out."""
-        return self.text.ids
+        return self.sequence.ids
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether the text falls short of its constraint."""
-        return self.text.is_incomplete
+        """Whether the text does not satisfy its constraint yet."""
+        return self.sequence.is_incomplete
 
     @property
     def finish_reason(self) -> FinishReason | None:
         """Why it ended, once it has."""
-        return self.text.finish_reason
+        return self.sequence.finish_reason
 
     def __iter__(self) -> Iterator[Token]:
         """Tokens, the end-of-text token left out.
@@ -132,16 +131,16 @@ class Generation:
         """
         while not self._must_end():
             start = perf_counter()
-            token = self.text.choose(self._source.following(self.text))
+            token = self.sequence.choose(self._source.next_logits(self.sequence))
             self.seconds += perf_counter() - start
             if token is not None:
                 yield token
 
     def _must_end(self) -> bool:
-        if self.text.must_end():
+        if self.sequence.must_end():
             return True
         if self._stopped is not None and self._stopped():
-            self.text.finish_reason = "interrupted"
+            self.sequence.finish_reason = "interrupted"
         elif self._deadline is not None and monotonic() >= self._deadline:
-            self.text.finish_reason = "time"
-        return self.text.finish_reason is not None
+            self.sequence.finish_reason = "time"
+        return self.sequence.finish_reason is not None

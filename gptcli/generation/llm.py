@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from gptcli.checkpoint.presets import own_temperature
@@ -23,6 +24,7 @@ from gptcli.core.escape import described, shown
 from gptcli.core.options import check_value, make
 from gptcli.engine.interface import Engine
 from gptcli.engine.library import why_unavailable
+from gptcli.generation.beam_search import BeamTokens, beam_search
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.generation.model_spec import ModelSpec
 from gptcli.generation.sequence import Overflow
@@ -131,8 +133,8 @@ class LLM:
         return self.checkpoint.dtype if keeps else "float32"
 
     @property
-    def numbers(self) -> str:
-        """The weights' width or dtype: part of what a text depends on."""
+    def weight_dtype(self) -> str:
+        """The weights' dtype, int8 or int4 if they are quantised: a text depends on it."""
         return self.width or self.dtype
 
     @property
@@ -282,6 +284,47 @@ class LLM:
             logprobs=logprobs,
         )
         return Completion(generation, self.tokenizer, stop, keep_stop, after=prompt.ids)
+
+    def beam_search(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        beams: int,
+        *,
+        stop: Sequence[str] = (),
+        keep_stop: bool = False,
+    ) -> list[Completion]:
+        """The likeliest completions that a search with `beams` beams finds, the best first.
+
+        Args:
+            prompt: text, or token ids.
+            params: lengths, bias, penalties and bans; nothing is drawn.
+            beams: how many hypotheses are decoded side by side.
+            stop, keep_stop: as `stream` has them; a text is cut there once the search is over.
+
+        Raises:
+            GptcliError: whatever a user can mend, in one line.
+        """
+        ids, context = self.prompt_ids(prompt), self.config.context_length
+        if len(ids) > context:
+            found = f"{len(ids):,} tokens, expected at most {context:,}, the context"
+            raise UsageError("prompt", f"too long ({found})")
+        tokenizer, start = self.tokenizer, perf_counter()
+        found_beams = beam_search(
+            self.engine,
+            ids,
+            params,
+            beams,
+            eos_ids=tokenizer.eos_ids,
+            n_vocab=tokenizer.n_vocab,
+        )
+        seconds = perf_counter() - start
+        return [
+            Completion(
+                BeamTokens(beam, seconds), tokenizer, stop, keep_stop, score=beam.score, after=ids
+            )
+            for beam in found_beams
+        ]
 
     def _native_engine(self) -> Engine:
         from gptcli.engine.native_engine import NativeEngine  # noqa: PLC0415

@@ -177,16 +177,16 @@ class Scheduler:
         """What to compute of each job: one token, or as much of its prompt as the budget allows."""
         budget = PROMPT_TOKENS_PER_STEP
         for job in self._active:
-            past, unread = job.sequence.unread(job.cache.length)
+            past, ids = job.sequence.uncached(job.cache.length)
             job.cache.truncate(past)
             if len(job.sequence) > job.sequence.context:  # the window slides: no position stays
                 self._prefixes.end(job.cache, keep=False)
-                yield job, Span(job.cache, unread)
-            elif len(unread) == 1 or len(unread) <= budget:
-                budget -= 0 if len(unread) == 1 else len(unread)
-                yield job, Span(job.cache, unread)
+                yield job, Span(job.cache, ids)
+            elif len(ids) == 1 or len(ids) <= budget:
+                budget -= 0 if len(ids) == 1 else len(ids)
+                yield job, Span(job.cache, ids)
             elif budget > 0:
-                yield job, Span(job.cache, unread[:budget], 0)
+                yield job, Span(job.cache, ids[:budget], 0)
                 budget = 0
 
     def _compute(self, spans: list[Span]) -> Logits | None:

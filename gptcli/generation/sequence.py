@@ -65,11 +65,11 @@ class Sequence:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.ids)
 
-    def unread(self, past: int) -> tuple[int, list[int]]:
-        """Given that the cache holds `past` positions: how many to keep, and the ids to read.
+    def uncached(self, past: int) -> tuple[int, list[int]]:
+        """Of `past` cached positions: how many to keep, and the ids to compute after them.
 
-        Past the context the book's window slides: every position gets a new embedding, so
-        nothing the cache holds is of use and the whole window is read again.
+        Past the context the book's window slides: every position gets a new embedding, so the
+        cache is of no use and the whole window is computed again.
         """
         if len(self) > self.context:
             return 0, [*self.prompt, *self.ids][-self.context :]
@@ -77,7 +77,7 @@ class Sequence:
         return past, [*self.prompt[past:], *new]
 
     def copy(self) -> "Sequence":
-        """The same text, to be continued apart from this one."""
+        """A copy that can be continued apart from this one."""
         return replace(self, ids=list(self.ids))
 
     def must_end(self) -> bool:

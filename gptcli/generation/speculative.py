@@ -1,41 +1,44 @@
 """Speculative decoding: draft tokens cheaply, verify several in one step.
 
-A token is drawn from the model's own logits with its own number of the stream, guessed or not. A
-guess that equals it saves a step; one that does not is thrown away. So the text is the text that
-would have come without guessing, greedy or sampled, and not only its distribution.
+Each token is sampled from the model's own logits with its own random number. A draft token equal to
+it saves a step; another is thrown away. So not only the distribution but the text itself is that of
+decoding without drafts, greedy or sampled.
 
-Guesses come from the text itself (`PromptLookup`) or from a smaller model (`DraftModel`).
+Drafts come from the text so far (`PromptLookup`) or from a smaller model (`DraftModel`).
 """
 
 from typing import Protocol
 
+from gptcli.core.errors import UsageError
+from gptcli.core.escape import shown
 from gptcli.engine.interface import Engine, Logits
 from gptcli.generation.decode import Prompt
 from gptcli.generation.sequence import Sequence
+from gptcli.tokenizer.tokenizer import Tokenizer
 
-MOST_GUESSES = 8
+MAX_DRAFT = 8  # tokens
 _LONGEST_NGRAM, _SHORTEST_NGRAM = 4, 2
-# Guessing stops where fewer than this share came true, and is tried again after a while.
-_LEAST_ACCEPTED, _WINDOW, _PAUSE = 0.2, 32, 64
+# Drafting pauses for `_PAUSE` tokens if fewer than this share of the last `_WINDOW` was accepted.
+_MIN_ACCEPTED, _WINDOW, _PAUSE = 0.2, 32, 64
 
 
 class Drafter(Protocol):
-    """What guesses."""
+    """Proposes draft tokens."""
 
-    def propose(self, text: Sequence, count: int) -> list[int]:
-        """Up to `count` tokens that may follow the text."""
+    def propose(self, sequence: Sequence, count: int) -> list[int]:
+        """Up to `count` tokens that may come next."""
 
 
 class PromptLookup:
-    """Guesses what followed the last tokens where they stood before, in the prompt or the text."""
+    """Proposes what followed the last tokens where they occurred before."""
 
     def __init__(self) -> None:
         self._ids: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}  # n-gram → where what followed it begins
 
-    def propose(self, text: Sequence, count: int) -> list[int]:
-        """The continuation of the longest n-gram that is not new."""
-        self._learn([*text.prompt, *text.ids])
+    def propose(self, sequence: Sequence, count: int) -> list[int]:
+        """What followed the last occurrence of the longest n-gram that occurred before."""
+        self._learn([*sequence.prompt, *sequence.ids])
         for size in range(_LONGEST_NGRAM, _SHORTEST_NGRAM - 1, -1):
             at = self._after.get(tuple(self._ids[-size:]))
             if at is not None and len(self._ids) > size:
@@ -43,7 +46,7 @@ class PromptLookup:
         return []
 
     def _learn(self, ids: list[int]) -> None:
-        """Remember every n-gram that something follows."""
+        """Index the n-grams that a token follows."""
         known = len(self._ids)
         if ids[:known] != self._ids:  # another sample of the prompt
             known, self._after = 0, {}
@@ -54,73 +57,89 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Guesses with a smaller model of the same tokenizer, drawing with the text's own numbers.
+    """Proposes with a smaller model of the same tokenizer and the sequence's own random numbers.
 
-    Two models that agree on a token's probability then also agree on the draw.
+    Where the two models agree on the probabilities, they then also draw the same token.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._prompt: Prompt | None = None
 
-    def propose(self, text: Sequence, count: int) -> list[int]:
-        """What the smaller model would write."""
-        if len(text) + count > self._engine.config.context_length:
+    def propose(self, sequence: Sequence, count: int) -> list[int]:
+        """The smaller model's own continuation."""
+        if len(sequence) + count > self._engine.config.context_length:
             return []
-        if self._prompt is None or self._prompt.ids != tuple(text.prompt):
-            room = self._engine.config.context_length - len(text.prompt)
-            self._prompt = Prompt(self._engine, text.prompt, room)
-        guess = text.copy()
+        if self._prompt is None or self._prompt.ids != tuple(sequence.prompt):
+            room = self._engine.config.context_length - len(sequence.prompt)
+            self._prompt = Prompt(self._engine, sequence.prompt, room)
+        draft = sequence.copy()
         for _ in range(count):
-            if guess.choose(self._prompt.following(guess)) is None:
+            if draft.choose(self._prompt.next_logits(draft)) is None:
                 break
-        return guess.ids[len(text.ids) :]
+        return draft.ids[len(sequence.ids) :]
 
 
 class Speculation:
-    """Logits for the next token and, as long as guesses come true, for those after it.
+    """Logits of the next token, from the step that verified the draft while it is accepted.
 
     Attributes:
-        guessed: tokens guessed so far.
-        accepted: how many of them came true.
+        drafted: draft tokens verified so far.
+        accepted: how many of them were right.
     """
 
     def __init__(self, prompt: Prompt, drafter: Drafter) -> None:
         self._prompt, self._drafter = prompt, drafter
-        self._guesses: list[int] = []
+        self._draft: list[int] = []
         self._logits: list[Logits] = []
         self._recent: list[bool] = []
         self._resume_at = 0
-        self.guessed = self.accepted = 0
+        self.drafted = self.accepted = 0
 
-    def following(self, text: Sequence) -> Logits:
-        """(V,) logits of what follows the text."""
-        if not text.ids:
-            self._guesses.clear()
-            return self._prompt.following(text)
-        if self._guesses and self._came_true(text.ids[-1]):
+    def next_logits(self, sequence: Sequence) -> Logits:
+        """(V,) logits of the next token."""
+        if not sequence.ids:
+            self._draft.clear()
+            return self._prompt.next_logits(sequence)
+        if self._draft and self._accepts(sequence.ids[-1]):
             return self._logits.pop(0)
-        self._guesses = self._guess(text)
-        self.guessed += len(self._guesses)
-        first, *self._logits = self._prompt.following_all(text, self._guesses)
+        self._draft = self._propose(sequence)
+        self.drafted += len(self._draft)
+        first, *self._logits = self._prompt.draft_logits(sequence, self._draft)
         return first
 
-    def _came_true(self, id: int) -> bool:
-        hit = self._guesses.pop(0) == id
+    def _accepts(self, id: int) -> bool:
+        hit = self._draft.pop(0) == id
         self.accepted += hit
         self._recent = [*self._recent, hit][-_WINDOW:]
         return hit
 
-    def _guess(self, text: Sequence) -> list[int]:
-        """As many as may pay: none while hardly any come true, none past the context or length."""
-        if len(self._recent) == _WINDOW and sum(self._recent) < _LEAST_ACCEPTED * _WINDOW:
-            self._recent, self._resume_at = [], len(text.ids) + _PAUSE
-        if len(text.ids) < self._resume_at:
+    def _propose(self, sequence: Sequence) -> list[int]:
+        """A draft that stays within context and length; none while hardly any is accepted."""
+        new = len(sequence.ids)
+        if len(self._recent) == _WINDOW and sum(self._recent) < _MIN_ACCEPTED * _WINDOW:
+            self._recent, self._resume_at = [], new + _PAUSE
+        if new < self._resume_at:
             return []
         room = min(
-            text.context - len(text), text.params.max_new_tokens - len(text.ids) - 1, MOST_GUESSES
+            sequence.context - len(sequence), sequence.params.max_new_tokens - new - 1, MAX_DRAFT
         )
-        guesses = self._drafter.propose(text, room) if room > 0 else []
-        if text.constraint is not None:
-            del guesses[text.constraint.possible(text.ids, guesses) :]
-        return guesses
+        draft = self._drafter.propose(sequence, room) if room > 0 else []
+        if sequence.constraint is not None:
+            del draft[sequence.constraint.possible(sequence.ids, draft) :]
+        return draft
+
+
+def require_same_tokens(ours: Tokenizer, theirs: Tokenizer, name: str) -> None:
+    """Refuse a draft model whose token ids mean something else.
+
+    Raises:
+        UsageError: the tokenizers of the model and of the draft model called `name` differ.
+    """
+    same_ends = (ours.n_vocab, ours.eos_ids) == (theirs.n_vocab, theirs.eos_ids)
+    if same_ends and all(
+        ours.token_bytes(id) == theirs.token_bytes(id) for id in range(ours.n_vocab)
+    ):
+        return
+    problem = f'"{shown(name, 60)}" has another tokenizer ({theirs.name}, expected {ours.name})'
+    raise UsageError("draft", problem, "Choose a draft model with the same tokenizer")

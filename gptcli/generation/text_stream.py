@@ -4,8 +4,9 @@ Text is released only as whole characters that cannot begin a stop string.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
-from gptcli.generation.decode import FinishReason, Generation, Token
+from gptcli.generation.sequence import FinishReason, Token
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 
@@ -60,6 +61,29 @@ class Piece(str):
         return piece
 
 
+class TokenStream(Protocol):
+    """The tokens of one completion: a `Generation`, or what a beam search found."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The new tokens so far, the end-of-text token left out."""
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended, once it has."""
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the text does not satisfy its constraint yet."""
+
+    @property
+    def seconds(self) -> float:
+        """Decode time so far."""
+
+    def __iter__(self) -> Iterator[Token]:
+        """The tokens as they come."""
+
+
 class Completion:
     """The text of one generation, in pieces.
 
@@ -72,7 +96,7 @@ class Completion:
 
     def __init__(
         self,
-        generation: Generation,
+        generation: TokenStream,
         tokenizer: Tokenizer,
         stop: Sequence[str] = (),
         keep_stop: bool = False,

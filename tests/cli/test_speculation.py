@@ -31,7 +31,7 @@ def test_guessing_changes_no_text(
     for guess in (["--lookup"], ["--draft", directory]):
         code, out, err = generated(capfd, *shared, *guess)
         assert (code, out) == (0, plain)
-        assert "guessed: " in err
+        assert "drafted: " in err
     assert "(100%)" in err  # a model guesses itself
 
 

@@ -7,7 +7,7 @@ from gpt2_oracle import copy_weights, lively_gpt2
 from transformers import GPT2LMHeadModel
 
 from gptcli.core.errors import RunError
-from gptcli.generation.beam_search import Completion, beam_search
+from gptcli.generation.beam_search import Beam, beam_search
 from gptcli.model.gpt import GPTModel
 from gptcli.sampling.params import SamplingParams
 
@@ -65,7 +65,7 @@ def theirs(
     return list(zip(cut, found.sequences_scores.tolist(), strict=True))
 
 
-def same(ours: list[Completion], theirs: list[tuple[list[int], float]]) -> None:
+def same(ours: list[Beam], theirs: list[tuple[list[int], float]]) -> None:
     assert [list(found.ids) for found in ours] == [ids for ids, _ in theirs]
     assert [found.score for found in ours] == pytest.approx([s for _, s in theirs], abs=1e-4)
 
@@ -84,7 +84,7 @@ def test_beams_and_scores_equal_transformers_without_an_end(oracle, model, promp
         return
     found = beam_search(engine_of(model), prompt, SamplingParams(max_new_tokens=12), beams)
     same(found, theirs(oracle, prompt, beams, 12, None))
-    assert {completion.finish_reason for completion in found} == {"length"}
+    assert {beam.finish_reason for beam in found} == {"length"}
 
 
 @pytest.mark.parametrize("beams", [2, 3, 4])
@@ -96,7 +96,7 @@ def test_beams_that_end_equal_transformers(pairs, beams) -> None:
             for eos in {token for found in open_ended for token in found.ids}:
                 found = beam_search(engine_of(model), prompt, params, beams, eos_ids=(eos,))
                 same(found, theirs(oracle, prompt, beams, 15, eos))
-                mixed += len({completion.finish_reason for completion in found}) == 2
+                mixed += len({beam.finish_reason for beam in found}) == 2
     assert mixed >= 3  # the hard case has been met
 
 
@@ -126,13 +126,13 @@ def test_ignore_eos_makes_the_end_an_ordinary_token(model) -> None:
 def test_the_search_ends_where_the_context_does(model) -> None:
     prompt = [1 + i % 12 for i in range(38)]
     found = beam_search(engine_of(model), prompt, SamplingParams(max_new_tokens=9), 2)
-    assert {len(completion.ids) for completion in found} == {3}  # the last needs no position
-    assert {completion.finish_reason for completion in found} == {"context"}
+    assert {len(beam.ids) for beam in found} == {3}  # the last needs no position
+    assert {beam.finish_reason for beam in found} == {"context"}
 
 
 def test_no_new_tokens_are_no_tokens(model) -> None:
     params = SamplingParams(max_new_tokens=0)
-    assert beam_search(engine_of(model), [1], params, 3) == [Completion((), 0.0, "length")]
+    assert beam_search(engine_of(model), [1], params, 3) == [Beam((), 0.0, "length")]
 
 
 @pytest.mark.parametrize("prompt", [[], [1] * 41])
@@ -152,7 +152,7 @@ def test_more_beams_than_tokens_find_the_best_of_all(model) -> None:
             for j in range(4)
         }
     expected = sorted(totals, key=lambda pair: -totals[pair])
-    assert [completion.ids for completion in found] == expected
+    assert [beam.ids for beam in found] == expected
 
 
 def test_numbers_that_are_not_finite_stop_the_search(oracle) -> None:

@@ -22,8 +22,8 @@ class Oracle:
     def __init__(self, ids: list[int], wrong: float) -> None:
         self.ids, self.wrong, self.rng = ids, wrong, random.Random(0)
 
-    def propose(self, text: Sequence, count: int) -> list[int]:
-        here = self.ids[len(text.ids) : len(text.ids) + count]
+    def propose(self, sequence: Sequence, count: int) -> list[int]:
+        here = self.ids[len(sequence.ids) : len(sequence.ids) + count]
         return [96 if self.rng.random() < self.wrong else id for id in here]
 
 
@@ -55,7 +55,7 @@ def test_right_and_wrong_guesses_change_no_token(
     expected = plain(model, [1, 2, 3], params)
     written, speculation = guessed(model, [1, 2, 3], params, Oracle(expected, wrong))
     assert written == expected
-    assert speculation.guessed > 0
+    assert speculation.drafted > 0
     assert (speculation.accepted > 0) == (wrong < 1)
 
 
@@ -63,7 +63,7 @@ def test_right_guesses_save_readings_of_the_weights(model: Engine) -> None:
     params = SamplingParams(max_new_tokens=30, temperature=0.0)
     expected = plain(model, [1, 2, 3], params)
     _, speculation = guessed(model, [1, 2, 3], params, Oracle(expected, 0.0))
-    assert speculation.accepted == speculation.guessed >= 24  # 29 tokens in 9s: at most 5 steps
+    assert speculation.accepted == speculation.drafted >= 24  # 29 tokens in 9s: at most 5 steps
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -76,7 +76,7 @@ def test_lookup_and_a_draft_model_change_no_token(model: Engine, temperature: fl
             model, [5, 6, 7, 5, 6], params, drafter, eos_ids=frozenset({3})
         )
         assert written == expected
-    assert speculation.accepted == speculation.guessed > 0  # the model itself guesses all
+    assert speculation.accepted == speculation.drafted > 0  # the model itself guesses all
 
 
 def test_several_samples_of_one_prompt_can_share_a_drafter(model: Engine) -> None:
@@ -111,7 +111,7 @@ def test_guessing_pauses_while_nothing_comes_true(model: Engine) -> None:
     class Wrong:
         asked = 0
 
-        def propose(self, text: Sequence, count: int) -> list[int]:
+        def propose(self, sequence: Sequence, count: int) -> list[int]:
             self.asked += 1
             return [96] * min(count, 1)
 

@@ -60,7 +60,7 @@ def _measure(llm: "LLM", work: Workload) -> "list[Run]":
     for number in range(1, work.runs + 1):
         with console.waiting(f"run {number} of {work.runs} ..."):
             load = partial(_engine, LLM(llm.spec, llm.target, llm.checkpoint))
-            done.append(run(load, work, llm.numbers, llm.threads, llm.spec.device))
+            done.append(run(load, work, llm.weight_dtype, llm.threads, llm.spec.device))
             del load
     return done
 
@@ -87,12 +87,12 @@ def _document(llm: "LLM", work: Workload, runs: "list[Run]") -> dict[str, Any]:
         "schema": SCHEMA,
         "model": llm.name,
         "config": llm.config.to_dict(),
-        "width": llm.numbers,
+        "width": llm.weight_dtype,
         "device": llm.spec.device,
         "threads": llm.threads,
         "processor": processor(),
         "engine": llm.engine_name,
         "workload": asdict(work),
         "runs": [asdict(one) for one in runs],
-        "summary": asdict(report(runs, llm.config, work, llm.numbers, cache)),
+        "summary": asdict(report(runs, llm.config, work, llm.weight_dtype, cache)),
     }

@@ -230,9 +230,9 @@ def statistics(run: Run, completions: list["Completion"]) -> str:
         speed = _speed(len(generation.ids), generation.seconds)
         incomplete = ", incomplete" if generation.is_incomplete else ""
         lines.append(f"new: {speed}, finish reason {completion.finish_reason}{incomplete}")
-    if (guesses := run.speculation) is not None:
-        share = f" ({guesses.accepted / guesses.guessed:.0%})" if guesses.guessed else ""
-        lines.append(f"guessed: {guesses.guessed:,} tokens, {guesses.accepted:,} right{share}")
+    if (drafts := run.speculation) is not None:
+        share = f" ({drafts.accepted / drafts.drafted:.0%})" if drafts.drafted else ""
+        lines.append(f"drafted: {drafts.drafted:,} tokens, {drafts.accepted:,} accepted{share}")
     return "\n".join(lines)
 
 
