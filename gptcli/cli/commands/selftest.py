@@ -1,4 +1,4 @@
-"""`gptcli selftest`: whether this machine computes what it should."""
+"""`gptcli selftest`: check known answers and properties on this machine."""
 
 import platform
 from dataclasses import asdict
@@ -30,7 +30,8 @@ def selftest(
     """Check known answers and properties on this machine, offline, and name what deviates.
 
     The book's counts, gradients and tokens, the files, the tokenizer, the random draws, and that
-    a text never depends on those beside it. Ends with 1 if something deviates.
+    a text never depends on those beside it. Ends with 1 if something deviates; what this machine
+    lacks (kernels, where there was no C compiler) is named and not checked.
     """
     with console.waiting("loading PyTorch ..."):
         from gptcli.diagnostics.selftest import names, run
@@ -78,6 +79,7 @@ def _machine() -> dict[str, str]:
 
 def _show(checks: "Sequence[Check]") -> None:
     from gptcli.cli.render.table import WRONG, Report, Row
+    from gptcli.engine import library
 
     report = Report()
     report.rows(
@@ -100,3 +102,6 @@ def _show(checks: "Sequence[Check]") -> None:
     seconds = sum(check.seconds for check in checks)
     verdict = f"{len(wrong)} of {len(checks)} checks deviate" if wrong else "Everything holds"
     report.points([f"{verdict} ({seconds:.1f} s)."], WRONG if wrong else "")
+    if not library.library_path().exists():
+        reason = library.why_unavailable()
+        report.points([f"PyTorch computes; the kernels were not checked: {reason}."])
