@@ -1,7 +1,9 @@
 """Benchmark loading, prefill, decode and batches, against the machine's own rates.
 
-Every run loads the model anew, measures it through the loop that generates, then a batch, then the
-machine itself: all that is compared was measured within seconds.
+Every run loads the model anew, measures a single sequence, a batch, then the machine itself: all
+figures that are compared were measured within seconds.
+
+The fields of `Run` and `Report` are keys of `gptcli bench --json`.
 """
 
 import random
@@ -17,29 +19,29 @@ from gptcli.diagnostics.workload import Workload
 from gptcli.engine.interface import Engine, Logits, Span
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.generation.scheduler import Job, Scheduler
-from gptcli.generation.sequence import Sequence as Text
+from gptcli.generation.sequence import Sequence as TokenSequence
 from gptcli.model.config import GPTConfig
 from gptcli.model.memory_estimate import decode_bytes, weight_bytes
 from gptcli.model.parameters import decode_flops, prefill_flops
 from gptcli.sampling.params import SamplingParams
 
-_WARM_TOKENS = 4
+_WARM_UP_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run, in seconds; bytes where it says so.
+    """One run; times in seconds.
 
     Attributes:
         load: until the model is ready.
-        prefill: reading the long prompt.
-        first: from the short prompt's ids to the first token.
+        prefill: of the long prompt.
+        first: time to first token, of the short prompt.
         decode: all tokens after the first.
-        batch: the whole batch, prompts too; None without one.
-        outside: of `decode`, what was not spent in the engine: choosing tokens.
-        peak: bytes, the most the process has held by the end of decoding, above what it held
-            before the model was loaded; only of the first run, and where the system tells. On a
-            GPU the most that was allocated there.
+        batch: the whole batch, its prefill too; None without a batch.
+        outside: the part of `decode` outside the engine: sampling and the loop.
+        peak: bytes. On a CPU the peak memory of the process by the end of decoding, less what it
+            held before the model was loaded; None after the first run, and where the system does
+            not tell. On a GPU the peak memory that PyTorch allocated.
         machine: the machine's own rates.
     """
 
@@ -55,7 +57,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Repeated measurements of one thing."""
+    """The median and the extremes of repeated measurements."""
 
     median: float
     low: float
@@ -63,13 +65,13 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """The middle one, the least and the greatest."""
+        """Of at least one value."""
         return cls(median(values), min(values), max(values))
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
-    """A rate of the model next to the machine's own of the same run, and their ratio."""
+class RateComparison:
+    """A rate of the model, the machine's own in the same run, and their ratio."""
 
     model: Spread
     machine: Spread
@@ -78,17 +80,19 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the runs say.
+    """Summary of the runs.
 
     Attributes:
         load: seconds.
-        first: seconds from a short prompt's ids to the first token.
-        prefill, decode, batch: tokens/s; the batch's are the new ones, its prompts' time counts.
-        token: seconds a token of `decode`.
-        outside: seconds a token that are not spent in the engine.
-        memory: bytes/s that decoding must move.
-        products: FLOP/s of reading the prompt.
-        batch_products: FLOP/s of the batch, prompts too.
+        first: seconds to the first token, after the short prompt.
+        prefill: tokens/s.
+        decode: tokens/s.
+        batch: new tokens/s; the time of the prefill is included.
+        token: seconds per token of `decode`.
+        outside: seconds per token outside the engine.
+        memory: bytes/s that decode must read and write.
+        products: FLOP/s of the prefill's matmuls.
+        batch_products: FLOP/s of the batch's, its prefill included.
         copy: bytes/s of the machine's copy.
         weights: bytes of weights that a token reads.
         peak: bytes, see `Run`.
@@ -101,54 +105,63 @@ class Report:
     batch: Spread | None
     token: Spread
     outside: Spread
-    memory: Reached
-    products: Reached
-    batch_products: Reached | None
+    memory: RateComparison
+    products: RateComparison
+    batch_products: RateComparison | None
     copy: Spread
     weights: int
     peak: int | None
 
 
 def run(
-    load: Callable[[], Engine], work: Workload, width: str, threads: int, device: str = "cpu"
+    load: Callable[[], Engine],
+    work: Workload,
+    width: str,
+    threads: int,
+    device: str = "cpu",
+    *,
+    native: bool = False,
 ) -> Run:
-    """One run of a workload that the context holds.
+    """Run a workload that fits the context.
 
     Args:
-        load: gives the model; it is timed.
+        load: loads the model; it is timed.
         work: what to measure.
-        width: of its weights: a dtype, "int8" or "int4".
+        width: of the weights: a dtype, "int8" or "int4".
         threads: that compute.
-        device: where.
+        device: "cpu", or PyTorch's name of a GPU.
+        native: whether the engine is the native one.
     """
     before, peak_before = resident_bytes(), peak_bytes()
     start = perf_counter()
-    engine = _Timed(load())
+    engine = _TimedEngine(load())
     config = engine.config
     loaded = perf_counter() - start
-    ids = _ids(config, max(work.prefill, work.prompt))
+    ids = _random_ids(config, max(work.prefill, work.prompt))
     long, short = ids[: work.prefill], ids[: work.prompt]
-    _write(engine, long, 1)  # what is done once for each shape is done here
-    _write(engine, short, min(_WARM_TOKENS, work.new_tokens))
+    _decode(engine, long, 1)  # warm-up: what is done once for each shape
+    _decode(engine, short, min(_WARM_UP_TOKENS, work.new_tokens))
     start = perf_counter()
     Prompt(engine, long, 1)
     prefill = perf_counter() - start
-    first, decode, inside = _write(engine, short, work.new_tokens)
-    grown = _on_device(device) if device.startswith("cuda") else _growth(before, peak_before)
+    first, decode, in_engine = _decode(engine, short, work.new_tokens)
+    on_gpu = device.startswith("cuda")
     return Run(
         load=loaded,
         prefill=prefill,
         first=first,
         decode=decode,
-        batch=_batch(engine, work) if work.rows else None,
-        outside=decode - inside,
-        peak=grown,
-        machine=machine.measure(weight_bytes(config, width), work.product, threads, device),
+        batch=_batch_seconds(engine, work) if work.rows else None,
+        outside=decode - in_engine,
+        peak=_gpu_peak(device) if on_gpu else _peak_growth(before, peak_before),
+        machine=machine.measure(
+            weight_bytes(config, width), work.product, threads, device, native=native
+        ),
     )
 
 
-class _Timed:
-    """An engine that says how long it computed; its logits are there when a step returns."""
+class _TimedEngine:
+    """An engine whose steps are timed; `seconds` is their sum."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self.config, self.new_cache = engine, engine.config, engine.new_cache
@@ -161,14 +174,14 @@ class _Timed:
         return logits
 
 
-def _on_device(device: str) -> int:
+def _gpu_peak(device: str) -> int:
     import torch  # noqa: PLC0415  # only a GPU needs it
 
     return torch.cuda.max_memory_allocated(device)
 
 
-def _growth(before: int | None, peak_before: int | None) -> int | None:
-    """Bytes from `before` to the peak, if there was a new one."""
+def _peak_growth(before: int | None, peak_before: int | None) -> int | None:
+    """Bytes from `before` to the peak; None if the peak is older."""
     peak = peak_bytes()
     if peak is None or before is None or peak_before is None or peak <= peak_before:
         return None
@@ -178,36 +191,37 @@ def _growth(before: int | None, peak_before: int | None) -> int | None:
 def report(
     runs: Sequence[Run], config: GPTConfig, work: Workload, width: str, cache: str = "float32"
 ) -> Report:
-    """What the runs of one workload say.
+    """Summarize the runs of one workload.
 
     Args:
         runs: at least one.
         config: of the model.
-        work: what they did.
+        work: what they measured.
         width: of the weights: a dtype, "int8" or "int4".
-        cache: the dtype of keys and values, which is the model's own on a GPU.
+        cache: dtype of the KV cache, which on a GPU is the model's.
     """
-    after = max(work.new_tokens - 1, 1)  # tokens after the first
-    moved = decode_bytes(config, width, work.prompt + (after + 1) / 2, cache) * after
-    a_row = prefill_flops(config, work.prompt)
-    a_row += decode_flops(config, work.prompt, work.row_tokens - 1)
+    decoded = max(work.new_tokens - 1, 1)  # tokens after the first
+    mean_length = work.prompt + (decoded + 1) / 2
+    moved = decode_bytes(config, width, mean_length, cache) * decoded
+    row_flops = prefill_flops(config, work.prompt)
+    row_flops += decode_flops(config, work.prompt, work.row_tokens - 1)
     batches = [(one, one.batch) for one in runs if one.batch is not None]
     return Report(
         load=Spread.of([one.load for one in runs]),
         first=Spread.of([one.first for one in runs]),
         prefill=Spread.of([work.prefill / one.prefill for one in runs]),
-        decode=Spread.of([after / one.decode for one in runs]),
+        decode=Spread.of([decoded / one.decode for one in runs]),
         batch=Spread.of([work.rows * work.row_tokens / seconds for _, seconds in batches])
         if batches
         else None,
-        token=Spread.of([one.decode / after for one in runs]),
-        outside=Spread.of([one.outside / after for one in runs]),
-        memory=_reached([(moved / one.decode, one.machine.memory) for one in runs]),
-        products=_reached(
+        token=Spread.of([one.decode / decoded for one in runs]),
+        outside=Spread.of([one.outside / decoded for one in runs]),
+        memory=_compare([(moved / one.decode, one.machine.memory) for one in runs]),
+        products=_compare(
             [(prefill_flops(config, work.prefill) / o.prefill, o.machine.product) for o in runs]
         ),
-        batch_products=_reached(
-            [(work.rows * a_row / seconds, one.machine.product) for one, seconds in batches]
+        batch_products=_compare(
+            [(work.rows * row_flops / seconds, one.machine.product) for one, seconds in batches]
         )
         if batches
         else None,
@@ -217,38 +231,40 @@ def report(
     )
 
 
-def _reached(pairs: Sequence[tuple[float, float]]) -> Reached:
-    ours, its = zip(*pairs, strict=True)
-    return Reached(Spread.of(ours), Spread.of(its), Spread.of([a / b for a, b in pairs]))
+def _compare(pairs: Sequence[tuple[float, float]]) -> RateComparison:
+    """From each run's rate of the model and of the machine."""
+    model, machine = zip(*pairs, strict=True)
+    shares = [ours / bound for ours, bound in pairs]
+    return RateComparison(Spread.of(model), Spread.of(machine), Spread.of(shares))
 
 
-def _ids(config: GPTConfig, count: int, seed: int = 0) -> list[int]:
-    """The same ids for every model of one vocabulary; what they are changes no time."""
-    draw = random.Random(seed)
-    return [draw.randrange(config.vocab_size) for _ in range(count)]
+def _random_ids(config: GPTConfig, count: int, seed: int = 0) -> list[int]:
+    """The same ids for every model of one vocabulary; which ids they are changes no time."""
+    random_numbers = random.Random(seed)
+    return [random_numbers.randrange(config.vocab_size) for _ in range(count)]
 
 
-def _write(engine: _Timed, ids: Sequence[int], new_tokens: int) -> tuple[float, float, float]:
-    """Seconds until the first token, of all others, and of these in the engine: greedy, through
-    the loop of `generate`.
-    """
+def _decode(
+    engine: _TimedEngine, ids: Sequence[int], new_tokens: int
+) -> tuple[float, float, float]:
+    """Seconds to the first token, of the others, and of these in the engine; greedy."""
     start = perf_counter()
     params = SamplingParams(max_new_tokens=new_tokens, temperature=0.0)
     tokens = iter(Generation(Prompt(engine, ids, new_tokens), params, seed=0))
     next(tokens)
-    first, inside = perf_counter(), engine.seconds
+    first, in_engine = perf_counter(), engine.seconds
     for _ in tokens:
         pass
-    return first - start, perf_counter() - first, engine.seconds - inside
+    return first - start, perf_counter() - first, engine.seconds - in_engine
 
 
-def _batch(engine: Engine, work: Workload) -> float:
-    """Seconds to write all rows, each after a prompt of its own."""
+def _batch_seconds(engine: Engine, work: Workload) -> float:
+    """Seconds to generate all rows, each after its own prompt; greedy."""
     params = SamplingParams(max_new_tokens=work.row_tokens, temperature=0.0)
     jobs = [
         Job(
-            Text(
-                prompt=_ids(engine.config, work.prompt, row),
+            TokenSequence(
+                prompt=_random_ids(engine.config, work.prompt, seed=row),
                 params=params,
                 context=engine.config.context_length,
                 seed=0,
@@ -256,8 +272,8 @@ def _batch(engine: Engine, work: Workload) -> float:
         )
         for row in range(work.rows)
     ]
-    batch = Scheduler(engine, work.rows)
+    scheduler = Scheduler(engine, work.rows)
     start = perf_counter()
-    for _ in batch.run(jobs):
+    for _ in scheduler.run(jobs):
         pass
     return perf_counter() - start

@@ -1,7 +1,7 @@
-"""Digests of the native engine's logits, which every machine must meet.
+"""Digests of the native engine's logits, the same on every machine.
 
-The weights are exact fractions made from integers, so that no random generator and no library has
-a part in them.
+The weights are exact fractions computed from integers, so that they depend on no random number
+generator and no library.
 """
 
 from hashlib import sha256
@@ -28,11 +28,11 @@ DIGESTS = {
 
 
 def golden_digest(width: str, build: str | None = None, threads: int = 2) -> str:
-    """The first 16 hex digits of the SHA-256 of all logits of one text.
+    """The first 16 hex digits of the SHA-256 of all logits of one sequence.
 
     Args:
-        width: float32, bfloat16, float16, int8 or int4.
-        build: of the kernels; None is the best.
+        width: of the weights: float32, bfloat16, float16, int8 or int4.
+        build: of the kernels; None is the best for this processor.
         threads: that compute.
     """
     from gptcli.engine.native_engine import NativeEngine  # noqa: PLC0415
@@ -53,7 +53,7 @@ def _weights(width: str) -> dict[str, NDArray[Any]]:
 
 
 def _fractions(number: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Multiples of 2**-16 from -1/2 to 1/2, by a linear congruence."""
+    """Multiples of 2**-16 from -1/2 to 1/2, by a linear congruential generator."""
     index = np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(7919 * number)
     bits = (index * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)) >> np.uint64(
         48

@@ -1,6 +1,6 @@
 """Measure the machine's memory bandwidth and matmul rate.
 
-The yardstick that `gptcli.diagnostics.benchmark` holds a model against, measured in the same run.
+`gptcli.diagnostics.benchmark` compares a model with these, measured in the same run.
 """
 
 import platform
@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-_PASSES = 4  # a bound is the best of several; the first of them only warms up
+_PASSES = 4  # the best counts; the first only warms up
+_READ_CHUNK = 1 << 18  # bytes: READ_AT_ONCE of engine/kernels/prepare.h
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Rates of a CPU by NumPy, of a GPU by PyTorch.
+    """Rates of a CPU by NumPy or the kernels, of a GPU by PyTorch.
 
     Attributes:
-        read: bytes/s, the maximum of a float32 array.
-        copy: bytes/s, reading and writing counted.
-        product: FLOP/s of a square float32 product.
+        read: bytes/s of a plain read.
+        copy: bytes/s, reads and writes counted.
+        product: FLOP/s of a square float32 matmul.
     """
 
     read: float
@@ -32,18 +33,21 @@ class Machine:
 
     @property
     def memory(self) -> float:
-        """The faster of reading and copying: what a model can hope for."""
+        """Memory bandwidth in bytes/s: the faster of reading and copying."""
         return max(self.read, self.copy)
 
 
-def measure(nbytes: int, side: int, threads: int, device: str = "cpu") -> Machine:
-    """The machine's rates.
+def measure(
+    nbytes: int, side: int, threads: int, device: str = "cpu", *, native: bool = False
+) -> Machine:
+    """Measure the machine's rates.
 
     Args:
-        nbytes: read and copied; as many as the model moves, for a cache holds small ones.
+        nbytes: read and copied: as many as the model moves, since a cache would hold fewer.
         side: of the square matrices.
-        threads: that read and copy; the product's are BLAS's own.
-        device: where.
+        threads: that read and copy; a matmul uses BLAS's own.
+        device: "cpu", or PyTorch's name of a GPU.
+        native: read with the kernels and their threads, as the native engine reads weights.
     """
     if device != "cpu":
         return _measure_device(nbytes, side, device)
@@ -52,9 +56,25 @@ def measure(nbytes: int, side: int, threads: int, device: str = "cpu") -> Machin
     targets = [np.empty_like(part) for part in parts]
     weight = np.ones((side, side), np.float32)
     with ThreadPoolExecutor(threads) as pool:
-        read = source.nbytes / _best(lambda: list(pool.map(np.max, parts)))
+        if native:
+            read = _kernel_read(nbytes, threads)
+        else:
+            read = source.nbytes / _best(lambda: list(pool.map(np.max, parts)))
         copy = 2 * source.nbytes / _best(lambda: list(pool.map(np.copyto, targets, parts)))
     return Machine(read, copy, 2 * side**3 / _best(lambda: weight @ weight))
+
+
+def _kernel_read(nbytes: int, threads: int) -> float:
+    """Bytes/s of the kernels' plain read of at least `nbytes`."""
+    from gptcli.engine import library  # noqa: PLC0415  # not built on every machine
+
+    chunks = max(-(-nbytes // _READ_CHUNK), threads)  # it reads whole chunks only
+    memory = np.ones(chunks * _READ_CHUNK, np.uint8)
+    build, function = library.choose_build().number, library.load().gptcli_read
+    with library.shared_pool(threads).use() as pool:
+        return memory.nbytes / _best(
+            lambda: function(build, pool, memory.ctypes.data, memory.nbytes)
+        )
 
 
 def _measure_device(nbytes: int, side: int, device: str) -> Machine:
@@ -63,16 +83,16 @@ def _measure_device(nbytes: int, side: int, device: str) -> Machine:
     source, weight = torch.ones(nbytes // 4, device=device), torch.ones(side, side, device=device)
     target = torch.empty_like(source)
 
-    def done(work: Callable[[], Any]) -> Callable[[], object]:
-        def waited() -> object:
-            return work().flatten()[:1].cpu()  # waits for the device
+    def seconds(work: Callable[[], Any]) -> float:
+        def done() -> object:
+            return work().flatten()[:1].cpu()  # waits for the GPU
 
-        return waited
+        return _best(done)
 
     return Machine(
-        nbytes / _best(done(source.max)),
-        2 * nbytes / _best(done(lambda: target.copy_(source))),
-        2 * side**3 / _best(done(lambda: weight @ weight)),
+        nbytes / seconds(source.max),
+        2 * nbytes / seconds(lambda: target.copy_(source)),
+        2 * side**3 / seconds(lambda: weight @ weight),
     )
 
 
@@ -87,7 +107,7 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it; empty where it gives none."""
+    """The processor's name as the system gives it; empty if it gives none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the benchmark measures, and how often."""
+"""The sizes that a benchmark measures, and how often."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,16 +7,17 @@ from gptcli.core.errors import UsageError
 from gptcli.core.options import Option, check
 
 WORK = "What is measured"
+_LIMITED_BY_CONTEXT = ("prompt", "prefill", "new_tokens", "row_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Sizes of what is measured; a short context makes the defaults smaller (`fitted`).
+    """Sizes in tokens; `fitted` makes defaults smaller for a short context.
 
     Attributes:
-        prompt: of the one text alone and of each in the batch.
+        prompt: of the single sequence, and of each in the batch.
         new_tokens: the first of them is timed by itself.
-        product: side of the square matrices whose product is the machine's own speed.
+        product: side of the square matrices whose matmul is the machine's FLOP/s.
     """
 
     prefill: Annotated[int, Option("Prefill N tokens.", WORK, metavar="N", ge=1)] = 512
@@ -42,23 +43,22 @@ class Workload:
 
 
 def fitted(context: int, **given: int | None) -> Workload:
-    """The workload for a context: what is None has its default, or what the context holds.
+    """The workload for a context; sizes that are None get their default, or what the context holds.
 
     Raises:
-        UsageError: a given number is too small, or too large for the context.
+        UsageError: a given size is too small, or too large for the context.
     """
     asked = {name: value for name, value in given.items() if value is not None}
-    default = Workload(**{name: value for name, value in asked.items() if name not in _LONG})
+    default = Workload(
+        **{name: value for name, value in asked.items() if name not in _LIMITED_BY_CONTEXT}
+    )
     prompt = asked.setdefault("prompt", min(default.prompt, max(context // 2, 1)))
-    # The last token is not read, so it may stand one past the context.
+    # The last new token is never fed back, so it may stand one past the context.
     most = {"prefill": context, "prompt": context - 1}
     most |= dict.fromkeys(("new_tokens", "row_tokens"), max(context + 1 - prompt, 2))
-    for name in _LONG:
+    for name in _LIMITED_BY_CONTEXT:
         value = asked.setdefault(name, min(getattr(default, name), most[name]))
         if value > most[name]:
             problem = f"must be <= {most[name]} with this context of {context:,}, got {value:,}"
             raise UsageError(name, problem)
     return Workload(**asked)
-
-
-_LONG = ("prompt", "prefill", "new_tokens", "row_tokens")

@@ -75,8 +75,9 @@ def test_flops_of_many_tokens_are_the_sums_of_each() -> None:
     assert decode_flops(CONFIG, 4, 6) == sum(each[4:])
 
 
-def test_a_run_measures_everything() -> None:
-    made = run(lambda: engine_of(untrained(CONFIG, 0)), WORK, "float32", 2)
+@pytest.mark.parametrize("native", [False, pytest.param(True, marks=needs_kernels)])
+def test_a_run_measures_everything(native: bool) -> None:
+    made = run(lambda: engine_of(untrained(CONFIG, 0)), WORK, "float32", 2, native=native)
     times = [made.load, made.prefill, made.first, made.decode, made.batch, made.outside]
     assert all(seconds is not None and seconds > 0 for seconds in times)
     rates = [made.machine.read, made.machine.copy, made.machine.product]

@@ -1,4 +1,4 @@
-"""`gptcli bench`: how fast a model loads, reads and writes on this machine, as a table or JSON."""
+"""`gptcli bench`: speed of loading, prefill and decode on this machine, as a table or JSON."""
 
 from dataclasses import asdict, replace
 from functools import partial
@@ -60,7 +60,11 @@ def _measure(llm: "LLM", work: Workload) -> "list[Run]":
     for number in range(1, work.runs + 1):
         with console.waiting(f"run {number} of {work.runs} ..."):
             load = partial(_engine, LLM(llm.spec, llm.target, llm.checkpoint))
-            done.append(run(load, work, llm.weight_dtype, llm.threads, llm.spec.device))
+            done.append(
+                run(
+                    load, work, llm.weight_dtype, llm.threads, llm.spec.device, native=llm.is_native
+                )
+            )
             del load
     return done
 

@@ -14,8 +14,8 @@ _KEYS = ("median", "low", "high")
 
 NOTES = (
     "decode, memory: each token moves all weights of the linear layers, and the keys and values so "
-    "far. The machine's rate is that of summing or copying as many bytes, whichever is faster, "
-    "reads and writes counted; a small model that stays in a cache can beat it.",
+    "far. The machine's rate is that of reading or copying as many bytes with as many threads, "
+    "whichever is faster; a small model that stays in a cache can beat it.",
     "matmul: multiplications and additions of the linear layers and of attention. The machine's "
     "rate is that of a square float32 matmul by NumPy's BLAS.",
     "outside the engine: what is not spent in the network: sampling, and the loop.",
