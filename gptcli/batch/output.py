@@ -337,8 +337,14 @@ def _stream_file(path: Path, header: bytes, mode: Mode) -> OpenOutput:
 
 
 def _require_same(old: dict[str, Any], header: bytes, name: str) -> None:
-    if found := differences(old, json.loads(header)):
+    new = json.loads(header)
+    if found := differences(old, new):
         hint = "Resume with what it was made with, or write another file"
+        if ("machine" in old) != ("machine" in new):
+            engine = "torch" if "machine" in old else "native"
+            hint = (
+                f"Resume with the engine that wrote it (`engine={engine}`), or write another file"
+            )
         raise InputError(name, f"made with {listed(found)}", hint)
 
 

@@ -112,7 +112,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two headers, a phrase each; nothing if they are of one job."""
     found = []
     for key in _IDENTITY:
-        if old.get(key) != new.get(key):
+        if key == "machine" and ("machine" in old) != ("machine" in new):
+            found.append(f"{_engine(old)}, now {_engine(new)}")
+        elif old.get(key) != new.get(key):
             found.append(f"other {key} ({_brief(old.get(key))}, now {_brief(new.get(key))})")
     # An older version did not know every option; without it, it did what the default does now.
     defaults = {**JobSpec().options(), "openai": None}
@@ -122,6 +124,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             option = "other defaults of OpenAI requests:" if key == "openai" else f"`{key}`"
             found.append(f"{option} {_brief(before.get(key))}, now {_brief(now.get(key))}")
     return found
+
+
+def _engine(header: Mapping[str, Any]) -> str:
+    """The engine that a header was written by: only PyTorch's results depend on the machine."""
+    machine = header.get("machine")
+    return "the native engine" if machine is None else f"PyTorch ({_brief(machine)})"
 
 
 def render(result: Answer | Failure, spec: JobSpec) -> bytes:

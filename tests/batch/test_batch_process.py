@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from batch_jobs import prompts, tiny_directory
 from emission import Result, command, environment, run, shell
+from engines import needs_kernels
 from tiny_directory import tiny_config, write_tiny
 
 from gptcli.batch.io.journal import Journal
@@ -243,6 +244,28 @@ def test_an_output_of_format_1_is_resumed_and_replayed_as_it_began(tmp_path: Pat
     again = run("replay", tmp_path / "new", "-i", tmp_path / "in", *common[:2])
     for done in (resumed, again):
         assert (done.code, b"unknown format (3, expected 1 to 2)" in done.err) == (3, True)
+
+
+@needs_kernels
+@pytest.mark.parametrize("format", [1, 2])
+def test_an_output_is_resumed_by_the_engine_that_wrote_it(tmp_path: Path, format: int) -> None:
+    tiny_directory(tmp_path / "model")
+    (tmp_path / "in").write_text('{"prompt": "x"}\n' * 3)
+    job = ["batch", tmp_path / "in", "-m", tmp_path / "model", *SAMPLING, "-q"]
+    assert run(*job, "-o", tmp_path / "out", "--engine", "torch").code == 0
+    whole = (tmp_path / "out").read_bytes()
+    recorded = as_format_1(whole) if format == 1 else whole
+    started = recorded[: recorded.index(b'{"line": 2')]
+    (tmp_path / "out").write_bytes(started)
+    refused = run(*job, "-o", tmp_path / "out", "--resume")
+    assert refused.code == 3
+    assert refused.err.count(b"\n") == 1
+    assert b"made with PyTorch (cpu, " in refused.err
+    assert b", now the native engine. Resume with" in refused.err
+    assert b"--engine torch" in refused.err
+    assert (tmp_path / "out").read_bytes() == started
+    assert run(*job, "-o", tmp_path / "out", "--resume", "--engine", "torch").code == 0
+    assert (tmp_path / "out").read_bytes() == recorded
 
 
 def test_a_header_holds_options_of_the_environment_and_nothing_of_speed(tmp_path: Path) -> None:
