@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptcli.core.errors import InputError
-from gptcli.diagnostics.score import Model, Reading, Score, Text, score, windows
+from gptcli.diagnostics.score import Model, Score, Text, WindowSpec, score, windows
 from gptcli.engine.pytorch import TorchEngine
 
 END, LENGTH = 256, 16
 SHAPE = {"vocab_size": 257, "n_positions": LENGTH, "n_embd": 24, "n_head": 3, "n_layer": 2}
 SHORT = Text("short", ["one two", "a", "three four", "the end of it", "naïve"])
 LONG = Text("long", ["a document that is longer than a context of sixteen tokens, by far. " * 2])
-READING = Reading(length=LENGTH, stride=LENGTH // 2)
+WINDOWS = WindowSpec(length=LENGTH, stride=LENGTH // 2)
 
 
 class Bytes:
@@ -53,7 +53,7 @@ def models(oracles) -> list[Model]:
 
 
 def scored(text: Text, models: Sequence[Model], **changes: object) -> list[Score]:
-    return score(text, models, Reading(**{"length": LENGTH, "stride": LENGTH // 2, **changes}))
+    return score(text, models, WindowSpec(**{"length": LENGTH, "stride": LENGTH // 2, **changes}))
 
 
 def whole(document: str) -> torch.Tensor:
@@ -104,9 +104,9 @@ def test_every_token_is_predicted_once_after_as_many_as_the_stride_leaves(
     documents, length, data, ends
 ) -> None:
     stride = data.draw(st.integers(1, length))
-    reading = Reading(length=length, stride=stride, ends=ends)
+    spec = WindowSpec(length=length, stride=stride, count_end=ends)
     targets: list[list[int]] = [[] for _ in documents]
-    for window in windows(Text("", documents), Bytes(), reading):
+    for window in windows(Text("", documents), Bytes(), spec):
         assert 1 <= len(window.targets) <= len(window.ids) <= length
         assert list(window.ids[len(window.ids) - len(window.targets) + 1 :]) == list(
             window.targets[:-1]
@@ -205,9 +205,9 @@ def test_steps_of_many_documents_and_of_long_contexts_change_nothing(models) -> 
     shape = {**SHAPE, "n_positions": 1200}
     long = Model("long", TorchEngine(copy_weights(lively_gpt2(**shape))), Bytes())
     documents = ["x" * 700, "short", "y" * 1150, "z" * 2500, *["some more"] * 200]
-    together = score(Text("", documents), [long], Reading(length=1200, stride=600))[0]
+    together = score(Text("", documents), [long], WindowSpec(length=1200, stride=600))[0]
     alone = [
-        score(Text("", [document]), [long], Reading(length=1200, stride=600))[0]
+        score(Text("", [document]), [long], WindowSpec(length=1200, stride=600))[0]
         for document in documents[:5]
     ]
     for n, one in enumerate(alone):
@@ -216,6 +216,6 @@ def test_steps_of_many_documents_and_of_long_contexts_change_nothing(models) -> 
 
 def test_a_text_without_anything_to_predict_is_an_error(models) -> None:
     endless = Model("endless", models[0].engine, Bytes(None))
-    with pytest.raises(InputError, match="no token that another stands before"):
+    with pytest.raises(InputError, match="no token that could be predicted"):
         scored(Text("one", ["a"]), [endless])
     assert scored(Text("two", ["ab"]), [endless])[0].tokens == 1

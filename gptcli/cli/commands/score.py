@@ -79,13 +79,13 @@ def score(
         raise UsageError("per_document", "cannot be used together with `json`")
     texts = list(_texts(files, text, fold_quotes=fold_quotes))
     loaded = [_load(spec, target) for target in models or ("",)]
-    from gptcli.diagnostics.score import Reading
+    from gptcli.diagnostics.score import WindowSpec
     from gptcli.diagnostics.score import score as score_text
 
     length = min(model.engine.config.context_length for model in loaded)
     if stride is not None and stride > length:
         raise UsageError("stride", f"must be at most the context ({length}), got {stride}")
-    reading = Reading(length=length, stride=stride or (length + 1) // 2, ends=ends)
+    windows = WindowSpec(length=length, stride=stride or (length + 1) // 2, count_end=ends)
     found = []
     with Line() as line:
         for number, each in enumerate(texts):
@@ -94,7 +94,7 @@ def score(
             def progress(share: float, done: int = number, name: str = name) -> None:
                 line.draw(name, done + share, len(texts))
 
-            scores = score_text(each, loaded, reading, progress)
+            scores = score_text(each, loaded, windows, progress)
             found += scores
             if per_document:
                 line.clear()

@@ -1,4 +1,4 @@
-"""What `score` prints: a table for each text, one JSON object, or a line for each document."""
+"""The report of `score`: a table for each text, one JSON object, or a line for each document."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gptcli.cli.render import console
 from gptcli.cli.render.table import QUIET, Report, Row
 from gptcli.core.escape import shown
+from gptcli.core.units import plural
 
 if TYPE_CHECKING:
     from gptcli.diagnostics.score import Comparison, Score
@@ -26,8 +27,7 @@ def show(scores: "Sequence[Score]") -> None:
         if number:
             report.space()
         first = found[0]
-        count = len(first.document_bytes)
-        documents = "1 document" if count == 1 else f"{count:,} documents"
+        documents = plural(len(first.document_bytes), "document")
         report.title(f"{shown(first.text)}: {documents}, {first.bytes:,} bytes")
         titles = _TITLES + (_COMPARED if len(found) > 1 else ())
         rows = [Row(_cells(each, len(found) > 1)) for each in found]
@@ -41,25 +41,26 @@ def show(scores: "Sequence[Score]") -> None:
 
 
 def _cells(found: "Score", compared: bool) -> tuple[str, ...]:
-    own = (
+    cells = (
         shown(found.model),
         f"{found.tokens:,}",
         _with_error(f"{found.nats_per_token:.4f}", found.stderr),
         f"{found.perplexity:,.3f}",
         f"{found.bits_per_byte:.4f}",
     )
-    return own + (_compared_cells(found.comparison) if compared else ())
+    return cells + (_compared_cells(found.comparison) if compared else ())
 
 
-def _compared_cells(other: "Comparison | None") -> tuple[str, ...]:
-    if other is None:
+def _compared_cells(comparison: "Comparison | None") -> tuple[str, ...]:
+    if comparison is None:
         return ("", "", "")
-    if other.nats_per_token is None:
-        return (_with_error(f"{other.bits_per_byte:+.4f}", other.bits_per_byte_stderr), "", "")
+    if comparison.nats_per_token is None:
+        bits = f"{comparison.bits_per_byte:+.4f}"
+        return (_with_error(bits, comparison.bits_per_byte_stderr), "", "")
     return (
-        _with_error(f"{other.nats_per_token:+.5f}", other.stderr, places=5),
-        f"{other.kl:.5f}",
-        f"{other.same_choice:.1%}",
+        _with_error(f"{comparison.nats_per_token:+.5f}", comparison.stderr, places=5),
+        f"{comparison.kl:.5f}",
+        f"{comparison.same_choice:.1%}",
     )
 
 
@@ -73,7 +74,7 @@ def document(scores: "Sequence[Score]") -> dict[str, Any]:
 
 
 def _result(found: "Score") -> dict[str, Any]:
-    other = found.comparison
+    comparison = found.comparison
     return {
         "model": found.model,
         "text": found.text,
@@ -84,17 +85,17 @@ def _result(found: "Score") -> dict[str, Any]:
         "stderr": console.json_number(found.stderr),
         "perplexity": console.json_number(found.perplexity),
         "bits_per_byte": console.json_number(found.bits_per_byte),
-        "compared_with_first": other
-        and {name: console.json_number(value) for name, value in asdict(other).items()},
+        "compared_with_first": comparison
+        and {name: console.json_number(value) for name, value in asdict(comparison).items()},
     }
 
 
 def print_documents(scores: "Sequence[Score]") -> None:
-    """A line of JSON for each document and model."""
-    for number in range(len(scores[0].document_bytes)):
+    """Print a line of JSON for each document and model."""
+    for number, size in enumerate(scores[0].document_bytes.tolist()):
         for found in scores:
-            nats, tokens = (float(found.document_nats[number]), int(found.document_tokens[number]))
-            size = int(found.document_bytes[number])
+            nats = float(found.document_nats[number])
+            tokens = int(found.document_tokens[number])
             console.print_json(
                 {
                     "schema": DOCUMENT_SCHEMA,
@@ -102,7 +103,7 @@ def print_documents(scores: "Sequence[Score]") -> None:
                     "text": found.text,
                     "document": number + 1,
                     "tokens": tokens,
-                    "bytes": size,
+                    "bytes": int(size),
                     "nats": console.json_number(nats),
                     "nats_per_token": console.json_number(nats / tokens if tokens else None),
                     "bits_per_byte": console.json_number(nats / math.log(2) / size),
