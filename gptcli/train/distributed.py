@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from torch import distributed as dist
@@ -56,6 +57,11 @@ def joined(device: str) -> Iterator[Group]:
     if device == "cuda":
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
+    # Functions in this module have the process group of their import time as a default argument. The
+    # first optimizer imports it; imported before there is a group, it cannot keep the group alive
+    # after `destroy_process_group`. A thread of gloo that is left asks for the GIL while the
+    # interpreter shuts down, which aborts the process.
+    import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield Group(int(os.environ["RANK"]), size, device)
