@@ -57,10 +57,10 @@ def joined(device: str) -> Iterator[Group]:
     if device == "cuda":
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    # Functions in this module have the process group of their import time as a default argument. The
-    # first optimizer imports it; imported before there is a group, it cannot keep the group alive
-    # after `destroy_process_group`. A thread of gloo that is left asks for the GIL while the
-    # interpreter shuts down, which aborts the process.
+    # Functions of this module have as a default argument the process group that there is when it is
+    # imported, and the first optimizer imports it. Imported now, while there is none, it cannot
+    # keep the group alive after destroy_process_group: a thread of gloo that is left asks for the
+    # GIL while the interpreter shuts down, which aborts the process.
     import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:

@@ -24,7 +24,7 @@ print(*sorted(path.read_text().strip() for path in Path("/proc/self/task").glob(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the threads' names in /proc")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads thread names in /proc")
 def test_no_thread_of_gloo_outlives_the_group() -> None:
     """One that does can abort the process while Python shuts down."""
     with socket.socket() as free:
