@@ -1,7 +1,7 @@
-"""The fields of a batch record: what each may hold, and the error of one that holds something else.
+"""Check and convert the fields of a batch record.
 
-A new field is a function here that checks and converts its value, a name in `OWN_FIELDS` and an
-attribute of `gptcli.batch.request.Record`.
+A new field needs a function here, a name in `REQUEST_FIELDS` and an attribute of
+`gptcli.batch.request.Record`.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, NoReturn
 
-from gptcli.batch.job import MOST_SAMPLES
+from gptcli.batch.job import MAX_SAMPLES
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import described, shown
 from gptcli.core.options import SEEDS
@@ -17,9 +17,9 @@ from gptcli.core.suggest import nearest
 from gptcli.sampling.params import CONSTRAINTS, SamplingParams
 
 SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams))
-MOST_ALTERNATIVES = 20
-_MEANT = {"max_tokens": "max_new_tokens", "max_length": "max_new_tokens", "n": "num_samples"}
-OWN_FIELDS = (*SAMPLING_FIELDS, "special", "stop", "num_samples", "seed", "logprobs")
+MAX_TOP_LOGPROBS = 20
+_ALIASES = {"max_tokens": "max_new_tokens", "max_length": "max_new_tokens", "n": "num_samples"}
+REQUEST_FIELDS = (*SAMPLING_FIELDS, "special", "stop", "num_samples", "seed", "logprobs")
 
 
 class BadRecordError(Exception):
@@ -31,7 +31,7 @@ class BadRecordError(Exception):
 
 
 def refuse_type(name: str, expected: str, value: object) -> NoReturn:
-    """`name: expected text, got a list`."""
+    """Raise the error of a value of another type: `name: expected text, got a list`."""
     raise BadRecordError("wrong_type", f"{name}: expected {expected}, got {described(value)}")
 
 
@@ -39,7 +39,7 @@ def refuse_unknown(request: Mapping[str, Any], known: tuple[str, ...], where: st
     """Refuse the first unknown field, and suggest the nearest known one."""
     for name in request:
         if name not in known:
-            near = nearest(name, known, _MEANT)
+            near = nearest(name, known, _ALIASES)
             lacking = "prompt" in known and "prompt" not in request
             meant = f' (did you mean "{near}"?)' if near else ""
             meant = meant or (', and no field "prompt"' if lacking else "")
@@ -49,7 +49,7 @@ def refuse_unknown(request: Mapping[str, Any], known: tuple[str, ...], where: st
 
 
 def require_unicode(name: str, text: str) -> None:
-    r"""Refuse what JSON's \ud800 leaves: half a character."""
+    r"""Refuse lone surrogates, which JSON's \ud800 gives."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -57,12 +57,14 @@ def require_unicode(name: str, text: str) -> None:
         raise BadRecordError("not_unicode", f"{name}: not valid Unicode ({found})") from None
 
 
-def own_params(given: Mapping[str, Any], usual: SamplingParams) -> SamplingParams:
-    """The job's sampling parameters with those that the record sets."""
+def parse_params(given: Mapping[str, Any], default: SamplingParams) -> SamplingParams:
+    """The job's sampling parameters, changed by those of the record."""
     changes = {name: given[name] for name in SAMPLING_FIELDS if name in given}
     if not changes:
-        return usual
-    if any(changes.get(name) for name in CONSTRAINTS):  # replaces the job's, of any kind
+        return default
+    if any(
+        changes.get(name) for name in CONSTRAINTS
+    ):  # a record's constraint replaces the job's, whatever its kind
         changes = {"json_schema": None, "regex": None, "choices": (), "grammar": None, **changes}
     if changes.get("choices", ()) is None:
         changes["choices"] = ()
@@ -71,23 +73,23 @@ def own_params(given: Mapping[str, Any], usual: SamplingParams) -> SamplingParam
     if type(changes.get("ignore_eos", False)) is not bool:
         refuse_type("ignore_eos", "true or false", changes["ignore_eos"])
     try:
-        return replace(usual, **changes)
+        return replace(default, **changes)
     except UsageError as error:
         name = error.where.lstrip("-").replace("-", "_")
         raise BadRecordError("wrong_value", f"{name}: {error.problem}") from None
 
 
-def own_special(given: Mapping[str, Any], usual: bool) -> bool:
-    """Whether special tokens in the prompt's text become token ids, not plain text."""
-    value = given.get("special", usual)
+def parse_special(given: Mapping[str, Any], default: bool) -> bool:
+    """Whether special tokens spelled in the prompt are read as such."""
+    value = given.get("special", default)
     if type(value) is not bool:
         refuse_type("special", "true or false", value)
     return value
 
 
-def own_stop(given: Mapping[str, Any], usual: tuple[str, ...]) -> tuple[str, ...]:
+def parse_stop(given: Mapping[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:
     """The stop strings: one, a list, or null for none."""
-    value = given.get("stop", list(usual))
+    value = given.get("stop", list(default))
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         refuse_type("stop", "a text or a list of texts, none of them empty", value)
@@ -96,24 +98,24 @@ def own_stop(given: Mapping[str, Any], usual: tuple[str, ...]) -> tuple[str, ...
     return tuple(stops)
 
 
-def own_num_samples(given: Mapping[str, Any], usual: int) -> int:
+def parse_num_samples(given: Mapping[str, Any], default: int) -> int:
     """The number of samples."""
-    return _whole("num_samples", given.get("num_samples", usual), 1, MOST_SAMPLES)
+    return _integer("num_samples", given.get("num_samples", default), 1, MAX_SAMPLES)
 
 
-def own_seed(given: Mapping[str, Any]) -> int | None:
+def parse_seed(given: Mapping[str, Any]) -> int | None:
     """The record's own seed."""
     value = given.get("seed")
-    return None if value is None else _whole("seed", value, 0, SEEDS - 1)
+    return None if value is None else _integer("seed", value, 0, SEEDS - 1)
 
 
-def own_logprobs(given: Mapping[str, Any], most: int = MOST_ALTERNATIVES) -> int | None:
+def parse_logprobs(given: Mapping[str, Any], most: int = MAX_TOP_LOGPROBS) -> int | None:
     """Alternatives reported with each log-probability; None: no log-probabilities."""
     value = given.get("logprobs")
-    return None if value is None else _whole("logprobs", value, 0, most)
+    return None if value is None else _integer("logprobs", value, 0, most)
 
 
-def _whole(name: str, value: object, least: int, most: int) -> int:
+def _integer(name: str, value: object, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:
         expected = f"an integer from {least} to {most}"
         raise BadRecordError("wrong_value", f"{name}: expected {expected}, got {described(value)}")

@@ -1,6 +1,6 @@
-"""Digests of a model for the header of a batch output: equal digests, equal texts.
+"""Digests of a model for the header of a batch output: models with equal digests write equal texts.
 
-Names of files and machines are left out, so that copies of a model count as one.
+Paths and host names are left out, so that copies of a model have equal digests.
 """
 
 import json
@@ -16,16 +16,16 @@ from gptcli.generation.llm import LLM
 from gptcli.model.config import GPTConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
 
-_PIECE = 1 << 12  # bytes hashed of each tensor: enough to distinguish two checkpoints of one shape
+_SAMPLE_BYTES = 1 << 12  # hashed of each tensor: enough to tell two checkpoints of one shape apart
 # Every known pre-tokenizer splits this differently.
-_PROBE = " It's 1234567 naïve\tcafés  in 東京,\r\n\n isn't IT? 🙂"
+_SAMPLE_TEXT = " It's 1234567 naïve\tcafés  in 東京,\r\n\n isn't IT? 🙂"
 
 
 def identity(llm: LLM, *, full: bool = False) -> dict[str, Any]:
-    """What the header of a batch says of the model.
+    """What the header of a batch says about the model.
 
-    `model` is a preset's name, or None: a path is no property of a model. `full` hashes every
-    byte of the weights. `machine` is left out where every machine gives the same bits.
+    `model` is a preset's name, or None for a path. `full` hashes every byte of the weights.
+    `machine` is left out for the native engine, which gives the same bits everywhere.
     """
     found = {
         "model": llm.name if llm.name in PRESETS else None,
@@ -38,14 +38,14 @@ def identity(llm: LLM, *, full: bool = False) -> dict[str, Any]:
 
 
 def config_digest(config: GPTConfig) -> str:
-    """Digest of the config keys that shape the network (not the tokenizer's file name)."""
+    """Digest of the keys that change what the network computes."""
     network = config.with_drop_rate(0.0).to_dict()
     shape = {k: v for k, v in network.items() if k not in {"tokenizer", "drop_rate"}}
     return _digest(json.dumps(shape, sort_keys=True).encode())
 
 
 def weights_digest(checkpoint: Checkpoint | None, *, full: bool) -> str:
-    """`untrained`, or a digest behind the way it was made: `headers:...`, `full:...`."""
+    """`untrained`, `headers:DIGEST` or, of every byte, `full:DIGEST`."""
     if checkpoint is None:
         return "untrained"
     headers = checkpoint.headers
@@ -57,7 +57,7 @@ def weights_digest(checkpoint: Checkpoint | None, *, full: bool) -> str:
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """Digest of every token's bytes, the end-of-text token and the pre-tokenization."""
     ends = " ".join(map(str, sorted(tokenizer.eos_ids))) or "None"
-    hash = sha256(f"{tokenizer.n_vocab} {ends} {tokenizer.prompt(_PROBE)}".encode())
+    hash = sha256(f"{tokenizer.n_vocab} {ends} {tokenizer.prompt(_SAMPLE_TEXT)}".encode())
     for id in range(tokenizer.n_vocab):
         token = tokenizer.token_bytes(id)
         hash.update(len(token).to_bytes(4, "big") + token)
@@ -65,7 +65,7 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
 
 
 def machine(device: str) -> Mapping[str, str]:
-    """What may change the last bit of a sum: the kind of processor and the PyTorch version."""
+    """The processor and the PyTorch version, which may change the last bits of a sum."""
     import torch  # noqa: PLC0415  # only a job that will compute needs it
 
     kind = device.partition(":")[0]
@@ -83,7 +83,7 @@ def _parts_of(header: Header) -> list[bytes]:
     layout = [(t.name, t.dtype, t.shape, t.start, t.end) for t in tensors]
     parts = [json.dumps([header.size, layout]).encode()]
     with open_regular(header.path) as fd:
-        parts += [read_exactly(fd, min(_PIECE, t.nbytes), t.start) for t in tensors]
+        parts += [read_exactly(fd, min(_SAMPLE_BYTES, t.nbytes), t.start) for t in tensors]
     return parts
 
 

@@ -1,18 +1,18 @@
-"""A hash table of the line of each id, 16 bytes an entry: ten million ids take 270 MB.
+"""A compact hash table from ids to line numbers: ten million ids take 270 MB.
 
-An id is kept as 11 bytes of its SHA-256 (two of ten million collide once in 10^13 jobs) and the
-line as 5.
+An entry is 11 bytes of the id's SHA-256 (among ten million ids, two collide in one of 10^13 jobs)
+and 5 bytes of the line number.
 """
 
 from hashlib import sha256
 
 _HASH, _ENTRY = 11, 16
 _EMPTY = bytes(_ENTRY)
-_FIRST_SIZE = 1 << 4  # entries of a part, a power of 2
+_INITIAL_ENTRIES = 1 << 4  # of a part, a power of 2
 
 
 class IdTable:
-    """256 hash tables, by the first byte of an id's hash: growing one copies little at a time."""
+    """256 hash tables, chosen by the hash's first byte, so that growing one copies little."""
 
     def __init__(self) -> None:
         self._parts = [_Part() for _ in range(256)]
@@ -22,21 +22,21 @@ class IdTable:
 
     @property
     def size(self) -> int:
-        """Bytes that the entries and the room between them take."""
+        """Bytes allocated for entries."""
         return sum(part.size for part in self._parts)
 
     def add(self, id: str, line: int) -> int | None:
-        """The line that had this id before; None, and it is kept, if there is none."""
+        """The line that had this id before; None if it is new, and then it is remembered."""
         key = sha256(id.encode("utf-8", "surrogatepass")).digest()[:_HASH]
         return self._parts[key[0]].add(key, line)
 
 
 class _Part:
-    """A hash table with open addressing in one block of memory."""
+    """A hash table with open addressing in one bytearray."""
 
     def __init__(self) -> None:
-        self._table = bytearray(_FIRST_SIZE * _ENTRY)
-        self._mask = _FIRST_SIZE - 1
+        self._table = bytearray(_INITIAL_ENTRIES * _ENTRY)
+        self._mask = _INITIAL_ENTRIES - 1
         self.count = 0
 
     @property
@@ -55,7 +55,7 @@ class _Part:
         return None
 
     def _find(self, key: bytes) -> int:
-        """Where the key is, or where it would go."""
+        """Byte offset of the key's entry, or of the free one where it belongs."""
         slot = int.from_bytes(key[:8], "big") & self._mask
         while True:
             at = slot * _ENTRY

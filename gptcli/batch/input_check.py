@@ -1,7 +1,7 @@
 """Recognise an input that is not JSON Lines, before each of its lines fails as a bad record.
 
-A bad line fails only its own record. An input is refused as a whole only if its first lines show
-another kind of file; one message then says what was found and what to do.
+A bad line fails only its own record. A whole input is refused only if its first two lines show that
+it is another kind of file; one message then says what was found and what to do.
 """
 
 import json
@@ -17,28 +17,30 @@ from gptcli.core.escape import described, listed, shown
 _EXPECTED = "expected a JSON object on each line"
 
 
-def checked(lines: Iterator[Line | None], name: str, *, ahead: bool) -> Iterator[Line | None]:
-    """The same lines, once the first of them show that they are records.
+def check_first_lines(
+    lines: Iterator[Line | None], name: str, *, ahead: bool
+) -> Iterator[Line | None]:
+    """The same lines, with the first ones checked to be records.
 
-    `ahead`: look at two lines now. Otherwise at one, when it is asked for: whoever writes to a pipe
-    may wait for the first answer.
+    With `ahead` two lines are read and checked now. Without it the first line is checked when it is
+    read: whoever writes to a pipe may wait for an answer before writing more.
 
     Raises:
-        InputError: they are something else; where `ahead`, from this call itself.
+        InputError: they are not records; with `ahead`, this call itself raises it.
     """
     if not ahead:
-        return _checked_later(lines, name)
-    taken: list[Line | None] = []
+        return _check_when_read(lines, name)
+    read: list[Line | None] = []
     try:
-        first, second = _next(lines, taken), _next(lines, taken)
-    except GptcliError as problem:  # an input that ends early: what came before is answered
-        return chain(taken, _raising(problem))
+        first, second = _next_filled(lines, read), _next_filled(lines, read)
+    except GptcliError as problem:  # a truncated input: the lines before are answered first
+        return chain(read, _raising(problem))
     _require_records(first, second, name)
-    return chain(taken, lines)
+    return chain(read, lines)
 
 
 def hint_of(text: str) -> str:
-    """What to do about a record that is not an object, in the words of the command line."""
+    """What to do about a record that is not a JSON object; begins with a semicolon, or is empty."""
     text = text.lstrip()
     if text.startswith("["):
         return "; each record is an object on a line of its own"
@@ -50,7 +52,7 @@ def _raising(problem: GptcliError) -> Iterator[Line]:
     raise problem
 
 
-def _checked_later(lines: Iterator[Line | None], name: str) -> Iterator[Line | None]:
+def _check_when_read(lines: Iterator[Line | None], name: str) -> Iterator[Line | None]:
     for line in lines:
         if line is not None and not line.is_blank:
             _require_records(line, None, name)
@@ -60,10 +62,10 @@ def _checked_later(lines: Iterator[Line | None], name: str) -> Iterator[Line | N
     yield from lines
 
 
-def _next(lines: Iterator[Line | None], taken: list[Line | None]) -> Line | None:
-    """The next line that is not blank; all that were read are in `taken`."""
+def _next_filled(lines: Iterator[Line | None], read: list[Line | None]) -> Line | None:
+    """The next line that is not blank; every line on the way is appended to `read`."""
     for line in lines:
-        taken.append(line)
+        read.append(line)
         if line is not None and not line.is_blank:
             return line
     return None
@@ -138,7 +140,7 @@ def _has_prompt(record: dict[str, Any]) -> bool:
 
 
 def _is_cut(text: str) -> bool:
-    """Whether JSON ends where more of it is expected."""
+    """Whether the text is the beginning of longer JSON."""
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
@@ -149,7 +151,7 @@ def _is_cut(text: str) -> bool:
 
 
 def _text(line: Line | None) -> str:
-    """A line without white space around it; "" if there is none, or it is no text."""
+    """A line as text without surrounding white space; "" if there is none, or it is not UTF-8."""
     try:
         return "" if line is None else line.data.decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -157,7 +159,7 @@ def _text(line: Line | None) -> str:
 
 
 def _value(text: str) -> Any:
-    """What JSON says, None if it is none."""
+    """The value of JSON text; None if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,6 +1,6 @@
-"""JobSpec: the options that determine the output of a batch; those for speed are elsewhere.
+"""JobSpec: the options that determine a batch's output, and not its speed.
 
-They are kept in the header of the output, so that a job can be resumed or replayed from there.
+The output's header holds them, so that a job can be resumed or replayed from there.
 """
 
 import math
@@ -25,15 +25,15 @@ from gptcli.sampling.params import CONSTRAINTS, SamplingParams
 
 Form = Literal["json", "text", "table"]
 JOB, OUTPUT = "Job", "Output"
-MOST_SAMPLES = 1000
-# Of the output. 1 named every record's draws by its line; 2 by its id where it has one, and gives
-# OpenAI's requests OpenAI's defaults.
+MAX_SAMPLES = 1000
+# Version of the output. In 1 a record's draws were named by its line; in 2 by its id if it has one,
+# and OpenAI requests get OpenAI's defaults.
 FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of `count` equal parts of the input: every count-th line, from line `index` on.
+    """Every `count`-th line of the input, from line `index` on.
 
     Raises:
         UsageError: not 1 <= index <= count.
@@ -64,7 +64,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAIDefaults:
-    """What an OpenAI request gets where it says nothing: the protocol's values for completions."""
+    """Values of fields that an OpenAI request leaves out: those of OpenAI's completions API."""
 
     max_new_tokens: int = 16
     temperature: float = 1.0
@@ -73,25 +73,25 @@ class OpenAIDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
-    """What a job is asked for. Two jobs with equal specs, models and inputs write equal bytes.
+    """What a job is asked for. Jobs with equal specs, models and inputs write equal bytes.
 
     Attributes:
-        seed: a draw depends on it, the record's name, the sample's number and the position.
-        params: for records that do not say otherwise.
+        seed: with the record's name, the sample's number and the position it decides a draw.
+        params: sampling of records that set none of their own.
         stop: strings that end a text, left out of it unless `keep_stop`.
         overflow: what happens at the end of the context; "error" fails the record.
-        num_samples: texts for each record.
+        num_samples: completions per record.
         form: JSON Lines, plain lines, or the rows of a table.
-        column: of a table, where its prompts are.
-        special: special tokens that a prompt spells are read as such, not as text.
-        allow_empty: an empty prompt begins at the end-of-text token.
+        column: the column of prompts, of a table.
+        special: read special tokens that a prompt spells as tokens, not as text.
+        allow_empty: let an empty prompt begin at the end-of-text token.
         truncate_prompt: cut the beginning of a prompt that leaves no room for the new tokens.
-        check_ids: an id that came before fails the record.
+        check_ids: fail a record whose id came before.
         ids: put the new tokens' ids in the output.
         echo: put each request in the output.
-        openai: for OpenAI requests that do not say otherwise, before `params`; None: no exception.
-        shard: the part of the input that is worked on.
-        format: of the output; decides how a record is named (see `draw_name`).
+        openai: defaults of OpenAI requests, in place of `params`; None: they have none.
+        shard: the part of the input to answer.
+        format: version of the output; decides `draw_name`.
     """
 
     seed: int = 0
@@ -131,24 +131,24 @@ class JobSpec:
     def __post_init__(self) -> None:
         check(self)
         check_stops(self.stop)
-        if self.num_samples > MOST_SAMPLES:
-            problem = f"must be at most {MOST_SAMPLES:,}, got {self.num_samples:,}"
+        if self.num_samples > MAX_SAMPLES:
+            problem = f"must be at most {MAX_SAMPLES:,}, got {self.num_samples:,}"
             raise UsageError("num_samples", problem)
 
     def draw_name(self, line: int, id: str | int | None) -> str:
-        """What a record's random draws are named by: its id, or its line if it has none."""
+        """The name that a record's random draws depend on: its id, or its line if it has none."""
         return str(line) if id is None or self.format == 1 else f"id:{id}"
 
     def options(self) -> dict[str, Any]:
-        """Every option under its own name, as JSON can hold it; shard and format are apart."""
+        """The options for the header, as JSON; shard and format have keys of their own there."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         del own["params"], own["shard"], own["format"]
         own["openai"] = self.openai and asdict(self.openai)
         sampling = asdict(self.params)
-        sampling["logit_bias"] = [[id, _named(bias)] for id, bias in self.params.logit_bias]
+        sampling["logit_bias"] = [[id, _json_bias(bias)] for id, bias in self.params.logit_bias]
         sampling["choices"] = list(self.params.choices)
         for name in CONSTRAINTS:
-            if not sampling[name]:  # files of before there were constraints name none
+            if not sampling[name]:  # as in the headers of before there were constraints
                 del sampling[name]
         return {**sampling, **own, "stop": list(self.stop)}
 
@@ -160,7 +160,7 @@ class JobSpec:
 
         Raises:
             UsageError: a value is out of range.
-            TypeError, ValueError, KeyError: it did not come from there.
+            TypeError, ValueError, KeyError: the options are not those of a spec.
         """
         values = dict(options)
         names = {f.name for f in fields(SamplingParams)}
@@ -174,7 +174,7 @@ class JobSpec:
         return cls(**values, params=params, stop=stop, shard=shard, format=format)
 
 
-def _named(bias: float) -> float | str:
+def _json_bias(bias: float) -> float | str:
     return "-inf" if bias == -math.inf else bias
 
 

@@ -1,6 +1,6 @@
-"""Log-probabilities of a text's tokens, in the shape of our own records and in OpenAI's.
+"""Log-probabilities of tokens as JSON: in our own shape and in OpenAI's.
 
-They are natural logarithms, under the model's own logits, before any filter.
+Natural logarithms under the model's own logits, before any filter.
 """
 
 import codecs
@@ -9,42 +9,42 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
-class Score(NamedTuple):
-    """A token, its log-probability, and the likeliest in its place with theirs, best first."""
+class TokenLogprob(NamedTuple):
+    """A token, its log-probability, and the likeliest tokens in its place, best first."""
 
     id: int
     token: bytes
     logprob: float
-    top: "tuple[Score, ...]" = ()
+    top: "tuple[TokenLogprob, ...]" = ()
 
 
-def as_ours(scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """As `generate --json --logprobs` has them."""
-    return [{**_entry(score), "top": [_entry(other) for other in score.top]} for score in scores]
+def as_json(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """The shape of `generate --json --logprobs`."""
+    return [{**_entry(entry), "top": [_entry(other) for other in entry.top]} for entry in logprobs]
 
 
-def as_openai(scores: Sequence[Score], count: int, end: int | None) -> dict[str, Any]:
-    """OpenAI's four lists, a value a token; those that begin at or past `end` are left out.
+def as_openai(logprobs: Sequence[TokenLogprob], count: int, end: int | None) -> dict[str, Any]:
+    """OpenAI's four lists, one value for each token that begins before `end`.
 
     `text_offset` counts characters of the choice's text. With a `count` of 0 there are no
-    alternatives; otherwise the chosen token is among them, as the protocol has it.
+    alternatives; otherwise the chosen token is among them, as OpenAI's API has it.
     """
-    offsets = _offsets(scores)
+    offsets = _offsets(logprobs)
     kept = [
-        (score, at) for score, at in zip(scores, offsets, strict=True) if end is None or at < end
+        (entry, at) for entry, at in zip(logprobs, offsets, strict=True) if end is None or at < end
     ]
     return {
-        "tokens": [_name(score.token) for score, _ in kept],
-        "token_logprobs": [_finite(score.logprob) for score, _ in kept],
-        "top_logprobs": [_alternatives(score) for score, _ in kept] if count else None,
+        "tokens": [_name(entry.token) for entry, _ in kept],
+        "token_logprobs": [_finite(entry.logprob) for entry, _ in kept],
+        "top_logprobs": [_alternatives(entry) for entry, _ in kept] if count else None,
         "text_offset": [at for _, at in kept],
     }
 
 
-def joined(
+def concatenated(
     before: Mapping[str, Any], starts_at: int, after: Mapping[str, Any], length: int
 ) -> dict[str, Any]:
-    """Two of them as one: what is scored of a text of `length` characters, and what follows it."""
+    """The lists of a prompt of `length` characters, from `starts_at` on, and of what follows it."""
     tops = before["top_logprobs"], after["top_logprobs"]
     moved = ((before["text_offset"], starts_at), (after["text_offset"], length))
     return {
@@ -55,34 +55,34 @@ def joined(
     }
 
 
-def characters(scores: Sequence[Score]) -> int:
+def text_length(logprobs: Sequence[TokenLogprob]) -> int:
     """The number of characters that the tokens decode to."""
-    return len(b"".join(score.token for score in scores).decode("utf-8", errors="replace"))
+    return len(b"".join(entry.token for entry in logprobs).decode("utf-8", errors="replace"))
 
 
-def _alternatives(score: Score) -> dict[str, float | None] | None:
-    if math.isnan(score.logprob):
+def _alternatives(entry: TokenLogprob) -> dict[str, float | None] | None:
+    if math.isnan(entry.logprob):
         return None  # the first token has no logits before it
-    return {_name(other.token): _finite(other.logprob) for other in (*score.top, score)}
+    return {_name(other.token): _finite(other.logprob) for other in (*entry.top, entry)}
 
 
-def _offsets(scores: Sequence[Score]) -> list[int]:
-    """Where each token begins; one that continues a character, where that does."""
+def _offsets(logprobs: Sequence[TokenLogprob]) -> list[int]:
+    """Where each token's text begins; a token inside a character has the character's beginning."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     offsets, length = [], 0
-    for score in scores:
+    for entry in logprobs:
         offsets.append(length)
-        length += len(decoder.decode(score.token))
+        length += len(decoder.decode(entry.token))
     return offsets
 
 
-def _entry(score: Score) -> dict[str, Any]:
-    text = score.token.decode("utf-8", errors="backslashreplace")
-    return {"id": score.id, "text": text, "logprob": _finite(score.logprob)}
+def _entry(entry: TokenLogprob) -> dict[str, Any]:
+    text = entry.token.decode("utf-8", errors="backslashreplace")
+    return {"id": entry.id, "text": text, "logprob": _finite(entry.logprob)}
 
 
 def _name(token: bytes) -> str:
-    """Its text; bytes that are none are spelt as OpenAI spells them."""
+    """The token's text; bytes that are not UTF-8 are spelled as OpenAI spells them."""
     try:
         return token.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""Join the outputs of shards, and check that every line of the input has exactly one answer.
+"""Merge the outputs of shards, and check that every line of the input has exactly one answer.
 
-The result is, to the last byte, what one process without shards writes.
+The result has the bytes that one job without shards writes.
 """
 
 import json
@@ -20,27 +20,27 @@ from gptcli.core.escape import listed, shown
 
 
 @dataclass(slots=True)
-class _Part:
+class _ShardOutput:
     name: str
     header: dict[str, Any]
     shard: Shard
     results: Iterator[RecordedAnswer]
 
 
-class Parts:
+class ShardOutputs:
     """The outputs of all shards of one job, open for reading.
 
     Attributes:
-        header: the first line of the joined output.
-        column: of the input, if that is a table.
+        header: the first line of the merged output.
+        column: the input's column of prompts, if it is a table.
     """
 
     def __init__(self, paths: Sequence[Path], stack: ExitStack) -> None:
         """Open them; `stack` closes them.
 
         Raises:
-            InputError: one is no output, or of another job.
-            UsageError: a shard is missing or there twice.
+            InputError: a file is no batch output, or of another job.
+            UsageError: a shard is missing or given twice.
         """
         parts = [_opened(path, stack) for path in paths]
         first = parts[0]
@@ -51,18 +51,18 @@ class Parts:
         self.header = json.dumps(whole).encode("ascii") + b"\n"
         self.column = spec_of(first.header, first.name).column
 
-    def joined(self, lines: Iterable[Line | None], tally: Tally) -> Iterator[bytes]:
-        """The output's lines, each checked against the input's.
+    def merged(self, lines: Iterable[Line | None], tally: Tally) -> Iterator[bytes]:
+        """The merged output's lines after the header, each checked against the input's.
 
         Raises:
-            InputError: an answer is missing, doubled, or to another line than the input has.
+            InputError: an answer is missing, given twice, or to a line that the input lacks.
         """
         for line in lines:
             if line is None or line.is_blank:
                 continue
             part = self._parts[(line.number - 1) % len(self._parts)]
             result = next(part.results, None)
-            _require_answer(line, result, part)
+            _require_answer_to(line, result, part)
             assert result is not None
             tally.add(line.number, failure_of(result))
             yield result.data
@@ -72,13 +72,13 @@ class Parts:
                 raise InputError(part.name, problem)
 
 
-def _opened(path: Path, stack: ExitStack) -> _Part:
+def _opened(path: Path, stack: ExitStack) -> _ShardOutput:
     header, results = stack.enter_context(read_output(path))
     shard = spec_of(header, shown(path)).shard or Shard(1, 1)
-    return _Part(shown(path), header, shard, results)
+    return _ShardOutput(shown(path), header, shard, results)
 
 
-def _require_same_job(first: _Part, part: _Part) -> None:
+def _require_same_job(first: _ShardOutput, part: _ShardOutput) -> None:
     if found := differences(_unsharded(first.header), _unsharded(part.header)):
         raise InputError(part.name, f"not of the same job as {first.name}: {listed(found)}")
 
@@ -87,22 +87,22 @@ def _unsharded(header: Mapping[str, Any]) -> dict[str, Any]:
     return {**header, "shard": None}
 
 
-def _in_order(parts: Sequence[_Part]) -> list[_Part]:
+def _in_order(parts: Sequence[_ShardOutput]) -> list[_ShardOutput]:
     count = parts[0].shard.count
-    by_index: dict[int, _Part] = {}
+    by_index: dict[int, _ShardOutput] = {}
     for part in parts:
         if part.shard.count != count:
-            problem = f"is shard {part.shard}, {parts[0].name} is {parts[0].shard}"
+            problem = f"is shard {part.shard}, but {parts[0].name} is shard {parts[0].shard}"
             raise UsageError(part.name, problem)
         if (other := by_index.setdefault(part.shard.index, part)) is not part:
             raise UsageError(part.name, f"is shard {part.shard}, and so is {other.name}")
     missing = [f"{index}/{count}" for index in range(1, count + 1) if index not in by_index]
     if missing:
-        raise UsageError("PARTS", f"not all shards are there (missing: {listed(missing)})")
+        raise UsageError("PARTS", f"not every shard was given (missing: {listed(missing)})")
     return [by_index[index] for index in range(1, count + 1)]
 
 
-def _require_answer(line: Line, result: RecordedAnswer | None, part: _Part) -> None:
+def _require_answer_to(line: Line, result: RecordedAnswer | None, part: _ShardOutput) -> None:
     if result is None:
         hint = "Finish it with gptcli batch --resume"
         raise InputError(part.name, f"has no answer to line {line.number}", hint)

@@ -1,6 +1,6 @@
-"""OpenAI's batch format for /v1/completions: translate its requests, and our answers back.
+"""OpenAI's batch format for /v1/completions: translate requests to records, and answers back.
 
-`created` is 0 and ids are made of line numbers, so that equal jobs write equal bytes.
+`created` is 0 and ids are line numbers, so that equal jobs write equal bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from gptcli.batch.fields import (
-    OWN_FIELDS,
+    REQUEST_FIELDS,
     BadRecordError,
-    own_logprobs,
+    parse_logprobs,
     refuse_type,
     refuse_unknown,
 )
@@ -20,12 +20,12 @@ from gptcli.core.escape import shown
 _REQUEST = ("custom_id", "method", "url", "body")
 URL = "/v1/completions"
 _RENAMED = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "n": "num_samples"}
-_OURS = ("prompt", *OWN_FIELDS)
-_UNUSED = ("model", "user")  # of no consequence here
-# Asking for nothing is all that these can do; anything else would be ignored in silence.
-_ONLY = {"suffix": (None, ""), "stream": (None, False), "best_of": (None, 1)}
-_MOST_ALTERNATIVES = 5
-_BODY = (*_OURS, *_RENAMED, *_UNUSED, *_ONLY, "echo", "response_format")
+_OWN_FIELDS = ("prompt", *REQUEST_FIELDS)
+_IGNORED = ("model", "user")  # they change nothing here
+# Not supported: any other value is refused, because it would be ignored.
+_FIXED = {"suffix": (None, ""), "stream": (None, False), "best_of": (None, 1)}
+_MAX_LOGPROBS = 5
+_BODY = (*_OWN_FIELDS, *_RENAMED, *_IGNORED, *_FIXED, "echo", "response_format")
 
 
 def is_request(record: Mapping[str, Any]) -> bool:
@@ -33,13 +33,13 @@ def is_request(record: Mapping[str, Any]) -> bool:
     return "custom_id" in record or "body" in record
 
 
-def as_ours(
+def to_record(
     request: Mapping[str, Any], defaults: OpenAIDefaults | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A request → our fields, and what its answer will need.
+    """A request → the fields of a record, and what its response will repeat.
 
     Raises:
-        BadRecordError: it is for something else, or asks for what there is not here.
+        BadRecordError: another endpoint, or an unknown or unsupported field.
     """
     refuse_unknown(request, _REQUEST)
     _require_endpoint(request)
@@ -47,34 +47,36 @@ def as_ours(
     if not isinstance(body, dict):
         refuse_type("body", "an object", body)
     refuse_unknown(body, _BODY, "body.")
-    for name, allowed in _ONLY.items():
+    for name, allowed in _FIXED.items():
         if body.get(name) not in allowed:
             raise BadRecordError("unsupported", f"body.{name}: not supported")
-    own_logprobs(body, _MOST_ALTERNATIVES)  # fewer than in records of our own
+    parse_logprobs(body, _MAX_LOGPROBS)  # OpenAI's limit is lower than ours
     given = {name: value for name, value in body.items() if value is not None}
-    ours = {_RENAMED.get(name, name): given[name] for name in given if name in (*_OURS, *_RENAMED)}
-    if "prompt" in ours:
-        ours["prompt"] = _single(ours["prompt"])
+    fields = {
+        _RENAMED.get(name, name): given[name] for name in given if name in (*_OWN_FIELDS, *_RENAMED)
+    }
+    if "prompt" in fields:
+        fields["prompt"] = _single(fields["prompt"])
     if (form := given.get("response_format")) is not None:
-        ours["json_schema"] = _schema(form)
-    ours = {**asdict(defaults), **ours} if defaults else ours
+        fields["json_schema"] = _schema(form)
+    fields = {**asdict(defaults), **fields} if defaults else fields
     model = body.get("model")
-    return ours, {
+    return fields, {
         "model": model if isinstance(model, str) else "gptcli",
         "echo": body.get("echo") is True,
     }
 
 
-def answer(
+def response(
     line: int,
     request: Mapping[str, Any],
     prompt: str,
     samples: Sequence[Mapping[str, Any]],
     prompt_tokens: int,
 ) -> dict[str, Any]:
-    """The response to a request that succeeded; `samples` are our own answers.
+    """The response to a request that succeeded.
 
-    Their `logprobs` are in OpenAI's shape already.
+    `samples` are in our own shape, but their `logprobs` in OpenAI's.
     """
     new = sum(sample["new_tokens"] for sample in samples)
     choices = [
@@ -102,7 +104,7 @@ def answer(
     return {"status_code": 200, "request_id": f"req-{line}", "body": body}
 
 
-def refusal(line: int, code: str, message: str) -> dict[str, Any]:
+def error_response(line: int, code: str, message: str) -> dict[str, Any]:
     """The response to a request that failed."""
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return {"status_code": 400, "request_id": f"req-{line}", "body": {"error": error}}
@@ -117,7 +119,7 @@ def _require_endpoint(request: Mapping[str, Any]) -> None:
 
 
 def _schema(form: object) -> Any:
-    """The JSON schema that a `response_format` asks for; None for text of any kind."""
+    """The JSON schema of a `response_format`; None for plain text."""
     form = form if isinstance(form, dict) else {}
     kind = form.get("type")
     if kind == "text":
@@ -137,10 +139,10 @@ def _schema(form: object) -> Any:
 
 
 def _single(prompt: object) -> object:
-    """A list of one prompt is that prompt; one of several is not supported."""
+    """The prompt in a list of one prompt; several are refused."""
     if not isinstance(prompt, list) or not prompt or not isinstance(prompt[0], str | list):
         return prompt
     if len(prompt) > 1:
         found = f"{len(prompt)} prompts, expected one text or one list of token ids"
-        raise BadRecordError("unsupported", f"prompt: a request a prompt ({found})")
+        raise BadRecordError("unsupported", f"prompt: several in one request ({found})")
     return prompt[0]

@@ -1,4 +1,4 @@
-"""A batch's output file: create, resume, replace or read it.
+"""A batch's output: create, resume, replace or read it.
 
 An existing file is checked before it is changed.
 """
@@ -30,10 +30,10 @@ Mode = Literal["new", "resume", "overwrite", "overwrite-resume", "retry"]
 
 
 class Output(Protocol):
-    """Where lines go: `gptcli.batch.io.journal.Journal`, or a stream."""
+    """Where lines are written: a `gptcli.batch.io.journal.Journal`, or a `StreamOutput`."""
 
     def append(self, line: bytes) -> None:
-        """Write one line, all of it or nothing."""
+        """Write one line."""
 
     def tick(self) -> None:
         """Sync lines that have waited long enough; called often."""
@@ -41,14 +41,14 @@ class Output(Protocol):
 
 @dataclass(slots=True)
 class OpenOutput:
-    """An output ready to be written.
+    """An output that is open for writing.
 
     Attributes:
-        output: takes the lines.
+        output: where lines are written.
         name: what messages call it.
-        done: the records that it holds already.
-        old: the records of an older output: successful ones are copied, failed ones answered again.
-        final: the name that the file gets once it is whole, if it has another until then.
+        done: records that the file holds already.
+        old: with `retry_failed`, the records of the file that this one replaces.
+        final: the name that a complete file is renamed to, if it is written under another.
         is_new: whether this run created the file.
     """
 
@@ -61,7 +61,7 @@ class OpenOutput:
     _old_journal: Journal | None = None
 
     def promote(self) -> None:
-        """Give the file its final name."""
+        """Rename the file to its final name, if it has another."""
         if isinstance(self.output, Journal) and self.final is not None:
             self.output.rename(self.final)
             self.final = None
@@ -72,7 +72,7 @@ class OpenOutput:
         """Finish the output: sync, rename to the final name, close.
 
         Raises:
-            RunError: the system says no at the last moment.
+            RunError: syncing, renaming or closing fails.
         """
         if isinstance(self.output, Journal):
             self.output.finish()
@@ -80,16 +80,16 @@ class OpenOutput:
             self.output.close()
 
     def abandon(self, *, keep_empty: bool) -> None:
-        """Sync and close the output after an error that is being reported already.
+        """Sync and close the output after an error, which is reported elsewhere.
 
-        Without `keep_empty`, a file that this run created is removed if it holds no record.
+        A file that this run created and that holds no record is removed unless `keep_empty`.
         """
         if isinstance(self.output, Journal):
             with suppress(RunError, OSError):
                 self.output.sync()
-            holds_nothing = self.is_new and not self.output.count and not keep_empty
-            is_copied = self.old is not None and self.final is not None  # the old one has it all
-            if holds_nothing or is_copied:
+            is_empty = self.is_new and not self.output.count and not keep_empty
+            is_unfinished_copy = self.old is not None and self.final is not None
+            if is_empty or is_unfinished_copy:
                 self.output.path.unlink(missing_ok=True)
             with suppress(RunError):
                 self.output.close()
@@ -98,27 +98,27 @@ class OpenOutput:
                 self._old_journal.close()
 
 
-class Bytes(Protocol):
-    """What a stream must be able to do."""
+class ByteSink(Protocol):
+    """A binary stream."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """Write some of it, and say how much."""
+        """Write some of the data → how many bytes."""
 
     def flush(self) -> None:
-        """Hand on what is held back."""
+        """Write what is buffered."""
 
 
-class Stream:
-    """A pipe, a terminal or a device: lines go out at once, and nothing can be taken back."""
+class StreamOutput:
+    """A pipe, a terminal or a device: no resuming, and nothing to sync."""
 
-    def __init__(self, stream: Bytes, name: str) -> None:
+    def __init__(self, stream: ByteSink, name: str) -> None:
         self._stream, self._name = stream, name
 
     def append(self, line: bytes) -> None:
         """Write one line.
 
         Raises:
-            RunError: the system says no.
+            RunError: the stream cannot be written.
         """
         try:
             view = memoryview(line)
@@ -129,47 +129,47 @@ class Stream:
             raise RunError(self._name, f"cannot be written ({error.strerror})") from None
 
     def tick(self) -> None:
-        """Nothing waits here."""
+        """Nothing to sync."""
 
 
 def open_output(path: Path, header: bytes, mode: Mode) -> OpenOutput:
-    """A file to write, with its header.
+    """Open a file for writing, with its header.
 
     Raises:
-        UsageError: it is there already, and `mode` is "new".
-        InputError: what is there was not made by this job.
-        RunError: the system says no, or another process writes it.
+        UsageError: the file exists, and `mode` is "new".
+        InputError: the file was not written by this job.
+        RunError: it cannot be written, or another process is writing it.
     """
     if is_stream(path):
         return _stream_file(path, header, mode)
     if mode == "overwrite":
-        return OpenOutput(_fresh(staged(path), header), shown(path), final=path, is_new=True)
+        return OpenOutput(_create(staging_path(path), header), shown(path), final=path, is_new=True)
     if mode == "overwrite-resume":
-        opened = _continued(staged(path), header)
+        opened = _resume(staging_path(path), header)
         opened.final = path
         return opened
     if mode == "retry":
-        return _retried(path, header)
+        return _retry(path, header)
     if mode == "resume":
-        return _continued(path, header)
+        return _resume(path, header)
     return OpenOutput(Journal.create(path, header), shown(path), is_new=True)
 
 
-def open_stream(stream: Bytes, name: str, header: bytes) -> OpenOutput:
-    """Standard output, with the header written."""
-    opened = OpenOutput(Stream(stream, name), name)
+def open_stream(stream: ByteSink, name: str, header: bytes) -> OpenOutput:
+    """An output over an open stream, with its header."""
+    opened = OpenOutput(StreamOutput(stream, name), name)
     opened.output.append(header)
     return opened
 
 
 def write_whole(path: Path, header: bytes, lines: Iterator[bytes]) -> None:
-    """An output that appears under its name only once it is whole."""
+    """Write a whole output; a regular file appears under its name only once it is complete."""
     if is_stream(path):
         opened = _stream_file(path, header, "new")
         for line in lines:
             opened.output.append(line)
         return
-    journal = _fresh(staged(path), header)
+    journal = _create(staging_path(path), header)
     with journal.closed_on_failure():
         try:
             for line in lines:
@@ -182,10 +182,10 @@ def write_whole(path: Path, header: bytes, lines: Iterator[bytes]) -> None:
 
 
 def recorded_header(path: Path) -> dict[str, Any] | None:
-    """The header of an output that is there; None if there is none, or not even a header.
+    """The header of an existing output; None without a file, or without a whole header in it.
 
     Raises:
-        InputError: it is something else.
+        InputError: the file is no batch output.
     """
     if not os.path.lexists(path) or is_stream(path):
         return None
@@ -201,10 +201,10 @@ def recorded_header(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def read_output(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[RecordedAnswer]]]:
-    """The header and the records of an output, only read.
+    """Open an output for reading → its header and its records.
 
     Raises:
-        InputError: it is none.
+        InputError: the file is no batch output.
     """
     with open_regular(path) as fd:
         lines = whole_lines(fd)
@@ -215,12 +215,12 @@ def read_output(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[RecordedA
 def results(
     lines: Iterator[tuple[bytes, int]], name: str, keep: Callable[[int], object]
 ) -> Iterator[RecordedAnswer]:
-    """The records of an output after its header; `keep` is told where each one ends.
+    """The records of an output after its header; `keep` is called with the end of each one.
 
-    A last line that is damaged is left out, as a crash may leave one.
+    A damaged last line is left out: a crash may leave one.
 
     Raises:
-        InputError: a line before the last is none of ours.
+        InputError: a line before the last is damaged or out of order.
     """
     number, before = 1, 0
     for data, end in lines:
@@ -229,19 +229,19 @@ def results(
         if result is None or result.line <= before:
             if result is None and next(lines, None) is None:
                 return
-            raise InputError(name, f"line {number} is not a gptcli record in its place")
+            raise InputError(name, f"line {number} is damaged or out of order")
         before = result.line
         keep(end)
         yield result
 
 
 def may_be_torn_header(data: bytes) -> bool:
-    """Whether a crash may have left this of a header, or nothing at all."""
+    """Whether data without a whole first line may be what a crash left of a header."""
     return data.startswith(HEADER_BEGINS) or HEADER_BEGINS.startswith(data)
 
 
 def is_stream(path: Path) -> bool:
-    """Whether there is something that is no regular file: a pipe, a terminal, /dev/null."""
+    """Whether a path is something other than a regular file: a pipe, a terminal, /dev/null."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -252,17 +252,17 @@ def is_stream(path: Path) -> bool:
 
 
 def refuse_existing(path: Path, hint: str = EXISTS_HINT) -> None:
-    """Refuse an output that is there already.
+    """Refuse to write over an existing file.
 
     Raises:
-        UsageError: it is.
+        UsageError: the file exists.
     """
     if os.path.lexists(path) and not is_stream(path):
         raise UsageError("output", f"{shown(path)} exists already", hint)
 
 
-def identities(paths: Iterable[Path | None]) -> list[tuple[int, int]]:
-    """Device and inode of those that are there."""
+def file_ids(paths: Iterable[Path | None]) -> list[tuple[int, int]]:
+    """Device and inode of the paths that exist."""
     found = []
     for path in paths:
         with suppress(OSError, ValueError):
@@ -272,16 +272,16 @@ def identities(paths: Iterable[Path | None]) -> list[tuple[int, int]]:
     return found
 
 
-def staged(path: Path) -> Path:
-    """Where an output that replaces `path` is written."""
-    return _beside(path, "new")
+def staging_path(path: Path) -> Path:
+    """Where an output that will replace `path` is written."""
+    return _sibling(path, "new")
 
 
 def refuse_same_file(path: Path, others: list[tuple[int, int]]) -> None:
     """Refuse an output that is one of the job's own inputs, given as device and inode.
 
     Raises:
-        UsageError: it is.
+        UsageError: the output is one of them.
     """
     with suppress(OSError, ValueError):
         status = path.stat()
@@ -289,7 +289,7 @@ def refuse_same_file(path: Path, others: list[tuple[int, int]]) -> None:
             raise UsageError("output", f"{shown(path)} is a file that the job reads")
 
 
-def _continued(path: Path, header: bytes) -> OpenOutput:
+def _resume(path: Path, header: bytes) -> OpenOutput:
     if not os.path.lexists(path):
         return OpenOutput(Journal.create(path, header), shown(path), is_new=True)
     journal = Journal.reopen(path)
@@ -306,18 +306,18 @@ def _continued(path: Path, header: bytes) -> OpenOutput:
         return OpenOutput(journal, shown(path), done=results(lines, shown(path), journal.keep))
 
 
-def _retried(path: Path, header: bytes) -> OpenOutput:
-    old = _continued(path, header)
+def _retry(path: Path, header: bytes) -> OpenOutput:
+    old = _resume(path, header)
     assert isinstance(old.output, Journal)
     with old.output.closed_on_failure():
-        journal = _fresh(_beside(path, "retry"), header)
+        journal = _create(_sibling(path, "retry"), header)
     return OpenOutput(journal, shown(path), old=old.done, final=path, _old_journal=old.output)
 
 
-def _fresh(path: Path, header: bytes) -> Journal:
-    """A new file in the place of what an earlier run may have left."""
+def _create(path: Path, header: bytes) -> Journal:
+    """Create a file, in place of one that an earlier run may have left."""
     if os.path.lexists(path):
-        recorded_header(path)  # refuses what is not ours
+        recorded_header(path)  # refuses a file that is not ours to delete
         left = Journal.reopen(path)
         try:
             path.unlink()
@@ -328,7 +328,9 @@ def _fresh(path: Path, header: bytes) -> Journal:
 
 def _stream_file(path: Path, header: bytes, mode: Mode) -> OpenOutput:
     if mode not in {"new", "overwrite"}:
-        raise UsageError("resume", f"{shown(path)} is no file that could be continued")
+        raise UsageError(
+            "resume", f"{shown(path)} is not a regular file, which alone can be resumed"
+        )
     try:
         stream = path.open("wb", buffering=0)
     except OSError as error:
@@ -339,7 +341,7 @@ def _stream_file(path: Path, header: bytes, mode: Mode) -> OpenOutput:
 def _require_same(old: dict[str, Any], header: bytes, name: str) -> None:
     new = json.loads(header)
     if found := differences(old, new):
-        hint = "Resume with what it was made with, or write another file"
+        hint = "Resume with the same options and model, or write another file"
         if ("machine" in old) != ("machine" in new):
             engine = "torch" if "machine" in old else "native"
             hint = (
@@ -348,5 +350,5 @@ def _require_same(old: dict[str, Any], header: bytes, name: str) -> None:
         raise InputError(name, f"made with {listed(found)}", hint)
 
 
-def _beside(path: Path, what: str) -> Path:
+def _sibling(path: Path, what: str) -> Path:
     return path.with_name(f"{path.name}.{what}")

@@ -1,24 +1,24 @@
 """Run a recorded job again, and report the first token of each record that differs.
 
-Of a record that differs, the first differing token is named with its margin: for greedy texts how
-much greater its logit is than the recorded token's; for drawn ones how far, in probability, the
-draw was from giving the recorded token.
+The first differing token is reported with its margin: for greedy decoding its logit minus the
+recorded token's, for sampling the distance in probability of the draw from the recorded token.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from gptcli.batch.io.lines import made_line
+from gptcli.batch.io.lines import line_of
 from gptcli.batch.job import JobSpec
 from gptcli.batch.request import Failure, Record, parse
 from gptcli.batch.result_lines import Answer, RecordedAnswer, Sample, render
 from gptcli.batch.runner import RecordStream
-from gptcli.batch.worker import Answerer
+from gptcli.batch.worker import BatchWorker
 from gptcli.core.errors import InputError
 from gptcli.engine.interface import Engine, Span
-from gptcli.generation.sequence import Sequence as Text
+from gptcli.generation.sequence import Sequence
 from gptcli.sampling import sampler
 from gptcli.sampling.filters import Row
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of two tokens; `id` is None for the end of the text."""
+    """A token, or the end of the text, for which `id` is None."""
 
     id: int | None
     text: str
@@ -34,13 +34,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a record departs from what was recorded.
+    """How a record differs from the recorded one.
 
     Attributes:
-        sample: which text of the record; None where the records differ in another way.
-        token: which new token, from 1.
-        recorded, now: the two candidates; `recorded` is None if no token fits the recorded text.
-        margin: between the two, a logit or a probability (see `unit`); None without a candidate.
+        sample: number of the sample; None where no token is to blame.
+        token: which new token differs, from 1.
+        recorded, now: the two tokens; `recorded` is None if no token fits the recorded text.
+        margin: between the two, a logit or a probability (see `unit`); None without two tokens.
     """
 
     line: int
@@ -60,8 +60,8 @@ class Pair(NamedTuple):
     record: Record | Failure
 
 
-def replay(pairs: Iterable[Pair], answerer: Answerer, engine: Engine) -> Iterator[Difference]:
-    """Answer every request again; the differences come in the order of the lines."""
+def replay(pairs: Iterable[Pair], worker: BatchWorker, engine: Engine) -> Iterator[Difference]:
+    """Answer every request again; yields the differences in the order of the lines."""
     done: dict[int, RecordedAnswer] = {}
     found: list[Difference] = []
 
@@ -73,10 +73,10 @@ def replay(pairs: Iterable[Pair], answerer: Answerer, engine: Engine) -> Iterato
     def compare(result: Answer | Failure) -> None:
         line = result.line if isinstance(result, Failure) else result.record.line
         recorded = done.pop(line)
-        if render(result, answerer.spec) != recorded.data:
-            found.append(_difference(recorded, result, answerer, engine))
+        if render(result, worker.spec) != recorded.data:
+            found.append(_difference(recorded, result, worker, engine))
 
-    answerer.run(records(), compare)
+    worker.run(records(), compare)
     yield from sorted(found, key=lambda difference: difference.line)
 
 
@@ -86,16 +86,16 @@ def pairs_of(
     wanted: frozenset[int],
     name: str,
 ) -> Iterator[Pair]:
-    """Recorded lines with the requests that an input has for them; `wanted` empty is all.
+    """Recorded lines with their requests from the input; only the `wanted` lines, if any.
 
     Raises:
-        InputError: the input is another.
+        InputError: the input is not the one that was answered.
         RunError: it cannot be read to its end.
     """
     for result in done:
         record = next((r for r in records if r is not None), None)
         if record is None:
-            records.check()  # an input that ends early is not another one
+            records.check()  # a truncated input is reported as such
         if record is None or record.line != result.line or record.sha256 != result.sha256:
             raise InputError(name, f"line {result.line} of the input is not the one answered here")
         if not wanted or result.line in wanted:
@@ -103,16 +103,16 @@ def pairs_of(
 
 
 def echoed(done: Iterable[RecordedAnswer], spec: JobSpec, wanted: frozenset[int]) -> Iterator[Pair]:
-    """Recorded lines with the requests that the output keeps; failed ones have none."""
+    """Recorded lines with the requests that `echo` put in the output; failed ones have none."""
     spec = replace(spec, form="json", column=None)
     for result in done:
         if result.is_ok and (not wanted or result.line in wanted):
-            line = made_line(result.line, json.dumps(result.value["request"]).encode())
+            line = line_of(result.line, json.dumps(result.value["request"]).encode())
             yield Pair(result, replace(parse(line, spec), sha256=result.sha256))
 
 
 def _difference(
-    recorded: RecordedAnswer, result: Answer | Failure, answerer: Answerer, engine: Engine
+    recorded: RecordedAnswer, result: Answer | Failure, worker: BatchWorker, engine: Engine
 ) -> Difference:
     line = recorded.line
     if isinstance(result, Failure) or not recorded.is_ok:
@@ -122,20 +122,20 @@ def _difference(
     for number, (old, new) in enumerate(
         zip(_samples(recorded.value, result), result.samples, strict=False)
     ):
-        at, recorded_id = _first_difference(old, new, answerer.tokenizer, result.prompt_ids)
+        at, recorded_id = _first_difference(old, new, worker.tokenizer, result.prompt_ids)
         if at is not None:
-            text = list(answerer.texts(result.record, result.prompt_ids))[number]
-            text.ids.extend(new.ids[:at])
-            logits, tokenizer = _logits(text, engine), answerer.tokenizer
+            sequence = list(worker.sequences(result.record, result.prompt_ids))[number]
+            sequence.ids.extend(new.ids[:at])
+            logits, tokenizer = _next_logits(sequence, engine), worker.tokenizer
             now = new.ids[at] if at < len(new.ids) else tokenizer.eos_id
             if recorded_id is None:
-                recorded_id = _recorded_id(old, text, logits, now, tokenizer)
-            return _compared(line, text, logits, (recorded_id, now), tokenizer)
+                recorded_id = _recorded_id(old, sequence, logits, now, tokenizer)
+            return _compared(line, sequence, logits, (recorded_id, now), tokenizer)
     return Difference(line, "the texts are equal, the records are not")
 
 
 def _samples(value: Mapping[str, Any], result: Answer) -> list[dict[str, Any]]:
-    """The recorded texts, in our form whatever the record's."""
+    """The recorded samples in our own shape, whatever the record's."""
     if result.record.openai is None:
         return list(value.get("samples") or [value])
     echoed = len(result.prompt) if result.record.openai["echo"] else 0
@@ -144,60 +144,60 @@ def _samples(value: Mapping[str, Any], result: Answer) -> list[dict[str, Any]]:
 
 
 def _first_difference(
-    old: Mapping[str, Any], new: Sample, tokenizer: Tokenizer, prompt: Sequence[int]
+    old: Mapping[str, Any], new: Sample, tokenizer: Tokenizer, prompt: Ids[int]
 ) -> tuple[int | None, int | None]:
     """Position and recorded id of the first new token that differs; None, None without one.
 
-    Without recorded ids the text decides, so the position may be late where tokens are parts of
-    one character, and the id is not known yet.
+    Without recorded ids the texts are compared: the position may be late where several tokens make
+    one character, and the id is None.
     """
-    ids: Sequence[int] | None = old.get("ids")
+    ids: Ids[int] | None = old.get("ids")
     if ids is not None:
         at = next((i for i, (a, b) in enumerate(zip(ids, new.ids, strict=False)) if a != b), None)
         if at is None and len(ids) != len(new.ids):
             at = min(len(ids), len(new.ids))
         return at, None if at is None or at >= len(ids) else ids[at]
-    text, decoder, written = str(old["completion"]), tokenizer.decoder(prompt), ""
-    if text == new.text:
+    recorded, decoder, text = str(old["completion"]), tokenizer.decoder(prompt), ""
+    if recorded == new.text:
         return None, None
     for at, id in enumerate(new.ids):
-        written += decoder.feed(id)
-        if not text.startswith(written):
+        text += decoder.feed(id)
+        if not recorded.startswith(text):
             return at, None
     return len(new.ids), None
 
 
 def _recorded_id(
     old: Mapping[str, Any],
-    text: Text,
+    sequence: Sequence,
     logits: Row,
     now: int | None,
     tokenizer: Tokenizer,
 ) -> int | None:
-    """The recorded token where its id was not: the end of the text, or the likeliest that fits."""
+    """The recorded token if its id was not: the likeliest that fits the text, or its end."""
     if old.get("ids") is not None:
         return tokenizer.eos_id
-    rest = str(old["completion"]).removeprefix(tokenizer.decode(text.ids, text.prompt))
+    rest = str(old["completion"]).removeprefix(tokenizer.decode(sequence.ids, sequence.prompt))
     return _likeliest(rest, logits, now, tokenizer) if rest else tokenizer.eos_id
 
 
 def _compared(
     line: int,
-    text: Text,
+    sequence: Sequence,
     logits: Row,
     ids: tuple[int | None, int | None],
     tokenizer: Tokenizer,
 ) -> Difference:
-    """Two candidates for the next token of `text`: the recorded one, and what it is now."""
+    """The recorded next token of a sequence against the one it has now."""
     recorded, now = ids
     margin, unit = None, "logit"
     if recorded is not None and now is not None and recorded != now:
-        margin, unit = _margin(text, logits, recorded, now)
+        margin, unit = _margin(sequence, logits, recorded, now)
     return Difference(
         line,
         "another token",
-        sample=text.sample,
-        token=len(text.ids) + 1,
+        sample=sequence.sample,
+        token=len(sequence.ids) + 1,
         recorded=_choice(recorded, tokenizer),
         now=_choice(now, tokenizer),
         margin=margin,
@@ -205,15 +205,15 @@ def _compared(
     )
 
 
-def _logits(text: Text, engine: Engine) -> Row:
-    """(n_vocab,): of what follows the text, as it was drawn from before the temperature."""
-    ids = [*text.prompt, *text.ids][-text.context :]
-    row = engine.step([Span(engine.new_cache(len(ids)), ids)])[0, : text.n_vocab]
-    return text.processed(row)
+def _next_logits(sequence: Sequence, engine: Engine) -> Row:
+    """(n_vocab,) logits of the next token, processed but not divided by the temperature."""
+    ids = [*sequence.prompt, *sequence.ids][-sequence.context :]
+    row = engine.step([Span(engine.new_cache(len(ids)), ids)])[0, : sequence.n_vocab]
+    return sequence.processed(row)
 
 
 def _likeliest(rest: str, logits: Row, but: int | None, tokenizer: Tokenizer) -> int | None:
-    """The best token with which a text can go on; None if none can, or the text ends."""
+    """The likeliest token other than `but` that `rest` begins with; None if there is none."""
     data = rest.encode()
     for id in (-logits).argsort(kind="stable").tolist():
         token = tokenizer.token_bytes(id)
@@ -222,11 +222,11 @@ def _likeliest(rest: str, logits: Row, but: int | None, tokenizer: Tokenizer) ->
     return None
 
 
-def _margin(text: Text, logits: Row, recorded: int, now: int) -> tuple[float, str]:
-    if text.params.greedy:
+def _margin(sequence: Sequence, logits: Row, recorded: int, now: int) -> tuple[float, str]:
+    if sequence.params.greedy:
         return float(logits[now] - logits[recorded]), "logit"
-    u = sampler.uniform(text.seed, text.record, text.sample, len(text.ids))
-    upper = sampler.probabilities(logits, text.params).cumsum()
+    u = sampler.uniform(sequence.seed, sequence.record, sequence.sample, len(sequence.ids))
+    upper = sampler.probabilities(logits, sequence.params).cumsum()
     low = float(upper[recorded - 1]) if recorded > 0 else 0.0
     return max(low - u, u - float(upper[recorded]), 0.0), "probability"
 

@@ -1,8 +1,8 @@
-"""Parse one line of a batch's input into a record, or into the error that answers it.
+"""Parse one line of a batch's input into a record, or into the failure that answers it.
 
-A record is `{"prompt": ..., "id": ...}` with, for that record alone, any field of
-`SamplingParams`, `stop`, `num_samples`, `seed` and `logprobs`. An OpenAI batch request for
-/v1/completions is translated into one. A bad line fails by itself; the others go on.
+A record is `{"prompt": ..., "id": ...}`, and may set any field of `SamplingParams`, `special`,
+`stop`, `num_samples`, `seed` and `logprobs` for itself. An OpenAI batch request for /v1/completions
+is translated into one. A bad line fails alone.
 """
 
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from typing import Any
 
 from gptcli.batch import openai
 from gptcli.batch.fields import (
-    OWN_FIELDS,
+    REQUEST_FIELDS,
     BadRecordError,
-    own_logprobs,
-    own_num_samples,
-    own_params,
-    own_seed,
-    own_special,
-    own_stop,
+    parse_logprobs,
+    parse_num_samples,
+    parse_params,
+    parse_seed,
+    parse_special,
+    parse_stop,
     refuse_type,
     refuse_unknown,
     require_unicode,
@@ -33,7 +33,7 @@ from gptcli.core.files import strict_json
 from gptcli.sampling.params import SamplingParams
 
 MAX_ID = 1024
-_FIELDS = ("prompt", "id", *OWN_FIELDS)
+_FIELDS = ("prompt", "id", *REQUEST_FIELDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +43,13 @@ class Record:
     Attributes:
         line: its number in the input.
         sha256: of the line.
-        id: the caller's name for it, None if there is none.
+        id: the caller's name for it, None without one.
         prompt: text, or token ids.
-        special: whether special tokens that the text spells are read as such.
-        seed: the record's own, None for the job's. With one, the text is what `generate` writes.
-        draw_name: names its random draws, with the seed; "" with a seed of its own.
-        logprobs: number of alternatives reported for each token; None: no log-probabilities.
-        openai: what an answer in OpenAI's shape needs; None for our own shape.
+        special: whether special tokens spelled in the prompt are read as such.
+        seed: the record's own, None for the job's. With its own the text is that of `generate`.
+        draw_name: what its random draws depend on beside the seed; "" with its own seed.
+        logprobs: alternatives reported with each token; None: no log-probabilities.
+        openai: what a response in OpenAI's shape repeats; None for our own shape.
         request: the record as it was read.
     """
 
@@ -69,17 +69,17 @@ class Record:
 
     @property
     def is_openai(self) -> bool:
-        """Whether it is to be answered in OpenAI's shape."""
+        """Whether the answer has OpenAI's shape."""
         return self.openai is not None
 
     @property
     def echoed_logprobs(self) -> int | None:
-        """As `logprobs`, for the prompt's tokens, where the answer repeats it."""
+        """As `logprobs`, for the tokens of a prompt that the answer echoes."""
         echoes = self.openai is not None and self.openai["echo"]
         return self.logprobs if echoes and self.prompt else None
 
     def failure(self, code: str, message: str) -> "Failure":
-        """The error that answers this record."""
+        """A failure that answers this record."""
         return Failure(self.line, self.sha256, self.id, code, message, self.is_openai)
 
 
@@ -96,7 +96,7 @@ class Failure:
 
 
 class RecordReader:
-    """Parses lines in order, and remembers ids to refuse those given twice."""
+    """Parses lines in order; a record whose id came before fails."""
 
     def __init__(self, spec: JobSpec) -> None:
         self._spec = spec
@@ -108,10 +108,10 @@ class RecordReader:
         is_ours = shard is None or shard.holds(line.number)
         if line.is_blank or not (is_ours or self._ids is not None):
             return None
-        parsed = self._unless_known(parse(line, self._spec))
+        parsed = self._check_id(parse(line, self._spec))
         return parsed if is_ours else None
 
-    def _unless_known(self, parsed: Record | Failure) -> Record | Failure:
+    def _check_id(self, parsed: Record | Failure) -> Record | Failure:
         if self._ids is None or parsed.id is None:
             return parsed
         before = self._ids.add(str(parsed.id), parsed.line)
@@ -134,7 +134,7 @@ def parse(line: Line, spec: JobSpec) -> Record | Failure:
         shape = openai.is_request(request)
         id = _id(request.get("custom_id" if shape else "id"))
         if shape:
-            given, answer = openai.as_ours(request, spec.openai)
+            given, answer = openai.to_record(request, spec.openai)
             return _record(line, spec, id, given, request=request, openai=answer)
         refuse_unknown(request, _FIELDS)
         return _record(line, spec, id, request)
@@ -184,19 +184,19 @@ def _record(
     given: Mapping[str, Any],
     **of_openai: Any,
 ) -> Record:
-    seed = own_seed(given)
+    seed = parse_seed(given)
     return Record(
         line=line.number,
         sha256=line.sha256,
         id=id,
         prompt=_prompt(given, spec),
-        params=own_params(given, spec.params),
-        special=own_special(given, spec.special),
-        stop=own_stop(given, spec.stop),
-        num_samples=own_num_samples(given, spec.num_samples),
+        params=parse_params(given, spec.params),
+        special=parse_special(given, spec.special),
+        stop=parse_stop(given, spec.stop),
+        num_samples=parse_num_samples(given, spec.num_samples),
         seed=seed,
         draw_name=spec.draw_name(line.number, id) if seed is None else "",
-        logprobs=own_logprobs(given),
+        logprobs=parse_logprobs(given),
         **{"request": given, **of_openai},
     )
 

@@ -1,6 +1,6 @@
-"""Write and parse the lines of a batch's output: a header, then one line a record, in ASCII JSON.
+"""Write and parse the lines of a batch's output: a header, then one line per record, in ASCII JSON.
 
-Nothing in them differs between equal jobs.
+Equal jobs write equal lines.
 """
 
 import json
@@ -10,37 +10,37 @@ from typing import Any
 
 from gptcli.batch import openai
 from gptcli.batch.job import FORMAT, JobSpec, Shard
-from gptcli.batch.logprobs import Score, as_openai, as_ours, characters, joined
+from gptcli.batch.logprobs import TokenLogprob, as_json, as_openai, concatenated, text_length
 from gptcli.batch.request import Failure, Record
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.version import __version__
 
 HEADER_BEGINS = b'{"gptcli": "batch", '
-# The model's identity, in the order in which a difference is told.
+# Keys of the header that must agree, in the order in which differences are reported.
 _IDENTITY = ("config", "weights", "tokenizer", "dtype", "machine", "shard", "version", "format")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One text that was written: its ids too, the end-of-text token left out.
+    """One completed sample; `ids` and `logprobs` without the end-of-text token.
 
-    `scores` are one for each id, or None where none were asked for.
+    `logprobs` is None where none were asked for.
     """
 
     text: str
     ids: Sequence[int]
     finish_reason: str
     stop: str | None
-    scores: Sequence[Score] | None = None
+    logprobs: Sequence[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a record asked for.
+    """The answer to a record.
 
-    `truncated` counts the tokens cut from the prompt's beginning; `prompt_scores` are one for each
-    of its ids that are left, or None where none were asked for.
+    `truncated` counts the tokens cut from the prompt's beginning; `prompt_logprobs` has an entry
+    for each of `prompt_ids`, or is None where none were asked for.
     """
 
     record: Record
@@ -48,12 +48,12 @@ class Answer:
     prompt_ids: Sequence[int]
     truncated: int
     samples: Sequence[Sample]
-    prompt_scores: Sequence[Score] | None = None
+    prompt_logprobs: Sequence[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswer:
-    """A record's line of an output, as it was read back."""
+    """A line of an existing output."""
 
     line: int
     sha256: str
@@ -63,7 +63,7 @@ class RecordedAnswer:
 
 
 def header(spec: JobSpec, identity: Mapping[str, Any]) -> bytes:
-    """The first line: what wrote the output, for what model and options."""
+    """The first line: version, model and options."""
     value = {
         "gptcli": "batch",
         "format": spec.format,
@@ -76,7 +76,7 @@ def header(spec: JobSpec, identity: Mapping[str, Any]) -> bytes:
 
 
 def read_header(data: bytes, name: str) -> dict[str, Any]:
-    """The header that a first line is.
+    """Parse the first line of an output.
 
     Raises:
         InputError: it is not one.
@@ -92,10 +92,10 @@ def read_header(data: bytes, name: str) -> dict[str, Any]:
 
 
 def spec_of(header: Mapping[str, Any], name: str) -> JobSpec:
-    """The options of a recorded job.
+    """The options in a header.
 
     Raises:
-        InputError: another version of gptcli wrote them, or someone changed them.
+        InputError: another version of gptcli wrote the header, or it was edited.
     """
     format = header.get("format")
     if type(format) is not int or not 1 <= format <= FORMAT:
@@ -109,14 +109,14 @@ def spec_of(header: Mapping[str, Any], name: str) -> JobSpec:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two headers, a phrase each; nothing if they are of one job."""
+    """What differs between two headers, a phrase each; empty if they are of the same job."""
     found = []
     for key in _IDENTITY:
         if key == "machine" and ("machine" in old) != ("machine" in new):
             found.append(f"{_engine(old)}, now {_engine(new)}")
         elif old.get(key) != new.get(key):
             found.append(f"other {key} ({_brief(old.get(key))}, now {_brief(new.get(key))})")
-    # An older version did not know every option; without it, it did what the default does now.
+    # A header of an older version lacks newer options; it then did what today's default does.
     defaults = {**JobSpec().options(), "openai": None}
     before, now = ({**defaults, **header.get("options", {})} for header in (old, new))
     for key in dict.fromkeys((*before, *now)):
@@ -138,7 +138,7 @@ def render(result: Answer | Failure, spec: JobSpec) -> bytes:
 
 
 def read_result(data: bytes) -> RecordedAnswer | None:
-    """An output line without its newline, None if it is none of ours."""
+    """Parse an output line, given without its newline; None if it is not one."""
     value = _object(data)
     if value is None:
         return None
@@ -150,7 +150,7 @@ def read_result(data: bytes) -> RecordedAnswer | None:
 
 def _answered(answer: Answer, spec: JobSpec) -> bytes:
     record = answer.record
-    value = _beginning(record, "ok")
+    value = _common_keys(record, "ok")
     samples = [_sample(sample, answer, spec.ids) for sample in answer.samples]
     if spec.echo:
         value["request"] = record.request
@@ -158,7 +158,9 @@ def _answered(answer: Answer, spec: JobSpec) -> bytes:
         value["truncated"] = answer.truncated
     if record.openai is not None:
         count = len(answer.prompt_ids)
-        value["response"] = openai.answer(record.line, record.openai, answer.prompt, samples, count)
+        value["response"] = openai.response(
+            record.line, record.openai, answer.prompt, samples, count
+        )
         value["error"] = None
         return _line(value)
     value["prompt_tokens"] = len(answer.prompt_ids)
@@ -167,14 +169,14 @@ def _answered(answer: Answer, spec: JobSpec) -> bytes:
 
 
 def _failed(failure: Failure) -> bytes:
-    value = _beginning(failure, "error")
+    value = _common_keys(failure, "error")
     if failure.is_openai:
-        value["response"] = openai.refusal(failure.line, failure.code, failure.message)
+        value["response"] = openai.error_response(failure.line, failure.code, failure.message)
     value["error"] = {"code": failure.code, "message": failure.message}
     return _line(value)
 
 
-def _beginning(record: Record | Failure, status: str) -> dict[str, Any]:
+def _common_keys(record: Record | Failure, status: str) -> dict[str, Any]:
     common = {"status": status, "input_sha256": record.sha256}
     if record.is_openai:
         ids = {"id": f"batch_req_{record.line}", "custom_id": record.id}
@@ -192,21 +194,25 @@ def _sample(sample: Sample, answer: Answer, with_ids: bool) -> dict[str, Any]:
         value["stop"] = sample.stop
     if with_ids:
         value["ids"] = list(sample.ids)
-    if sample.scores is not None:
-        theirs = answer.record.is_openai
-        value["logprobs"] = _logprobs(sample, answer) if theirs else as_ours(sample.scores)
+    if sample.logprobs is not None:
+        if answer.record.is_openai:
+            value["logprobs"] = _openai_logprobs(sample, answer)
+        else:
+            value["logprobs"] = as_json(sample.logprobs)
     return value
 
 
-def _logprobs(sample: Sample, answer: Answer) -> dict[str, Any]:
-    """In OpenAI's shape, those of the prompt first where it is repeated."""
-    count, scores = answer.record.logprobs or 0, sample.scores or ()
+def _openai_logprobs(sample: Sample, answer: Answer) -> dict[str, Any]:
+    """OpenAI's shape, the echoed prompt's first."""
+    count = answer.record.logprobs or 0
     end = None if sample.stop is None else len(sample.text)
-    shown, before = as_openai(scores, count, end), answer.prompt_scores
-    if before is None:
-        return shown
-    cut = max(0, len(answer.prompt) - characters(before))
-    return joined(as_openai(before, count, None), cut, shown, len(answer.prompt))
+    new = as_openai(sample.logprobs or (), count, end)
+    if answer.prompt_logprobs is None:
+        return new
+    prompt = as_openai(answer.prompt_logprobs, count, None)
+    # The beginning of a truncated prompt has no tokens any more.
+    starts_at = max(0, len(answer.prompt) - text_length(answer.prompt_logprobs))
+    return concatenated(prompt, starts_at, new, len(answer.prompt))
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
@@ -222,6 +228,7 @@ def _object(data: bytes) -> dict[str, Any] | None:
 
 
 def _brief(value: object) -> str:
+    """A value of a header for a message, digests cut to 12 digits."""
     if isinstance(value, Mapping):
         return ", ".join(_brief(part) for part in value.values())
     text = shown(value, 60)

@@ -1,7 +1,7 @@
-"""Run a batch job: read records, have them answered, write the answers in order; resume and retry.
+"""Run a batch job: read records, answer them, write the answers in order; resume and retry.
 
-What answers is a parameter: one model in this process (`gptcli.batch.worker`) or workers of a
-cluster (`gptcli.batch.ray.pool`).
+A backend answers: one model in this process (`gptcli.batch.worker`) or the workers of a cluster
+(`gptcli.batch.ray.pool`).
 """
 
 from collections import deque
@@ -17,15 +17,15 @@ from gptcli.batch.request import Failure, Record, RecordReader
 from gptcli.batch.result_lines import Answer, RecordedAnswer, render
 from gptcli.core.errors import GptcliError, InputError, RunError, UsageError
 
-# Limits on finished records that wait for an earlier one; at either, reading pauses.
+# Limits on finished answers that wait for an earlier one; at either, reading pauses.
 WINDOW_RECORDS, WINDOW_BYTES = 4096, 64 << 20
 
-# Called at least once a token and a line; may raise to end the job.
+# Called for each token and each line; may raise to end the job.
 Poll = Callable[[], object]
 
 
 class InterruptedJobError(Exception):
-    """A signal asked the job to end. What is written is valid, and the job can be resumed."""
+    """A signal ended the job. What is written is valid, and the job can be resumed."""
 
 
 @dataclass(slots=True)
@@ -33,9 +33,9 @@ class Tally:
     """Counts of a job's records.
 
     Attributes:
-        ok, failed: records in the output, those of an earlier run too.
-        resumed: of these, how many an earlier run wrote.
-        last_line: the last line of the input that has its answer in the output.
+        ok, failed: records in the output, also those of an earlier run.
+        resumed: how many of them an earlier run wrote.
+        last_line: the last input line whose answer is in the output.
         first_failure: line, code and message of the first failed record.
     """
 
@@ -61,19 +61,19 @@ class Tally:
             self.first_failure = f"line {line}: {failure[0]}: {failure[1]}"
 
 
-class Answers(Protocol):
-    """What answers records: a model in this process, or the workers of a cluster."""
+class Backend(Protocol):
+    """What answers records: a `BatchWorker` or a `WorkerPool`."""
 
     def run(
         self,
         records: Iterator[Record | Failure | None],
         emit: Callable[[Answer | Failure], None],
     ) -> None:
-        """Answer all records in any order; None among them means that none is here yet."""
+        """Answer all records in any order; None among them means "none yet"."""
 
 
 class OrderedWriter:
-    """Writes answers, which come in any order, in the order of the input."""
+    """Takes answers in any order and writes them in the order of the input."""
 
     def __init__(self, output: Output, spec: JobSpec, tally: Tally) -> None:
         self.tally = tally
@@ -89,11 +89,11 @@ class OrderedWriter:
         return len(self._expected) >= WINDOW_RECORDS or self._held_bytes >= WINDOW_BYTES
 
     def expect(self, line: int) -> None:
-        """The record of this line comes next in the output."""
+        """Note that the answer to this line comes next in the output."""
         self._expected.append(line)
 
     def put(self, result: Answer | Failure) -> None:
-        """Write an answer, or hold it until those before it have come."""
+        """Write an answer, or hold it until the earlier ones are written."""
         if isinstance(result, Failure):
             self.on_failure(result.line, result.code, result.message)
             self.put_line(result.line, render(result, self._spec), (result.code, result.message))
@@ -101,7 +101,7 @@ class OrderedWriter:
             self.put_line(result.record.line, render(result, self._spec), None)
 
     def put_line(self, line: int, data: bytes, failure: tuple[str, str] | None) -> None:
-        """As `put`, for an answer that is rendered already."""
+        """As `put`, for an output line."""
         self._held[line] = data, failure
         self._held_bytes += len(data)
         while self._expected and self._expected[0] in self._held:
@@ -113,11 +113,11 @@ class OrderedWriter:
 
 
 class RecordStream:
-    """An iterator of the records of an input's lines; None where the next is not here yet.
+    """The records of an input's lines; None where the next is not here yet.
 
     Attributes:
-        problem: why reading stopped before the input's end, if it did. The iterator then ends
-            early, so that all records before the problem are answered.
+        problem: the error that ended reading, if one did. The iterator then just ends, so that all
+            records before the error are answered.
     """
 
     def __init__(self, lines: Iterable[Line | None], read: RecordReader, poll: Poll) -> None:
@@ -153,7 +153,7 @@ def run_job(
     opened: OpenOutput,
     lines: Iterable[Line | None],
     spec: JobSpec,
-    load: Callable[[], Answers],
+    load: Callable[[], Backend],
     tally: Tally,
     *,
     poll: Poll = lambda: None,
@@ -162,59 +162,62 @@ def run_job(
     """Answer every record that has no answer yet, then sync and close the output.
 
     Args:
-        opened: where answers go; its finished records are compared with the input first.
+        opened: the output; the records that it holds are compared with the input first.
         lines: the input.
-        spec: as the output's header has it.
-        load: makes what answers; called once the cheap checks have passed.
+        spec: that of the output's header.
+        load: loads the backend; called once the cheap checks have passed.
         tally: kept up to date.
         poll: called for each line; it may raise to end the job.
         on_failure: called with line, code and message of each record that fails.
 
     Raises:
-        InputError: the output belongs to another input; it is untouched.
-        RunError: the input ends early (all complete lines are answered), or the model, the disk
+        InputError: the output answers another input; it is untouched.
+        RunError: the input is truncated (all complete lines are answered), or the model, the disk
             or the memory fails. The job can be resumed.
     """
     try:
-        reading = RecordStream(lines, RecordReader(spec), poll)
+        records = RecordStream(lines, RecordReader(spec), poll)
         writer = OrderedWriter(opened.output, spec, tally)
         writer.on_failure = on_failure
-        _compare(reading, opened, tally)
-        _work(reading, opened, load, writer)
-        reading.check()
+        _skip_done(records, opened, tally)
+        _answer(records, opened, load, writer)
+        records.check()
         opened.finish()
     except BaseException as problem:
-        # What a user mends in the command leaves nothing in the way of the mended one.
+        # After an error of the command line no empty file is left, which would refuse the next try.
         opened.abandon(keep_empty=not isinstance(problem, UsageError | InputError))
         raise
 
 
-def _work(
-    reading: RecordStream, opened: OpenOutput, load: Callable[[], Answers], writer: OrderedWriter
+def _skip_done(records: RecordStream, opened: OpenOutput, tally: Tally) -> None:
+    """Skip the records that the output holds, comparing each with the input."""
+    for result in opened.done:
+        try:
+            _require_same_line(_next_record(records), result, opened.name)
+        except InputError:
+            records.check()  # a truncated input is reported as such
+            raise
+        tally.add(result.line, failure_of(result))
+        tally.resumed += 1
+
+
+def _answer(
+    records: RecordStream, opened: OpenOutput, load: Callable[[], Backend], writer: OrderedWriter
 ) -> None:
     if opened.old is not None:
-        answers = load()
-        retry_failed(reading, opened.old, answers, writer, opened.name)
+        backend = load()
+        _retry_failed(records, opened.old, backend, writer, opened.name)
         opened.promote()
-        answer_all(reading, answers, writer)
+        _answer_rest(records, backend, writer)
         return
-    first = next((record for record in reading if record is not None), None)
-    if first is not None:  # otherwise there is nothing to load a model for
-        answer_all(chain([first], reading), load(), writer)
+    first = _next_record(records)
+    if first is not None:  # otherwise no model is needed
+        _answer_rest(chain([first], records), load(), writer)
 
 
-def _compare(reading: RecordStream, opened: OpenOutput, tally: Tally) -> None:
-    try:
-        skip_done(reading, opened.done, tally, opened.name)
-    except InputError:
-        reading.check()  # an input that ends early is not another one
-        raise
-
-
-def answer_all(
-    records: Iterator[Record | Failure | None], answers: Answers, writer: OrderedWriter
+def _answer_rest(
+    records: Iterator[Record | Failure | None], backend: Backend, writer: OrderedWriter
 ) -> None:
-    """Answer the rest of the records and write them."""
 
     def expected() -> Iterator[Record | Failure | None]:
         for record in records:
@@ -224,46 +227,25 @@ def answer_all(
                 writer.expect(record.line)
             yield record
 
-    answers.run(expected(), writer.put)
+    backend.run(expected(), writer.put)
 
 
-def skip_done(
+def _retry_failed(
     records: Iterator[Record | Failure | None],
     done: Iterator[RecordedAnswer],
-    tally: Tally,
-    name: str,
-) -> None:
-    """Skip the records that the output holds already, comparing each with the input.
-
-    Raises:
-        InputError: the output answers another input than this.
-    """
-    for result in done:
-        _same(_next(records), result, name)
-        tally.add(result.line, failure_of(result))
-        tally.resumed += 1
-
-
-def retry_failed(
-    records: Iterator[Record | Failure | None],
-    done: Iterator[RecordedAnswer],
-    answers: Answers,
+    backend: Backend,
     writer: OrderedWriter,
     name: str,
 ) -> None:
-    """Copy the successful lines of the old output, and answer its failed records again.
-
-    Raises:
-        InputError: a record that succeeded has changed since; failed ones may.
-    """
+    """Copy the successful lines of the old output, and answer its failed records again."""
 
     def failed() -> Iterator[Record | Failure | None]:
         for result in done:
             while writer.is_full:
                 yield None
-            record = _next(records)
+            record = _next_record(records)
             if result.is_ok or record is None or record.line != result.line:
-                _same(record, result, name)
+                _require_same_line(record, result, name)
                 writer.expect(result.line)
                 writer.put_line(result.line, result.data, None)
                 writer.tally.resumed += 1
@@ -271,7 +253,7 @@ def retry_failed(
                 writer.expect(result.line)
                 yield record
 
-    answers.run(failed(), writer.put)
+    backend.run(failed(), writer.put)
 
 
 def failure_of(result: RecordedAnswer) -> tuple[str, str] | None:
@@ -283,17 +265,17 @@ def failure_of(result: RecordedAnswer) -> tuple[str, str] | None:
     return str(values.get("code")), str(values.get("message"))
 
 
-def stopped(problem: GptcliError, tally: Tally, way_on: str) -> RunError:
-    """The error of a job that cannot continue: also how far it got, and `way_on`, how to resume."""
-    progress = f"Stopped after line {tally.last_line:,} of the input; {way_on}"
+def stopped_error(problem: GptcliError, tally: Tally, how_to_resume: str) -> RunError:
+    """The error of a job that cannot go on, with how far it got and `how_to_resume` added."""
+    progress = f"Stopped after line {tally.last_line:,} of the input; {how_to_resume}"
     return RunError(problem.where, problem.problem, f"{problem.hint}. {progress}".lstrip(". "))
 
 
-def _next(records: Iterator[Record | Failure | None]) -> Record | Failure | None:
+def _next_record(records: Iterator[Record | Failure | None]) -> Record | Failure | None:
     return next((record for record in records if record is not None), None)
 
 
-def _same(record: Record | Failure | None, result: RecordedAnswer, name: str) -> None:
+def _require_same_line(record: Record | Failure | None, result: RecordedAnswer, name: str) -> None:
     if record is None:
         raise InputError(name, f"answers line {result.line}, but the input ends before that line")
     if record.line != result.line:
@@ -302,5 +284,7 @@ def _same(record: Record | Failure | None, result: RecordedAnswer, name: str) ->
         )
     if record.sha256 != result.sha256:
         problem = f"line {record.line} of the input is not the one answered here"
-        hint = "Give the input it was made from; with `retry_failed` failed lines may have changed"
+        hint = (
+            "Give the same input; with `retry_failed` the lines of failed records may have changed"
+        )
         raise InputError(name, problem, hint)

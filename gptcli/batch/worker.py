@@ -1,82 +1,83 @@
-"""Answer a batch's records with one model, many texts at a time, each as soon as it ends.
+"""Answer a batch's records with one model in this process, many sequences at a time.
 
-An answer depends on its record, the spec and the model alone: neither on the number of texts that
-are written at a time nor on which they are.
+An answer depends on its record, the spec and the model alone, not on what else is in the batch.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
 from gptcli.batch.fields import BadRecordError
 from gptcli.batch.job import JobSpec
-from gptcli.batch.logprobs import Score
+from gptcli.batch.logprobs import TokenLogprob
 from gptcli.batch.request import Failure, Record
 from gptcli.batch.result_lines import Answer, Sample
 from gptcli.core.errors import UsageError
 from gptcli.engine.interface import Engine, Span
 from gptcli.generation.prefix_cache import PrefixCache
 from gptcli.generation.scheduler import Job, Scheduler
-from gptcli.generation.sequence import Sequence as Text
-from gptcli.generation.sequence import Token
+from gptcli.generation.sequence import Sequence, Token
 from gptcli.generation.text_stream import StopFinder
 from gptcli.sampling.constraint import ConstraintError, matcher
 from gptcli.sampling.sampler import log_probabilities, refuse_non_finite
 from gptcli.tokenizer.tokenizer import MAX_PROMPT_BYTES, Tokenizer
 
 Emit = Callable[[Answer | Failure], None]
-_AT_ONCE = 64  # positions of a prompt whose logits are in memory together
+_CHUNK = 64  # prompt tokens whose logits are in memory together
 
 
-class _Writing:
+class _Decoding:
     """One sample while it is decoded."""
 
-    def __init__(self, pending: "_Pending", text: Text, answerer: "Answerer") -> None:
-        self.pending, self.text, self._on_token = pending, text, answerer.on_token
-        self._tokenizer, self._keep_stop = answerer.tokenizer, answerer.spec.keep_stop
+    def __init__(self, pending: "_Pending", sequence: Sequence, worker: "BatchWorker") -> None:
+        self.pending, self.sequence, self._on_token = pending, sequence, worker.on_token
+        self._tokenizer, self._keep_stop = worker.tokenizer, worker.spec.keep_stop
         self.restart()
 
     def restart(self) -> None:
-        """Drop all tokens decoded so far."""
+        """Forget all tokens so far, before they are decoded again."""
         self._finder = StopFinder(self.pending.record.stop)
-        self._decoder, self._written = self._tokenizer.decoder(self.text.prompt), ""
-        self._scores: list[Score] | None = None if self.text.logprobs is None else []
+        self._decoder, self._text = self._tokenizer.decoder(self.sequence.prompt), ""
+        self._logprobs: list[TokenLogprob] | None = None if self.sequence.logprobs is None else []
 
     def watch(self, token: Token) -> bool:
-        """Whether a stop string has come."""
+        """Take the next token; whether a stop string ends with it."""
         self._on_token()
-        if self._scores is not None:
-            top = [self._score(id, logprob) for id, logprob in token.top]
-            self._scores.append(self._score(token.id, token.logprob, *top))
+        if self._logprobs is not None:
+            top = [self._logprob(id, logprob) for id, logprob in token.top]
+            self._logprobs.append(self._logprob(token.id, token.logprob, *top))
         if not self.pending.record.stop:
             return False
-        self._written += self._finder.feed(self._decoder.feed(token.id))
+        self._text += self._finder.feed(self._decoder.feed(token.id))
         return self._finder.found is not None
 
     def sample(self) -> Sample:
-        """What has been written, once it has ended."""
-        reason = str(self.text.finish_reason)
+        """The finished sample."""
+        reason = str(self.sequence.finish_reason)
         if not self.pending.record.stop:
-            return self._sample(self._tokenizer.decode(self.text.ids, self.text.prompt), reason)
+            return self._sample(
+                self._tokenizer.decode(self.sequence.ids, self.sequence.prompt), reason
+            )
         if self._finder.found is None:
-            self._written += self._finder.feed(self._decoder.finish())
+            self._text += self._finder.feed(self._decoder.finish())
         stop = self._finder.found
         if stop is None:
-            return self._sample(self._written + self._finder.finish(), reason)
+            return self._sample(self._text + self._finder.finish(), reason)
         kept = stop if self._keep_stop else ""
-        return self._sample(self._written + kept, "stop", stop)
+        return self._sample(self._text + kept, "stop", stop)
 
     def _sample(self, text: str, reason: str, stop: str | None = None) -> Sample:
-        return Sample(text, self.text.ids, reason, stop, self._scores)
+        return Sample(text, self.sequence.ids, reason, stop, self._logprobs)
 
-    def _score(self, id: int, logprob: float | None, *top: Score) -> Score:
+    def _logprob(self, id: int, logprob: float | None, *top: TokenLogprob) -> TokenLogprob:
         value = math.nan if logprob is None else logprob
-        return Score(id, self._tokenizer.token_bytes(id), value, top)
+        return TokenLogprob(id, self._tokenizer.token_bytes(id), value, top)
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A record whose samples are being written."""
+    """A record whose samples are being decoded."""
 
     record: Record
     ids: list[int]
@@ -85,16 +86,17 @@ class _Pending:
     failure: Failure | None = None
 
 
-class Answerer:
-    """A model that answers records, many at once.
+class BatchWorker:
+    """A model that answers records, many sequences at a time.
 
     Attributes:
-        active: samples being written now.
-        held_tokens: the most that they will have together.
-        new_tokens: written so far, over all records.
-        on_token: called after each token; it may raise to end everything.
-        on_special: told of the first special token that a prompt spells and that is read as text.
-        on_fewer: told how many texts are written at a time from now on, when memory runs out.
+        active: samples being decoded now.
+        held_tokens: positions reserved for them in the key/value cache.
+        new_tokens: decoded so far, over all records.
+        on_token: called after each token; it may raise to end the job.
+        on_special: called with the first special token that a prompt spells and that is not read
+            as one.
+        on_fewer: called with the smaller batch size once memory has run out.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class Answerer:
         rows: int,
         max_tokens: int | None = None,
     ) -> None:
-        """`rows` texts at a time, of `max_tokens` tokens together (one text may have more)."""
+        """Up to `rows` sequences and `max_tokens` cached tokens; a longer one runs alone."""
         self.tokenizer, self.spec = tokenizer, spec
         self.active = self.new_tokens = 0
         self.on_token: Callable[[], object] = lambda: None
@@ -127,19 +129,19 @@ class Answerer:
     def run(self, records: Iterator[Record | Failure | None], emit: Emit) -> None:
         """Answer all records, each as soon as it is done.
 
-        A None among them is "none yet"; failures are passed on.
+        None among the records means "none yet"; failures are passed on.
 
         Raises:
-            RunError: a fault of the model, not of a record; not the memory for one text.
+            RunError: the model fails, not a record; or memory is short for one sequence.
         """
-        jobs = _Restartable(self._jobs(records, emit))
-        scheduler = Scheduler(self._engine, self._rows, self._prefixes, self._use)
+        jobs = _JobQueue(self._jobs(records, emit))
+        scheduler = Scheduler(self._engine, self._rows, self._prefixes, self._shrunk)
         self.active = self.held_tokens = 0
         while not jobs.is_exhausted:
             for job in scheduler.run(jobs):
                 self._end(job, scheduler, emit)
 
-    def _use(self, rows: int) -> None:
+    def _shrunk(self, rows: int) -> None:
         self._rows = rows
         self.on_fewer(rows)
 
@@ -147,7 +149,7 @@ class Answerer:
         """The token ids of a record's prompt, and how many were cut from its beginning.
 
         Raises:
-            BadRecordError: it has no tokens, too many, or some that there are not.
+            BadRecordError: it has no tokens, too many, or ids outside the vocabulary.
         """
         self._require_known(record)
         try:
@@ -164,10 +166,10 @@ class Answerer:
             raise BadRecordError("prompt_too_long", f"the prompt is too long ({found})")
         return ids, 0
 
-    def texts(self, record: Record, ids: Sequence[int]) -> Iterator[Text]:
-        """The samples of a record, before their prefill."""
+    def sequences(self, record: Record, ids: Ids[int]) -> Iterator[Sequence]:
+        """A sequence for each sample of a record."""
         for number in range(record.num_samples):
-            yield Text(
+            yield Sequence(
                 prompt=ids,
                 params=record.params,
                 context=self._engine.config.context_length,
@@ -196,26 +198,26 @@ class Answerer:
         except BadRecordError as problem:
             emit(record.failure(problem.code, problem.message))
             return
-        for text in self.texts(record, pending.ids):
-            while not self._has_room(text):
+        for sequence in self.sequences(record, pending.ids):
+            while not self._has_room(sequence):
                 yield None
             self.active += 1
-            self.held_tokens += self._size(text)
-            writing = _Writing(pending, text, self)
-            yield Job(text, writing, writing.watch, writing.restart)
+            self.held_tokens += self._size(sequence)
+            decoding = _Decoding(pending, sequence, self)
+            yield Job(sequence, decoding, decoding.watch, decoding.restart)
 
     def _end(self, job: Job, scheduler: Scheduler, emit: Emit) -> None:
-        writing: _Writing = job.key
-        pending, text = writing.pending, writing.text
+        decoding: _Decoding = job.key
+        pending, sequence = decoding.pending, decoding.sequence
         self.active -= 1
-        self.held_tokens -= self._size(text)
-        self.new_tokens += len(text.ids)
-        self._judge(job, pending)
-        pending.samples[text.sample] = writing.sample()
+        self.held_tokens -= self._size(sequence)
+        self.new_tokens += len(sequence.ids)
+        self._note_failure(job, pending)
+        pending.samples[sequence.sample] = decoding.sample()
         if len(pending.samples) == pending.record.num_samples:
             emit(pending.failure or self._answer(pending, scheduler))
 
-    def _judge(self, job: Job, pending: _Pending) -> None:
+    def _note_failure(self, job: Job, pending: _Pending) -> None:
         record = pending.record
         if job.problem is not None:
             pending.failure = record.failure(job.problem.code, job.problem.problem)
@@ -228,16 +230,18 @@ class Answerer:
         samples = [pending.samples[number] for number in range(record.num_samples)]
         given = isinstance(record.prompt, str)
         prompt = str(record.prompt) if given else self.tokenizer.decode(pending.ids)
-        scores = self._of_prompt(pending, scheduler)
-        return Answer(record, prompt, pending.ids, pending.truncated, samples, scores)
+        logprobs = self._prompt_logprobs(pending, scheduler)
+        return Answer(record, prompt, pending.ids, pending.truncated, samples, logprobs)
 
-    def _of_prompt(self, pending: _Pending, scheduler: Scheduler) -> list[Score] | None:
+    def _prompt_logprobs(
+        self, pending: _Pending, scheduler: Scheduler
+    ) -> list[TokenLogprob] | None:
         count = pending.record.echoed_logprobs
         if count is None:
             return None
-        self.on_token()  # it may take as long as one
+        self.on_token()  # this may take as long as a token
         return scheduler.with_memory(
-            lambda: prompt_scores(self._engine, self.tokenizer, pending.ids, count)
+            lambda: prompt_logprobs(self._engine, self.tokenizer, pending.ids, count)
         )
 
     def _require_known(self, record: Record) -> None:
@@ -275,54 +279,56 @@ class Answerer:
                 self.on_special(spelled)
         return ids
 
-    def _has_room(self, text: Text) -> bool:
-        limit = self._max_tokens
-        return limit is None or not self.active or self.held_tokens + self._size(text) <= limit
+    def _has_room(self, sequence: Sequence) -> bool:
+        if self._max_tokens is None or not self.active:
+            return True
+        return self.held_tokens + self._size(sequence) <= self._max_tokens
 
-    def _size(self, text: Text) -> int:
-        """Cached tokens at most."""
-        return min(text.context, len(text.prompt) + text.params.max_new_tokens)
+    @staticmethod
+    def _size(sequence: Sequence) -> int:
+        """Positions that it may take in the key/value cache."""
+        return min(sequence.context, len(sequence.prompt) + sequence.params.max_new_tokens)
 
 
-def prompt_scores(
-    engine: Engine, tokenizer: Tokenizer, ids: Sequence[int], count: int
-) -> list[Score]:
+def prompt_logprobs(
+    engine: Engine, tokenizer: Tokenizer, ids: Ids[int], count: int
+) -> list[TokenLogprob]:
     """Log-probabilities of a prompt's tokens, with `count` alternatives each.
 
-    NaN for the first token, and for those that a longer prompt has beyond the context. A batch
-    keeps no logits of prompts, so the prompt is computed here by itself.
+    NaN for the first token, and for those before the context of a prompt that is longer. A batch
+    keeps no logits of prompts, so the prompt is computed again here.
 
     Raises:
         RunError: non-finite logits.
     """
 
-    def score(id: int, logprob: float, *top: Score) -> Score:
-        return Score(id, tokenizer.token_bytes(id), logprob, top)
+    def entry(id: int, logprob: float, *top: TokenLogprob) -> TokenLogprob:
+        return TokenLogprob(id, tokenizer.token_bytes(id), logprob, top)
 
-    seen = ids[-engine.config.context_length :]
-    found = [score(id, math.nan) for id in ids[: len(ids) - len(seen) + 1]]
-    cache = engine.new_cache(len(seen))
-    for first in range(0, len(seen) - 1, _AT_ONCE):
-        part = seen[first : min(first + _AT_ONCE, len(seen) - 1)]
+    window = ids[-engine.config.context_length :]
+    found = [entry(id, math.nan) for id in ids[: len(ids) - len(window) + 1]]
+    cache = engine.new_cache(len(window))
+    for first in range(0, len(window) - 1, _CHUNK):
+        part = window[first : min(first + _CHUNK, len(window) - 1)]
         logits = engine.step([Span(cache, part, len(part))])[:, : tokenizer.n_vocab]
         refuse_non_finite(logits, position=first + 1)
-        for id, row in zip(seen[first + 1 :], logits, strict=False):
+        for id, row in zip(window[first + 1 :], logits, strict=False):
             logprob, top = log_probabilities(row, id, count)
-            found.append(score(id, logprob, *(score(*other) for other in top)))
+            found.append(entry(id, logprob, *(entry(*other) for other in top)))
     return found
 
 
 def _kept_positions(context: int, rows: int, max_tokens: int | None) -> int:
-    """The size of the prefix cache in tokens: small beside the sequences' own cache.
+    """Positions for the prefix cache: few beside those of the active sequences.
 
-    Room for one sequence is enough to keep the prefix that all prompts share.
+    One sequence's worth is enough to keep the prefix that all prompts share.
     """
     kept = max(context, rows * context // 8)
     return kept if max_tokens is None else min(kept, max_tokens // 8)
 
 
-class _Restartable:
-    """An iterator that says whether it has ended; a batch may leave it and come back."""
+class _JobQueue:
+    """An iterator that knows whether it has ended, so that the scheduler may stop and come back."""
 
     def __init__(self, jobs: Iterator[Job | None]) -> None:
         self._jobs, self.is_exhausted = jobs, False

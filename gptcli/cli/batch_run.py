@@ -11,7 +11,7 @@ import typer
 
 from gptcli.batch import output as outputs
 from gptcli.batch.fingerprint import identity
-from gptcli.batch.input_check import checked
+from gptcli.batch.input_check import check_first_lines
 from gptcli.batch.io.inputs import InputStream, open_input
 from gptcli.batch.io.lines import Line
 from gptcli.batch.io.tables import input_lines
@@ -19,8 +19,8 @@ from gptcli.batch.job import JOB, JobSpec
 from gptcli.batch.output import is_stream, recorded_header
 from gptcli.batch.ray.connection import ClusterPlan
 from gptcli.batch.result_lines import header, spec_of
-from gptcli.batch.runner import InterruptedJobError, Tally, run_job, stopped
-from gptcli.batch.worker import Answerer
+from gptcli.batch.runner import InterruptedJobError, Tally, run_job, stopped_error
+from gptcli.batch.worker import BatchWorker
 from gptcli.checkpoint.resolve import Target
 from gptcli.cli.model_options import opened, ready
 from gptcli.cli.options import OUTPUT, BatchSize
@@ -37,7 +37,7 @@ from gptcli.generation.model_spec import MACHINE, MODEL, ModelSpec
 from gptcli.model.memory_estimate import default_rows
 
 if TYPE_CHECKING:
-    from gptcli.batch.ray.pool import ClusterAnswers
+    from gptcli.batch.ray.pool import WorkerPool
 
 FAILED_RECORDS = 4
 
@@ -127,7 +127,7 @@ def run_batch(model: ModelSpec, spec: JobSpec, plan: BatchPlan) -> None:
         _refuse_overwriting(plan, source, llm.target)
         lines = input_lines(plan.input, source, spec.column)
         if spec.form == "json":
-            lines = checked(lines, source.name, ahead=source.size is not None)
+            lines = check_first_lines(lines, source.name, ahead=source.size is not None)
         team = Team(plan.cluster, stack)
         what = {**identity(llm, full=full), **team.machine(llm)}
         output = _open(plan, header(spec, what))
@@ -148,7 +148,7 @@ class _BatchRun:
         self._llm, self._spec, self._plan = llm, spec, plan
         self._team, self._identity = team, identity
         self._tally = Tally()
-        self._answerer: Answerer | ClusterAnswers | None = None
+        self._answerer: BatchWorker | WorkerPool | None = None
 
     def run(
         self, opened: outputs.OpenOutput, source: InputStream, lines: Iterator[Line | None]
@@ -157,7 +157,7 @@ class _BatchRun:
         poll = self._poll(opened, progress)
         source.poll, source.is_busy = poll, self._is_busy
 
-        def load() -> "Answerer | ClusterAnswers":
+        def load() -> "BatchWorker | WorkerPool":
             team = self._team.is_wanted
             self._answerer = answerer = self._hire(progress) if team else self._load(progress)
             answerer.on_token = poll
@@ -197,7 +197,7 @@ class _BatchRun:
     def _is_busy(self) -> bool:
         return self._answerer is not None and self._answerer.active > 0
 
-    def _hire(self, progress: BatchProgress) -> "ClusterAnswers":
+    def _hire(self, progress: BatchProgress) -> "WorkerPool":
         def notify(text: str) -> None:
             progress.clear()
             console.notice(text)
@@ -208,10 +208,10 @@ class _BatchRun:
         answers.on_ready, answers.notify = progress.began, notify
         return answers
 
-    def _load(self, progress: BatchProgress) -> "Answerer":
+    def _load(self, progress: BatchProgress) -> "BatchWorker":
         llm, most = ready(self._llm), self._plan.max_batch_tokens
         rows = self._plan.batch_size or default_rows(llm.config)
-        answerer = Answerer(llm.engine, llm.tokenizer, self._spec, rows=rows, max_tokens=most)
+        answerer = BatchWorker(llm.engine, llm.tokenizer, self._spec, rows=rows, max_tokens=most)
 
         def notify(rows: int) -> None:
             progress.clear()
@@ -238,10 +238,12 @@ class _BatchRun:
         if isinstance(problem, GptcliError):
             if problem.exit_code != RunError.exit_code or not self._way_on(""):
                 return problem
-            return stopped(problem, self._tally, self._way_on(""))
+            return stopped_error(problem, self._tally, self._way_on(""))
         if is_exhausted(problem):
             hint = "A smaller `batch_size` needs less"
-            return stopped(RunError("memory", "exhausted", hint), self._tally, self._way_on(""))
+            return stopped_error(
+                RunError("memory", "exhausted", hint), self._tally, self._way_on("")
+            )
         return problem
 
     def _report(self, progress: BatchProgress) -> None:
@@ -285,7 +287,7 @@ def _recorded(plan: BatchPlan) -> dict[str, Any] | None:
     """The header of the output to resume; None for a new one."""
     if plan.output is None or plan.mode in {"new", "overwrite"}:
         return None
-    path = outputs.staged(plan.output) if plan.mode == "overwrite-resume" else plan.output
+    path = outputs.staging_path(plan.output) if plan.mode == "overwrite-resume" else plan.output
     return recorded_header(path)
 
 
@@ -310,5 +312,5 @@ def _open(plan: BatchPlan, first: bytes) -> outputs.OpenOutput:
 def _refuse_overwriting(plan: BatchPlan, source: InputStream, target: Target) -> None:
     if plan.output is None:
         return
-    others = [source.identity, *outputs.identities((target.config_path, target.weights))]
+    others = [source.identity, *outputs.file_ids((target.config_path, target.weights))]
     outputs.refuse_same_file(plan.output, others)

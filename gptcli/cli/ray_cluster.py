@@ -16,7 +16,7 @@ from gptcli.version import __version__
 
 if TYPE_CHECKING:
     from gptcli.batch.job import JobSpec
-    from gptcli.batch.ray.pool import ClusterAnswers
+    from gptcli.batch.ray.pool import WorkerPool
     from gptcli.generation.llm import LLM
 
 CLUSTER = "Cluster"
@@ -109,11 +109,11 @@ class Team:
         *,
         rows: int | None,
         max_tokens: int | None,
-    ) -> "ClusterAnswers":
+    ) -> "WorkerPool":
         """Workers that begin to load their models."""
         assert self._plan is not None
         cluster = self._connect(self._plan)
-        from gptcli.batch.ray.pool import ClusterAnswers
+        from gptcli.batch.ray.pool import WorkerPool
         from gptcli.batch.ray.worker import WorkerPlan
 
         plan = WorkerPlan(
@@ -121,10 +121,10 @@ class Team:
             spec=spec,
             identity={**identity, "version": __version__},
             rows=rows,
-            sharing=cluster.sharing(),
+            sharing=cluster.workers_per_node(),
             max_tokens=max_tokens,
         )
-        return ClusterAnswers(cluster, plan)
+        return WorkerPool(cluster, plan)
 
     def _connect(self, plan: ClusterPlan) -> Cluster:
         if self._cluster is None:

@@ -9,7 +9,7 @@ from emission import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptcli.batch.input_check import checked
+from gptcli.batch.input_check import check_first_lines
 from gptcli.batch.io.lines import Line, split_lines
 from gptcli.core.errors import InputError, RunError
 
@@ -56,7 +56,7 @@ def lines_of(data: str | bytes) -> Iterator[Line | None]:
 @pytest.mark.parametrize(("data", "found", "way_out"), WRONG)
 def test_another_kind_of_file_is_named(data: str | bytes, found: str, way_out: str) -> None:
     with pytest.raises(InputError) as caught:
-        checked(lines_of(data), "in", ahead=True)
+        check_first_lines(lines_of(data), "in", ahead=True)
     assert found in caught.value.problem
     assert way_out in str(caught.value)
     assert len(str(caught.value)) < 200
@@ -64,14 +64,14 @@ def test_another_kind_of_file_is_named(data: str | bytes, found: str, way_out: s
 
 @pytest.mark.parametrize("data", RIGHT)
 def test_records_pass_though_some_may_be_bad(data: str | bytes) -> None:
-    assert list(checked(lines_of(data), "in", ahead=True)) == list(lines_of(data))
+    assert list(check_first_lines(lines_of(data), "in", ahead=True)) == list(lines_of(data))
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60))
 def test_whatever_is_read_is_given_whole_or_refused(data: str | bytes) -> None:
     for ahead in (True, False):
         try:
-            found = list(checked(lines_of(data), "in", ahead=ahead))
+            found = list(check_first_lines(lines_of(data), "in", ahead=ahead))
         except InputError:
             continue
         assert found == list(lines_of(data))
@@ -82,7 +82,7 @@ def test_an_input_that_ends_early_gives_its_lines_first() -> None:
         yield from lines_of('{"prompt": "a"}\n')
         raise RunError("in", "ends early")
 
-    found = checked(lines(), "in", ahead=True)
+    found = check_first_lines(lines(), "in", ahead=True)
     assert next(found) is not None
     with pytest.raises(RunError, match="ends early"):
         next(found)
@@ -94,11 +94,11 @@ def test_of_a_pipe_one_line_is_looked_at_when_it_is_there() -> None:
         yield from lines_of('{"prompt": "a"}\n')
         raise AssertionError("asked for a second line")
 
-    found = checked(lines(), "in", ahead=False)
+    found = check_first_lines(lines(), "in", ahead=False)
     assert next(found) is None
     assert next(found) is not None
     with pytest.raises(InputError, match="plain text"):
-        next(checked(lines_of("The dog\n"), "in", ahead=False))
+        next(check_first_lines(lines_of("The dog\n"), "in", ahead=False))
 
 
 def test_the_command_says_it_once_and_leaves_no_output(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from batch_jobs import Canned, prompts, write
 from emission import environment
 
-from gptcli.batch.io.journal import LINES_A_SYNC, Journal
+from gptcli.batch.io.journal import LINES_PER_SYNC, Journal
 from gptcli.core.errors import InputError, RunError, UsageError
 
 
@@ -166,9 +166,9 @@ def test_lines_reach_the_disk_every_64_or_2_seconds(
     monkeypatch.setattr("gptcli.batch.io.journal.monotonic", lambda: now)
     journal = Journal.create(tmp_path / "out", b"first\n", Watched())
     assert synced == [6]
-    for _ in range(LINES_A_SYNC):
+    for _ in range(LINES_PER_SYNC):
         journal.append(b"x\n")
-    assert synced == [6, 6 + 2 * LINES_A_SYNC]
+    assert synced == [6, 6 + 2 * LINES_PER_SYNC]
     journal.append(b"y\n")
     now = 1.9
     journal.tick()
@@ -176,7 +176,7 @@ def test_lines_reach_the_disk_every_64_or_2_seconds(
     now = 2.0
     journal.tick()
     journal.tick()
-    assert synced[2:] == [8 + 2 * LINES_A_SYNC]
+    assert synced[2:] == [8 + 2 * LINES_PER_SYNC]
     journal.close()
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from batch_jobs import SPEC, Short, bytes_tokenizer, read, tiny_book, tiny_model, write
 
-from gptcli.batch.logprobs import Score, as_openai
-from gptcli.batch.worker import Answerer
+from gptcli.batch.logprobs import TokenLogprob, as_openai
+from gptcli.batch.worker import BatchWorker
 from gptcli.core.errors import RunError
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.sampling.params import SamplingParams
@@ -150,7 +150,7 @@ def test_memory_that_runs_out_while_prompts_are_scored_changes_no_bytes(
 ) -> None:
     expected, said = of_echoes(tmp_path), []
     short = Short(tiny_model(), torch.OutOfMemoryError("CUDA out of memory"), beside=1)
-    scored = Answerer(short, bytes_tokenizer(), SPEC, rows=rows)
+    scored = BatchWorker(short, bytes_tokenizer(), SPEC, rows=rows)
     scored.on_fewer = said.append
     write(tmp_path / "in", tmp_path / "out", answers=lambda: scored)
     assert (tmp_path / "out").read_bytes() == expected
@@ -161,7 +161,7 @@ def test_memory_that_runs_out_while_prompts_are_scored_changes_no_bytes(
 @pytest.mark.parametrize("step", range(1, 50, 3))
 def test_memory_that_is_short_at_any_step_changes_no_bytes(tmp_path: Path, step: int) -> None:
     expected, short = of_echoes(tmp_path), Short(tiny_model(), MemoryError(), at_step=step)
-    scored, said = Answerer(short, bytes_tokenizer(), SPEC, rows=6), []
+    scored, said = BatchWorker(short, bytes_tokenizer(), SPEC, rows=6), []
     scored.on_fewer = said.append
     write(tmp_path / "in", tmp_path / "out", answers=lambda: scored)
     assert (tmp_path / "out").read_bytes() == expected
@@ -170,7 +170,7 @@ def test_memory_that_is_short_at_any_step_changes_no_bytes(tmp_path: Path, step:
 
 def test_a_prompt_that_cannot_be_scored_ends_a_job_that_can_be_resumed(tmp_path: Path) -> None:
     expected, short = of_echoes(tmp_path), Short(tiny_model(), MemoryError(), beside=0)
-    scored, said = Answerer(short, bytes_tokenizer(), SPEC, rows=4), []
+    scored, said = BatchWorker(short, bytes_tokenizer(), SPEC, rows=4), []
     scored.on_fewer = said.append
     with pytest.raises(RunError, match="memory: exhausted for one sequence"):
         write(tmp_path / "in", tmp_path / "out", answers=lambda: scored)
@@ -192,7 +192,7 @@ def test_no_alternatives_are_asked_for_with_0_and_nothing_without(tmp_path: Path
 
 def test_offsets_are_characters_of_the_text_and_end_with_it() -> None:
     pieces = [b"na", b"\xc3", b"\xaf", b"ve", b" no", b"w"]
-    scores = [Score(n, piece, -1.0, ()) for n, piece in enumerate(pieces)]
+    scores = [TokenLogprob(n, piece, -1.0, ()) for n, piece in enumerate(pieces)]
     shown = as_openai(scores, 1, None)
     assert shown["text_offset"] == [0, 2, 2, 3, 5, 8]
     assert shown["tokens"] == ["na", "bytes:\\xc3", "bytes:\\xaf", "ve", " no", "w"]
@@ -202,7 +202,7 @@ def test_offsets_are_characters_of_the_text_and_end_with_it() -> None:
 
 
 def test_a_value_that_is_no_number_is_null() -> None:
-    score = Score(1, b"a", float("-inf"), (Score(2, b"b", float("nan")),))
+    score = TokenLogprob(1, b"a", float("-inf"), (TokenLogprob(2, b"b", float("nan")),))
     shown = as_openai([score], 1, None)
     assert shown["token_logprobs"] == [None]
     assert shown["top_logprobs"] == [{"b": None, "a": None}]

@@ -10,7 +10,7 @@ from batch_jobs import SPEC, Canned, prompts, write
 
 from gptcli.batch.io.inputs import open_file
 from gptcli.batch.job import Shard
-from gptcli.batch.merge import Parts
+from gptcli.batch.merge import ShardOutputs
 from gptcli.batch.runner import Tally
 from gptcli.core.errors import GptcliError, InputError, UsageError
 
@@ -31,8 +31,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def merged(source: Path, parts: Sequence[Path], tally: Tally | None = None) -> bytes:
     with ExitStack() as stack:
         lines = stack.enter_context(open_file(source)).lines()
-        joined = Parts(parts, stack)
-        return joined.header + b"".join(joined.joined(lines, tally or Tally()))
+        joined = ShardOutputs(parts, stack)
+        return joined.header + b"".join(joined.merged(lines, tally or Tally()))
 
 
 def parts_of(job: Path) -> list[Path]:

@@ -23,11 +23,11 @@ from safetensors.torch import load_file, save_file
 from gptcli.batch.fingerprint import identity
 from gptcli.batch.job import JobSpec, OpenAIDefaults
 from gptcli.batch.ray.connection import Cluster, ClusterPlan, connected
-from gptcli.batch.ray.pool import ClusterAnswers
-from gptcli.batch.ray.worker import Ready, Refusal, Worker, WorkerPlan
+from gptcli.batch.ray.pool import WorkerPool
+from gptcli.batch.ray.worker import PackedError, RayWorker, Ready, WorkerPlan
 from gptcli.batch.result_lines import header
 from gptcli.batch.runner import InterruptedJobError
-from gptcli.batch.worker import Answerer
+from gptcli.batch.worker import BatchWorker
 from gptcli.checkpoint.load import load_model
 from gptcli.checkpoint.resolve import resolve
 from gptcli.cli.ray_cluster import ClusterOptions
@@ -71,9 +71,9 @@ def parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def alone(model: Path) -> Answerer:
+def alone(model: Path) -> BatchWorker:
     tokenizer = load_tokenizer("bytes.tiktoken", model, vocab_size=256)
-    return Answerer(engine_of(load_model(resolve(str(model)))), tokenizer, SPEC, rows=5)
+    return BatchWorker(engine_of(load_model(resolve(str(model)))), tokenizer, SPEC, rows=5)
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +105,12 @@ def plan_for(model: Path, spec: JobSpec = SPEC, **changes: Any) -> WorkerPlan:
     return WorkerPlan(**{**common, **changes})
 
 
-class Patient(ClusterAnswers):
+class Patient(WorkerPool):
     """Answers that begin when every worker has its model, so that each has some of the work."""
 
-    def _send(self, incoming: Any) -> None:
-        if self.new_tokens or all(hand.rows for hand in self.hands):
-            super()._send(incoming)
+    def _dispatch(self, source: Any) -> None:
+        if self.new_tokens or all(worker.rows for worker in self.workers):
+            super()._dispatch(source)
 
 
 class Watched:
@@ -130,8 +130,8 @@ class Watched:
 
     def dismiss(self) -> None:
         """Make room for the next test's workers."""
-        for hand in self.answers.hands:
-            self.answers.dismiss(hand)
+        for worker in self.answers.workers:
+            self.answers.stop(worker)
 
 
 @dataclass
@@ -189,13 +189,13 @@ def test_any_number_of_workers_writes_the_same_bytes(workers: int, job: OnCluste
 
 def test_a_worker_killed_in_mid_job_changes_no_byte(job: OnCluster) -> None:
     def kill(answers: Any) -> None:
-        busy = max(answers.hands, key=lambda hand: len(hand.chunks))
+        busy = max(answers.workers, key=lambda worker: len(worker.chunks))
         assert busy.chunks
         os.kill(busy.process, signal.SIGKILL)
 
     said = job.run(kill)
     assert job.is_right
-    assert any("is gone" in text for text in said)
+    assert any("died" in text for text in said)
 
 
 def test_a_job_that_was_interrupted_is_resumed_without_a_cluster(job: OnCluster) -> None:
@@ -214,7 +214,7 @@ def test_a_job_that_was_interrupted_is_resumed_without_a_cluster(job: OnCluster)
 def test_workers_that_cannot_be_of_the_job_end_it(job: OnCluster) -> None:
     plan = plan_for(job.model)
     other = replace(plan, identity={**plan.identity, "machine": {"processor": "ABACUS"}})
-    with pytest.raises(RunError, match=r"not be of the same job.*ABACUS"):
+    with pytest.raises(RunError, match=r"would compute another job.*ABACUS"):
         job.run(plan=other, workers=1)
 
 
@@ -245,17 +245,17 @@ def test_a_node_lost_in_mid_job_changes_no_byte(nodes: Any, job: OnCluster) -> N
     def remove(answers: Any) -> None:
         node = nodes.list_all_nodes()[-1]
         raylet = node.all_processes["raylet"][0].process.pid
-        lost = [hand for hand in answers.hands if parent(hand.process) == raylet]
-        assert any(hand.chunks for hand in lost)
+        lost = [worker for worker in answers.workers if parent(worker.process) == raylet]
+        assert any(worker.chunks for worker in lost)
         nodes.remove_node(node, allow_graceful=False)
         deadline = monotonic() + 120
-        while any(Path(f"/proc/{hand.process}").exists() for hand in lost):
+        while any(Path(f"/proc/{worker.process}").exists() for worker in lost):
             assert monotonic() < deadline, "the workers of a lost node live on"
             sleep(0.1)
 
     said = job.run(remove, workers=3)  # one more than a node has room for
     assert job.is_right
-    assert any("is gone" in text for text in said)
+    assert any("died" in text for text in said)
 
 
 def test_a_worker_answers_calls_of_any_size_together(model: Path, source: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_worker_answers_calls_of_any_size_together(model: Path, source: Path) 
     with open_file(source) as opened:
         reading = RecordStream(opened.lines(), RecordReader(SPEC), lambda: None)
         records = [record for record in reading if isinstance(record, Record)][:12]
-    worker = Worker(plan_for(model))
+    worker = RayWorker(plan_for(model))
     assert isinstance(worker.load(), Ready)
     together, apart = worker.answer(records), [worker.answer([record]) for record in records]
     assert sorted(map(repr, together)) == sorted(repr(answers[0]) for answers in apart)
@@ -275,7 +275,7 @@ def test_a_worker_answers_calls_of_any_size_together(model: Path, source: Path) 
 @pytest.mark.parametrize("kind", [RunError, UsageError, InputError])
 def test_an_error_travels_whole(kind: type[RunError]) -> None:
     error = kind("where", "what", "do this")
-    again = Refusal.of(error).error()
+    again = PackedError.of(error).unpacked()
     assert type(again) is kind
     assert str(again) == str(error)
 

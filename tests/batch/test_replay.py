@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from batch_jobs import SPEC, answerer, bytes_tokenizer, prompts, read, tiny_book, tiny_model, write
+from batch_jobs import SPEC, bytes_tokenizer, prompts, read, tiny_book, tiny_model, worker, write
 
 from gptcli.batch.io.inputs import open_file
 from gptcli.batch.job import JobSpec
@@ -31,7 +31,7 @@ def replayed(
             lines = stack.enter_context(open_file(source)).lines()
             reading = RecordStream(lines, RecordReader(spec), lambda: None)
             pairs = pairs_of(done, reading, frozenset(wanted), "out")
-        return list(replay(pairs, answerer(spec, rows=3), tiny_model()))
+        return list(replay(pairs, worker(spec, rows=3), tiny_model()))
 
 
 def change(output: Path, line: int, completion: str, ids: list[int] | None = None) -> None:

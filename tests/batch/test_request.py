@@ -23,7 +23,7 @@ from gptcli.batch.fields import SAMPLING_FIELDS
 from gptcli.batch.id_table import IdTable
 from gptcli.batch.io import lines, tables
 from gptcli.batch.io.inputs import InputStream, open_file
-from gptcli.batch.io.lines import MAX_LINE, Line, made_line, split_lines
+from gptcli.batch.io.lines import MAX_LINE, Line, line_of, split_lines
 from gptcli.batch.io.tables import is_table, rows
 from gptcli.batch.request import Failure, Record, RecordReader, parse
 from gptcli.core.errors import InputError, RunError, UsageError
@@ -37,7 +37,7 @@ def lines_of(path: Path) -> list[Line]:
 
 def parsed(data: str | bytes, **changes: Any) -> Record | Failure:
     raw = data if isinstance(data, bytes) else data.encode()
-    return parse(made_line(5, raw), replace(SPEC, **changes))
+    return parse(line_of(5, raw), replace(SPEC, **changes))
 
 
 def record(value: object, **changes: Any) -> Record:
@@ -96,13 +96,13 @@ def test_a_line_that_is_too_long_is_counted_and_skipped(tmp_path: Path) -> None:
 def test_gzip_of_several_members_in_any_pieces(parts: list[bytes], chunk: int) -> None:
     data = b"".join(gzip.compress(part) for part in parts) + bytes(len(parts) % 3)
     chunks = iter([data[at : at + chunk] for at in range(0, len(data), chunk)])
-    found = b"".join(piece for piece in lines._inflate(b"", chunks) if piece) if parts else b""
+    found = b"".join(piece for piece in lines._gunzip(b"", chunks) if piece) if parts else b""
     assert found == b"".join(parts)
 
 
 def test_a_gzip_bomb_is_inflated_a_piece_at_a_time() -> None:
     data = gzip.compress(bytes(64 << 20))
-    pieces = list(lines._inflate(data, iter(())))
+    pieces = list(lines._gunzip(data, iter(())))
     assert sum(len(piece or b"") for piece in pieces) == 64 << 20
     assert max(len(piece or b"") for piece in pieces) <= 1 << 20
 
@@ -340,7 +340,7 @@ def test_a_line_of_text_is_a_prompt_as_it_stands() -> None:
 
 def numbered(*values: object) -> Iterator[Line]:
     for number, value in enumerate(values, 1):
-        yield made_line(number, json.dumps(value).encode() if value else b" ")
+        yield line_of(number, json.dumps(value).encode() if value else b" ")
 
 
 def test_an_id_given_twice_fails_the_second() -> None:

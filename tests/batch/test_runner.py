@@ -13,11 +13,11 @@ from batch_jobs import (
     SPEC,
     Canned,
     Short,
-    answerer,
     bytes_tokenizer,
     prompts,
     read,
     tiny_model,
+    worker,
     write,
 )
 from engines import engine_of
@@ -25,7 +25,7 @@ from engines import engine_of
 from gptcli.batch.job import JobSpec, Shard
 from gptcli.batch.request import Failure
 from gptcli.batch.runner import WINDOW_RECORDS, InterruptedJobError, OrderedWriter, Tally
-from gptcli.batch.worker import Answerer
+from gptcli.batch.worker import BatchWorker
 from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.model.config import GPTConfig
@@ -54,7 +54,7 @@ def test_every_batch_size_writes_the_same_bytes(
 
 
 def test_a_limit_of_tokens_changes_no_bytes(source: Path, expected: bytes, tmp_path: Path) -> None:
-    limited = answerer(rows=8, max_tokens=60)
+    limited = worker(rows=8, max_tokens=60)
     held: dict[int, int] = {}  # texts at a time → tokens
 
     def look() -> None:
@@ -70,7 +70,7 @@ def test_memory_that_runs_out_changes_no_bytes(
     source: Path, expected: bytes, tmp_path: Path
 ) -> None:
     short, said = Short(tiny_model(), MemoryError(), most=2), []
-    answers = Answerer(short, bytes_tokenizer(), SPEC, rows=8)
+    answers = BatchWorker(short, bytes_tokenizer(), SPEC, rows=8)
     answers.on_fewer = said.append
     write(source, tmp_path / "out", answers=lambda: answers)
     assert (tmp_path / "out").read_bytes() == expected
@@ -82,7 +82,7 @@ class Shuffled:
     """Answers a few records at a time, in any order."""
 
     def __init__(self, seed: int) -> None:
-        self._random, self._inner = random.Random(seed), answerer(rows=3)
+        self._random, self._inner = random.Random(seed), worker(rows=3)
 
     def run(self, records: object, emit: object) -> None:
         waiting = list(records)  # type: ignore[call-overload]
@@ -198,7 +198,7 @@ def test_a_job_interrupted_anywhere_resumes_to_the_same_bytes(
             if left < 0:
                 raise InterruptedJobError
 
-        inner = answerer(rows=rng.randrange(1, 9))
+        inner = worker(rows=rng.randrange(1, 9))
         inner.on_token = poll
         try:
             write(source, output, mode="resume", answers=lambda inner=inner: inner)
@@ -425,7 +425,7 @@ def test_a_fault_of_the_model_stops_the_job_and_it_can_be_resumed(
     broken = untrained(GPTConfig(**{**tiny_model().config.to_dict()}), seed=1)
     with torch.no_grad():
         broken.pos_emb.weight[14] = float("nan")  # longer texts only
-    faulty = Answerer(engine_of(broken), bytes_tokenizer(), SPEC, rows=1)
+    faulty = BatchWorker(engine_of(broken), bytes_tokenizer(), SPEC, rows=1)
     with pytest.raises(RunError, match="non-finite logits"):
         write(source, tmp_path / "out", answers=lambda: faulty)
     written = (tmp_path / "out").read_bytes()
@@ -437,7 +437,7 @@ def test_a_fault_of_the_model_stops_the_job_and_it_can_be_resumed(
 def test_records_that_are_not_here_yet_end_nothing() -> None:
     seen: list[object] = []
     failures = [Failure(line, "", None, "c", "m") for line in (1, 2)]
-    answerer(rows=2).run(iter([None, failures[0], None, None, failures[1]]), seen.append)
+    worker(rows=2).run(iter([None, failures[0], None, None, failures[1]]), seen.append)
     assert seen == failures
 
 

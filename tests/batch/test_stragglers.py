@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from batch_jobs import SPEC, answerer, prompts, write
+from batch_jobs import SPEC, prompts, worker, write
 
 from gptcli.batch.ray.connection import Cluster, ClusterPlan
-from gptcli.batch.ray.pool import ClusterAnswers
+from gptcli.batch.ray.pool import WorkerPool
 from gptcli.batch.ray.worker import Ready, WorkerPlan
 from gptcli.generation.model_spec import ModelSpec
 
@@ -58,7 +58,7 @@ class StandIn:
         if self._dies and seconds > QUICK:
             return Call(self.now + seconds, GoneError())
         results: list[Any] = []
-        answerer().run(iter(records), results.append)
+        worker().run(iter(records), results.append)
         return Call(self.now + seconds, results)
 
     def wait(self, calls: list[Call], num_returns: int, timeout: float) -> Any:
@@ -90,9 +90,9 @@ def expected(source: Path) -> bytes:
 
 def answered(
     ray: StandIn, source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> ClusterAnswers:
+) -> WorkerPool:
     monkeypatch.setattr("gptcli.batch.ray.pool.monotonic", lambda: ray.now)
-    answers = ClusterAnswers(Cluster(ray, ClusterPlan(workers=2)), PLAN)
+    answers = WorkerPool(Cluster(ray, ClusterPlan(workers=2)), PLAN)
     write(source, output, answers=lambda: answers)
     return answers
 
@@ -140,4 +140,4 @@ def test_a_slow_worker_that_dies_when_others_have_its_work_changes_nothing(
     answers = answered(ray, source, tmp_path / "out", monkeypatch)
     assert (tmp_path / "out").read_bytes() == expected
     assert answers.new_tokens == new_tokens(expected)
-    assert {hand.node for hand in answers.hands} == {"node 1", "node 2"}  # another was hired
+    assert {worker.node for worker in answers.workers} == {"node 1", "node 2"}  # another started

@@ -4,10 +4,10 @@ import random
 
 import pytest
 import torch
-from batch_jobs import answerer
+from batch_jobs import worker
 from engines import engine_of
 
-from gptcli.batch.io.lines import made_line
+from gptcli.batch.io.lines import line_of
 from gptcli.batch.job import JobSpec
 from gptcli.batch.request import RecordReader
 from gptcli.engine.interface import Engine
@@ -163,7 +163,7 @@ def test_a_prompt_waits_for_one_that_is_computed_and_begins_alike() -> None:
 
 def test_kept_beginnings_count_as_tokens_that_are_held() -> None:
     spec = JobSpec(seed=7, params=SamplingParams(max_new_tokens=2))
-    limited = answerer(spec, rows=8, max_tokens=40)
+    limited = worker(spec, rows=8, max_tokens=40)
     most = 0
 
     def look() -> None:
@@ -172,6 +172,6 @@ def test_kept_beginnings_count_as_tokens_that_are_held() -> None:
 
     limited.on_token = look
     reader = RecordReader(spec)
-    lines = [made_line(n, b'{"prompt": "abcdefgh"}') for n in range(1, 9)]
+    lines = [line_of(n, b'{"prompt": "abcdefgh"}') for n in range(1, 9)]
     limited.run(iter([reader(line) for line in lines]), lambda _: None)
     assert most == 30  # of three texts; with a fourth it would be 40, and an eighth is for those

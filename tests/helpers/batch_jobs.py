@@ -17,7 +17,7 @@ from gptcli.batch.output import Mode, open_output
 from gptcli.batch.request import RecordReader
 from gptcli.batch.result_lines import header
 from gptcli.batch.runner import RecordStream, Tally, run_job
-from gptcli.batch.worker import Answerer
+from gptcli.batch.worker import BatchWorker
 from gptcli.engine.interface import Engine
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel, untrained
@@ -62,8 +62,8 @@ def bytes_tokenizer() -> Tokenizer:
     return TiktokenTokenizer(encoding)
 
 
-def answerer(spec: JobSpec = SPEC, rows: int = 4, **more: Any) -> Answerer:
-    return Answerer(tiny_model(), bytes_tokenizer(), spec, rows=rows, **more)
+def worker(spec: JobSpec = SPEC, rows: int = 4, **more: Any) -> BatchWorker:
+    return BatchWorker(tiny_model(), bytes_tokenizer(), spec, rows=rows, **more)
 
 
 def write(
@@ -83,7 +83,7 @@ def write(
             open_output(output, header(spec, IDENTITY), mode),
             input_lines(str(source), opened, spec.column),
             spec,
-            answers or (lambda: answerer(spec, rows)),
+            answers or (lambda: worker(spec, rows)),
             tally,
             poll=poll,
         )
@@ -133,7 +133,7 @@ class Canned:
         self._results: dict[int, Any] = {}
         with open_file(source) as opened:
             reading = RecordStream(opened.lines(), RecordReader(spec), lambda: None)
-            answerer(spec, rows=8).run(reading, self._keep)
+            worker(spec, rows=8).run(reading, self._keep)
 
     def _keep(self, result: Any) -> None:
         self._results[getattr(result, "record", result).line] = result

@@ -1,7 +1,7 @@
 """Open a batch's input: a file, a pipe, standard input or a URL, plain or gzip.
 
-URLs (S3, Google Cloud Storage, HDFS, whatever pyarrow can open) are read where they are, never
-copied to this machine. pyarrow is an extra and is imported for a URL alone.
+URLs (S3, Google Cloud Storage, HDFS, whatever pyarrow can open) are streamed, never copied to this
+machine. pyarrow is an extra and imported for URLs alone.
 """
 
 import os
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gptcli.batch.io.lines import Line, inflated, split_lines
+from gptcli.batch.io.lines import Line, decompressed, split_lines
 from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.core.escape import shown
 
 STDIN = "standard input"
 _CHUNK = 1 << 16
-_POLL = 0.2  # seconds between two looks at `poll` while a pipe is silent
+_POLL_SECONDS = 0.2  # between two calls of `poll` while a pipe has no data
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_NOWHERE = (-1, -1)  # the device and inode of no file here
+_NO_FILE = (-1, -1)  # device and inode of an input on another machine
 
 
 class InputStream:
@@ -34,10 +34,10 @@ class InputStream:
         name: what messages call it.
         size: bytes of a file, None for a pipe.
         identity: device and inode of a file of this machine.
-        position: bytes read so far (of a gzip file: of the file itself).
-        poll: called while a pipe is silent; may raise to end the wait.
-        is_busy: whether the caller has other work; `lines` then yields None rather than wait.
-        reopen: gives a file of the same bytes for whoever must read it in another order.
+        position: bytes read so far, before decompression.
+        poll: called while a pipe has no data; may raise to end the wait.
+        is_busy: whether the caller has other work; `lines` then yields None instead of waiting.
+        reopen: opens the same bytes as a file that can be read in any order.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class InputStream:
         reopen: Callable[[], Any],
         is_ready: Callable[[float], object] = lambda _seconds: True,
     ) -> None:
-        """What `read` gives, at most so many bytes at a time and none at the end.
+        """Over `read`, which returns at most so many bytes and b"" at the end.
 
-        `is_ready` waits for so many seconds at most and says whether `read` would not wait.
+        `is_ready` waits at most so many seconds and says whether `read` will not block.
         """
         self._read, self._is_ready = read, is_ready
         self.name, self.size, self.identity = name, size, identity
@@ -78,7 +78,7 @@ class InputStream:
         return cls(read, name, size=None, identity=identity, reopen=reopen, is_ready=is_ready)
 
     def read(self, most: int = _CHUNK) -> bytes:
-        """The next bytes as they are stored, at most so many; none at the end.
+        """The next bytes before decompression, at most `most`; b"" at the end.
 
         Raises:
             RunError: the input cannot be read.
@@ -95,21 +95,21 @@ class InputStream:
         """Every line, blank ones too; None where the next is not here yet and `is_busy`.
 
         Raises:
-            RunError: the input cannot be read, or is a damaged gzip file. All complete lines
-                have been given by then.
+            RunError: the input cannot be read, or is a damaged gzip file; after all complete
+                lines.
         """
-        return split_lines(inflated(self._chunks()), self.name)
+        return split_lines(decompressed(self._chunks()), self.name)
 
-    def plain(self) -> Iterator[bytes | None]:
-        """All that is stored, inflated if it is gzip, in pieces of at most 1 MiB.
+    def content(self) -> Iterator[bytes | None]:
+        """The bytes after decompression, in pieces of at most 1 MiB.
 
         None where the next is not here yet and `is_busy`.
 
         Raises:
             RunError: the input cannot be read.
-            EndsEarlyError: a damaged gzip file. What is good of it has been given by then.
+            TruncatedInputError: a damaged gzip file; after all that is good of it.
         """
-        return (piece for piece in inflated(self._chunks()) if piece != b"")
+        return (piece for piece in decompressed(self._chunks()) if piece != b"")
 
     def _chunks(self) -> Iterator[bytes | None]:
         while True:
@@ -119,14 +119,14 @@ class InputStream:
             yield data
 
     def _wait(self) -> Iterator[None]:
-        while not self._is_ready(0 if self.is_busy() else _POLL):
+        while not self._is_ready(0 if self.is_busy() else _POLL_SECONDS):
             self.poll()
             if self.is_busy():
                 yield None
 
 
 def open_input(name: str) -> AbstractContextManager[InputStream]:
-    """An input as a command is given it: a file, a URL, or "-" for standard input.
+    """Open an input: a file, a URL, or "-" for standard input.
 
     Raises:
         GptcliError: as `open_url` and `open_file`.
@@ -138,7 +138,7 @@ def open_input(name: str) -> AbstractContextManager[InputStream]:
 
 @contextmanager
 def open_file(path: Path | None) -> Iterator[InputStream]:
-    """A file or a pipe by its name; None is standard input.
+    """Open a file or a pipe; None is standard input.
 
     Raises:
         InputError: it is not there, or is a directory.
@@ -166,12 +166,12 @@ def is_url(name: str) -> bool:
 
 @contextmanager
 def open_url(url: str) -> Iterator[InputStream]:
-    """A remote file, its bytes as they are stored.
+    """Open a remote file.
 
     Raises:
         UsageError: pyarrow is not installed, or does not know this kind of URL.
         InputError: there is no such file.
-        RunError: the other side does not answer, or refuses.
+        RunError: the server does not answer, or refuses access.
     """
     name = _without_secrets(url)
     fs: Any = _pyarrow(name)
@@ -186,7 +186,7 @@ def open_url(url: str) -> Iterator[InputStream]:
 
 @contextmanager
 def open_in(filesystem: Any, path: str, name: str) -> Iterator[InputStream]:
-    """A file of a pyarrow filesystem; `name` is what messages call it.
+    """Open a file of a pyarrow filesystem; messages call it `name`.
 
     Raises:
         InputError: there is no such file.
@@ -197,7 +197,7 @@ def open_in(filesystem: Any, path: str, name: str) -> Iterator[InputStream]:
         if not info.is_file:
             found = "not there" if info.type.name == "NotFound" else "not a file (directory)"
             raise InputError(name, found)
-        stream = filesystem.open_input_stream(path, compression=None)  # inflated by `lines`
+        stream = filesystem.open_input_stream(path, compression=None)  # `lines` does it
     with stream:
         yield InputStream(
             stream.read,
@@ -209,9 +209,9 @@ def open_in(filesystem: Any, path: str, name: str) -> Iterator[InputStream]:
 
 
 def _identity(filesystem: Any, path: str) -> tuple[int, int]:
-    """Of a file of this machine, so that no output can be written over it."""
+    """Device and inode of a local file, so that no output is written over it."""
     if filesystem.type_name != "local":
-        return _NOWHERE
+        return _NO_FILE
     status = Path(path).stat()
     return status.st_dev, status.st_ino
 
@@ -229,7 +229,7 @@ def _refusals(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, NotImplementedError) as error:
-        hint = "Is the name right, and may this machine read it?"
+        hint = "Check the name, and that this machine may read it"
         raise RunError(name, f"cannot be opened ({_brief(error)})", hint) from None
 
 

@@ -1,9 +1,9 @@
-"""A crash-safe append-only file: what is on disk is always a valid prefix of the lines.
+"""A crash-safe append-only file of lines: after a crash, all but the last lines are whole on disk.
 
-Created exclusively, locked while it is written, one write a line, truncated after a failed write,
-synced every 64 lines or 2 seconds. The lock is flock on the file itself. `filelock` would lock a
-second file, left beside each output, and not the one that is written: it could not notice that
-another process has put a new file in this one's place.
+It is created exclusively, locked while it is written, written a line at a time, truncated after a
+failed write, and synced every 64 lines or 2 seconds. The lock is flock on the file itself:
+`filelock` would lock a second file beside it, and could not notice that another process has put a
+new file in this one's place.
 """
 
 import errno
@@ -23,7 +23,7 @@ except ImportError:  # not Unix: no lock, so two writers go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 EXISTS_HINT = "Continue it with `resume`, or write it anew with `overwrite`"
-LINES_A_SYNC, SECONDS_A_SYNC = 64, 2.0
+LINES_PER_SYNC, SECONDS_PER_SYNC = 64, 2.0
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _CHUNK = 1 << 20
@@ -32,35 +32,35 @@ _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 
 
 class Journal:
-    """An output file, open for writing.
+    """A file of lines, open for writing.
 
     Attributes:
         count: lines after the first.
-        end: bytes that are whole lines; what is beyond will be cut.
+        end: where the whole lines end; bytes beyond are moved away before the next write.
     """
 
     def __init__(self, path: Path, fd: int, system: Any = os) -> None:
         self.path, self.count, self.end = path, 0, 0
         self._fd, self._os = fd, system
-        self._size = 0  # of the file, as far as we know
+        self._size = 0  # of the file, torn tail included
         self._unsynced, self._synced_at = 0, monotonic()
 
     @classmethod
     def create(cls, path: Path, first: bytes, system: Any = os) -> "Journal":
-        """A new file with its first line.
+        """Create a file with its first line.
 
         Raises:
-            UsageError: there is something of that name already.
+            UsageError: the file exists.
             RunError: it cannot be written.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC
         try:
-            fd = _patiently(system.open, path, flags, 0o666)
+            fd = _uninterrupted(system.open, path, flags, 0o666)
         except FileExistsError:
             where = f"`output={shown(path)}`"
             raise UsageError(where, "exists already", EXISTS_HINT) from None
         except OSError as error:
-            raise _failed(path, "cannot be created", error) from None
+            raise _system_error(path, "cannot be created", error) from None
         journal = cls(path, fd, system)
         with journal.closed_on_failure():
             journal._lock()
@@ -70,15 +70,15 @@ class Journal:
 
     @classmethod
     def reopen(cls, path: Path, system: Any = os) -> "Journal":
-        """An existing file, locked; nothing of it is changed before `begin` or `append`.
+        """Open and lock an existing file; `begin` or `append` first change it.
 
         Raises:
-            RunError: it is not there or cannot be written, or another process writes it.
+            RunError: it is missing or cannot be written, or another process is writing it.
         """
         try:
-            fd = _patiently(system.open, path, os.O_RDWR | _CLOEXEC)
+            fd = _uninterrupted(system.open, path, os.O_RDWR | _CLOEXEC)
         except OSError as error:
-            raise _failed(path, "cannot be opened", error) from None
+            raise _system_error(path, "cannot be opened", error) from None
         journal = cls(path, fd, system)
         with journal.closed_on_failure():
             journal._lock()
@@ -87,7 +87,7 @@ class Journal:
 
     @contextmanager
     def closed_on_failure(self) -> Iterator[None]:
-        """Inside, an exception closes the file on its way."""
+        """Close the file if an exception leaves the `with` block."""
         try:
             yield
         except BaseException:
@@ -96,20 +96,20 @@ class Journal:
             raise
 
     def lines(self) -> Iterator[tuple[bytes, int]]:
-        """As `whole_lines` of the file."""
+        """The whole lines of the file, see `whole_lines`."""
         return whole_lines(self._fd)
 
     def tail(self) -> bytes:
-        """The first bytes past `end`."""
+        """The bytes after `end`, at most 1 MiB."""
         return os.pread(self._fd, _CHUNK, self.end)
 
     def keep(self, end: int) -> None:
-        """One more line that is there is whole: it ends at `end`."""
+        """Accept the next line of an existing file as whole; it ends at `end`."""
         self.count += self.end > 0
         self.end = end
 
     def begin(self, first: bytes) -> None:
-        """Write the first line of a file that has none."""
+        """Write and sync the first line of a file that has none."""
         self.append(first)
         self.sync()
         self.count = 0
@@ -118,66 +118,66 @@ class Journal:
         """Write one line; after a failure none of it remains.
 
         Raises:
-            RunError: the disk is full, or the system refused in another way.
+            RunError: the disk is full, or the write fails for another reason.
         """
         if self._size > self.end:
-            self._cut_tail()
+            self._move_torn_tail()
         try:
             self._write(line)
         except OSError as error:
             with suppress(OSError):
-                _patiently(self._os.ftruncate, self._fd, self.end)
+                _uninterrupted(self._os.ftruncate, self._fd, self.end)
                 self._size = self.end
-            raise self._failure(error) from None
+            raise self._write_error(error) from None
         self.end += len(line)
         self._size = self.end
         self.count += 1
         self._unsynced += 1
-        if self._unsynced >= LINES_A_SYNC:
+        if self._unsynced >= LINES_PER_SYNC:
             self.sync()
 
     def tick(self) -> None:
         """Sync if the oldest unsynced line has waited for 2 seconds."""
-        if self._unsynced and monotonic() - self._synced_at >= SECONDS_A_SYNC:
+        if self._unsynced and monotonic() - self._synced_at >= SECONDS_PER_SYNC:
             self.sync()
 
     def sync(self) -> None:
-        """Everything written is on the disk.
+        """Bring everything written to the disk.
 
         Raises:
-            RunError: the disk says no.
+            RunError: a late write error.
         """
         try:
-            _patiently(getattr(self._os, "fdatasync", self._os.fsync), self._fd)
+            _uninterrupted(getattr(self._os, "fdatasync", self._os.fsync), self._fd)
         except OSError as error:
-            raise self._failure(error) from None
+            raise self._write_error(error) from None
         self._unsynced, self._synced_at = 0, monotonic()
 
     def rename(self, path: Path) -> None:
-        """Sync the file, then rename it over another."""
+        """Sync the file and rename it, over another file if there is one."""
         self.finish()
         try:
             self._os.replace(self.path, path)
         except OSError as error:
-            raise _failed(self.path, f"cannot be renamed to {shown(path)}", error) from None
+            raise _system_error(self.path, f"cannot be renamed to {shown(path)}", error) from None
         self.path = path
         self._sync_directory()
 
     def finish(self) -> None:
-        """Cut what is not a whole line, and bring the rest to the disk."""
+        """Move a torn tail away and sync."""
         if self._size > self.end:
-            self._cut_tail()
+            self._move_torn_tail()
         self.sync()
 
     def close(self) -> None:
-        """Close the file, which may report a late write error. Closing again does nothing."""
+        """Close the file; raises RunError for a late write error. Closing again does nothing."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
         try:
             self._release(fd)
         except OSError as error:
-            raise self._failure(error) from None
+            raise self._write_error(error) from None
 
     def _lock(self) -> None:
         try:
@@ -186,71 +186,71 @@ class Journal:
         except OSError as error:
             if error.errno in _BUSY:
                 raise RunError(shown(self.path), "another process is writing it") from None
-            # a file system without locks: go on without
+            # a file system without locks: go on without one
         self._refuse_replaced()
 
     def _refuse_replaced(self) -> None:
-        """Another writer may have put a new file of this name in place before we had the lock."""
+        """Refuse a file whose name another process gave to a new one before we had the lock."""
         here = os.fstat(self._fd)
         try:
             there = self.path.stat()
         except OSError as error:
-            raise _failed(self.path, "is gone", error) from None
+            raise _system_error(self.path, "is gone", error) from None
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
             raise RunError(shown(self.path), "another process is writing it")
 
     def _write(self, line: bytes) -> None:
         view, at = memoryview(line), self.end
         while view:
-            written = _patiently(self._os.pwrite, self._fd, view, at)
+            written = _uninterrupted(self._os.pwrite, self._fd, view, at)
             view, at = view[written:], at + written
             self._size = max(self._size, at)
 
-    def _cut_tail(self) -> None:
-        """Move what a crash left behind the last whole line to `<path>.torn`."""
+    def _move_torn_tail(self) -> None:
+        """Move what a crash left after the last whole line to `<path>.torn`."""
         torn = self.path.with_name(self.path.name + ".torn")
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _CLOEXEC
-            fd = _patiently(self._os.open, torn, flags, 0o666)
+            fd = _uninterrupted(self._os.open, torn, flags, 0o666)
             try:
                 self._copy_tail(fd)
-                _patiently(self._os.fsync, fd)
+                _uninterrupted(self._os.fsync, fd)
             finally:
                 self._release(fd)
-            _patiently(self._os.ftruncate, self._fd, self.end)
+            _uninterrupted(self._os.ftruncate, self._fd, self.end)
         except OSError as error:
-            raise self._failure(error) from None
+            raise self._write_error(error) from None
         self._size = self.end
 
     def _copy_tail(self, fd: int) -> None:
         at = self.end
         while chunk := memoryview(os.pread(self._fd, _CHUNK, at)):
-            written = _patiently(self._os.write, fd, chunk)
+            written = _uninterrupted(self._os.write, fd, chunk)
             at += written
 
     def _sync_directory(self) -> None:
         try:
-            fd = _patiently(self._os.open, self.path.parent, os.O_RDONLY | _CLOEXEC)
+            fd = _uninterrupted(self._os.open, self.path.parent, os.O_RDONLY | _CLOEXEC)
             try:
-                _patiently(self._os.fsync, fd)
+                _uninterrupted(self._os.fsync, fd)
             finally:
                 self._release(fd)
         except OSError as error:
-            raise self._failure(error) from None
+            raise self._write_error(error) from None
 
     def _release(self, fd: int) -> None:
-        with suppress(InterruptedError):  # closed all the same
+        with suppress(InterruptedError):  # Linux closes it all the same
             self._os.close(fd)
 
-    def _failure(self, error: OSError) -> RunError:
+    def _write_error(self, error: OSError) -> RunError:
         if error.errno in _NO_SPACE:
             hint = "Free space and use `resume`"
             return RunError(shown(self.path), f"disk full after {self.count:,} records", hint)
-        return _failed(self.path, f"cannot be written after {self.count:,} records", error)
+        return _system_error(self.path, f"cannot be written after {self.count:,} records", error)
 
 
 def whole_lines(fd: int) -> Iterator[tuple[bytes, int]]:
-    """Each whole line without its end, and where the next begins; read as it is asked for."""
+    """Each line that has its newline, without it, and the offset of the next; read lazily."""
     rest, start = b"", 0
     while chunk := os.pread(fd, _CHUNK, start + len(rest)):
         rest += chunk
@@ -262,7 +262,7 @@ def whole_lines(fd: int) -> Iterator[tuple[bytes, int]]:
             return
 
 
-def _patiently(call: Any, *arguments: Any) -> Any:
+def _uninterrupted(call: Any, *arguments: Any) -> Any:
     """A system call, retried when a signal interrupts it."""
     while True:
         try:
@@ -271,5 +271,5 @@ def _patiently(call: Any, *arguments: Any) -> Any:
             continue
 
 
-def _failed(path: Path, what: str, error: OSError) -> RunError:
+def _system_error(path: Path, what: str, error: OSError) -> RunError:
     return RunError(shown(path), f"{what} ({error.strerror or error})")

@@ -1,6 +1,6 @@
 """Split a byte stream, plain or gzip, into numbered lines in bounded memory.
 
-Only byte 0x0A ends a line: a record may hold any other kind of line end inside a string.
+Only a newline (0x0A) ends a line: JSON strings may hold Unicode's other line separators.
 """
 
 import zlib
@@ -12,13 +12,13 @@ from typing import NamedTuple
 from gptcli.core.errors import RunError
 
 MAX_LINE = 8 << 20
-_INFLATED = 1 << 20  # inflate at most so many bytes at a time: a gzip bomb gives no more
+_MAX_PIECE = 1 << 20  # bytes decompressed at a time, so that a gzip bomb cannot fill the memory
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
-    """One line without its end; of one over `MAX_LINE` only `number`, `sha256` and `size`."""
+    """One line without its newline; `data` is empty if it has more than `MAX_LINE` bytes."""
 
     number: int
     data: bytes
@@ -31,21 +31,21 @@ class Line(NamedTuple):
         return self.size == len(self.data) and not self.data.strip()
 
 
-def made_line(number: int, data: bytes) -> Line:
-    """A line that was not read from a file of lines."""
+def line_of(number: int, data: bytes) -> Line:
+    """A `Line` of data that was not read from a file of lines."""
     return Line(number, data, sha256(data).hexdigest(), len(data))
 
 
-class EndsEarlyError(Exception):
+class TruncatedInputError(Exception):
     """The input is truncated or damaged here: all earlier lines are complete."""
 
     def after(self, last: str, name: str) -> RunError:
-        """The same in words; `last` is what came last, as "line 7"."""
+        """The error for a user; `last` names the last complete one, as "line 7"."""
         return RunError(name, f"ends early ({self}) after {last}")
 
 
-def inflated(chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
-    """Chunks as they are stored, inflated if the first bytes are those of a gzip file."""
+def decompressed(chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
+    """The chunks, decompressed if the first bytes are those of a gzip file."""
     first = b""
     while len(first) < len(_GZIP):
         chunk = next(chunks, b"")
@@ -56,15 +56,15 @@ def inflated(chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
         else:
             first += chunk
     if first.startswith(_GZIP):
-        yield from _inflate(first, chunks)
+        yield from _gunzip(first, chunks)
     else:
         yield first
         yield from chunks
 
 
 def split_lines(chunks: Iterator[bytes | None], name: str) -> Iterator[Line | None]:
-    """Chunks of any size → lines. A last line needs no end."""
-    number, rest, skipped = 1, b"", _Skipped()
+    """Chunks of any size → lines. The last line needs no newline."""
+    number, rest, long_line = 1, b"", _LongLine()
     try:
         for chunk in chunks:
             if chunk is None:
@@ -72,23 +72,23 @@ def split_lines(chunks: Iterator[bytes | None], name: str) -> Iterator[Line | No
                 continue
             start = 0
             while (end := chunk.find(b"\n", start)) >= 0:
-                yield skipped.line(number, rest + chunk[start:end])
+                yield long_line.line(number, rest + chunk[start:end])
                 number, rest, start = number + 1, b"", end + 1
-            rest = skipped.shortened(rest + chunk[start:] if rest else chunk[start:])
-    except EndsEarlyError as problem:
+            rest = long_line.shortened(rest + chunk[start:] if rest else chunk[start:])
+    except TruncatedInputError as problem:
         raise problem.after(f"line {number - 1}", name) from None
-    if rest or skipped.size:
-        yield skipped.line(number, rest)
+    if rest or long_line.size:
+        yield long_line.line(number, rest)
 
 
-class _Skipped:
-    """What was dropped of a line that is too long to keep: its size and its hash so far."""
+class _LongLine:
+    """Size and hash of a line that is too long to keep in memory."""
 
     def __init__(self) -> None:
         self.size, self._hash = 0, sha256()
 
     def shortened(self, rest: bytes) -> bytes:
-        """What to keep of a line so far: all of it, or nothing once it is too long."""
+        """What to keep of the line so far: all of it, or nothing once it is too long."""
         if not self.size and len(rest) <= MAX_LINE + 1:
             return rest
         self._hash.update(rest)
@@ -96,7 +96,7 @@ class _Skipped:
         return b""
 
     def line(self, number: int, rest: bytes) -> Line:
-        """The line that `rest` completes."""
+        """The line, completed by `rest`."""
         if not self.size:
             data = rest.removesuffix(b"\r")
             data = data.removeprefix(_BOM) if number == 1 else data
@@ -108,9 +108,9 @@ class _Skipped:
         return line
 
 
-def _inflate(first: bytes, chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
-    """A gzip file of one or several members; zeros may follow the last."""
-    member = _Member()
+def _gunzip(first: bytes, chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
+    """Decompress a gzip file of one or several members; zeros may follow the last."""
+    member = _GzipMember()
     for chunk in chain([first], chunks):
         if chunk is None:
             yield None
@@ -119,32 +119,32 @@ def _inflate(first: bytes, chunks: Iterator[bytes | None]) -> Iterator[bytes | N
         while data or member.is_full:
             if member.has_ended:
                 data = data.lstrip(b"\0")
-                member = _Member() if data else member
-            piece, data = member.inflate(data)
+                member = _GzipMember() if data else member
+            piece, data = member.decompress(data)
             yield piece
     if not member.has_ended:
-        raise EndsEarlyError("gzip truncated")
+        raise TruncatedInputError("gzip truncated")
 
 
-class _Member:
-    """One gzip stream, inflated a bounded piece at a time."""
+class _GzipMember:
+    """One member of a gzip file, decompressed a bounded piece at a time."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(wbits=31)
-        self.is_full = False  # the last piece was as large as may be: there may be more
+        self.is_full = False  # the last piece had the maximal size: there may be more
 
     @property
     def has_ended(self) -> bool:
         return self._zlib.eof
 
-    def inflate(self, data: bytes) -> tuple[bytes, bytes]:
-        """Some input → what comes of it, and the input that is left."""
+    def decompress(self, data: bytes) -> tuple[bytes, bytes]:
+        """Compressed data → a decompressed piece, and the data that is left."""
         if self._zlib.eof:
             self.is_full = False
             return b"", data
         try:
-            piece = self._zlib.decompress(data, _INFLATED)
+            piece = self._zlib.decompress(data, _MAX_PIECE)
         except zlib.error:
-            raise EndsEarlyError("gzip damaged") from None
-        self.is_full = len(piece) == _INFLATED
+            raise TruncatedInputError("gzip damaged") from None
+        self.is_full = len(piece) == _MAX_PIECE
         return piece, self._zlib.unused_data if self._zlib.eof else self._zlib.unconsumed_tail

@@ -1,7 +1,7 @@
-"""The rows of a CSV or Parquet file as lines of JSON: a prompt, and an id where there is a column.
+"""Read the rows of a CSV or Parquet file as JSON lines: a prompt, and an id if it has that column.
 
-Rows are numbered from 1, the CSV's header apart. CSV, plain or gzipped, is read by Python,
-Parquet by pyarrow where it is installed.
+Rows are numbered from 1, without the CSV's header. Python reads CSV, plain or gzip; pyarrow, which
+is an extra, reads Parquet.
 """
 
 import csv
@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from gptcli.batch.io.inputs import InputStream, is_url
-from gptcli.batch.io.lines import MAX_LINE, EndsEarlyError, Line, made_line
+from gptcli.batch.io.lines import MAX_LINE, Line, TruncatedInputError, line_of
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
 
@@ -24,21 +24,21 @@ _GZIPPED = ".gz"
 _ID = "id"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 # Characters of a CSV's line, which may have many columns: a gzip of a few MB can hold one of GBs.
-_LONGEST = 4 * MAX_LINE
+_MAX_CSV_LINE = 4 * MAX_LINE
 
 
 def is_table(name: str) -> bool:
-    """Whether the name, a path or a URL, is that of a table."""
+    """Whether a path or URL names a table."""
     return _suffix(name) in SUFFIXES
 
 
 def input_lines(name: str, source: InputStream, column: str | None) -> Iterator[Line | None]:
-    """The lines of an input in any form: a table if there is a column, else lines."""
+    """The lines of an input; with a `column`, the rows of a table."""
     return source.lines() if column is None else rows(name, source, column)
 
 
 def rows(name: str, source: InputStream, column: str) -> Iterator[Line | None]:
-    """Each row as a line; `name` says which kind of table it is. None: it is not here yet.
+    """Each row as a line of JSON; `name` says which kind of table it is. None: not here yet.
 
     Raises:
         InputError: no such column, or the file is not what its name says.
@@ -54,13 +54,13 @@ def rows(name: str, source: InputStream, column: str) -> Iterator[Line | None]:
                 continue
             number, (prompt, id) = number + 1, row
             record = {"prompt": prompt} if id is None else {_ID: id, "prompt": prompt}
-            yield made_line(number, json.dumps(record, default=str).encode())
-    except EndsEarlyError as problem:
+            yield line_of(number, json.dumps(record, default=str).encode())
+    except TruncatedInputError as problem:
         raise problem.after(f"row {number}", source.name) from None
 
 
 def _suffix(name: str) -> str:
-    """That of the table: of `a.csv.gz`, whose bytes say themselves that they are gzip, `.csv`."""
+    """The suffix of a table's name, in lower case and without `.gz`, which the bytes tell."""
     path = re.split("[?#]", name)[0] if is_url(name) else name
     return PurePath(path.lower().removesuffix(_GZIPPED)).suffix
 
@@ -70,7 +70,7 @@ class _NotYetError(Exception):
 
 
 class _RowLines:
-    """The lines of a CSV, as its reader takes them; a row is begun again after `_NotYetError`.
+    """The lines of a CSV for `csv.reader`, which can read a row again after `_NotYetError`.
 
     The reader forgets the lines of a row that it could not finish, so they are kept here.
     """
@@ -93,7 +93,7 @@ class _RowLines:
         return self._row[self._at - 1]
 
     def forget(self) -> None:
-        """The row is whole."""
+        """Drop the lines of a finished row."""
         self._row, self._at = [], 0
 
 
@@ -114,7 +114,7 @@ def _csv(source: InputStream, column: str) -> Iterator[Row]:
 
 
 def _csv_rows(source: InputStream) -> Iterator[list[str] | None]:
-    lines = _RowLines(_text_lines(source.plain()))
+    lines = _RowLines(_text_lines(source.content()))
     reader = csv.reader(lines)
     while True:
         try:
@@ -129,15 +129,15 @@ def _csv_rows(source: InputStream) -> Iterator[list[str] | None]:
 
 
 def _text_lines(pieces: Iterator[bytes | None]) -> Iterator[str | None]:
-    """Bytes → lines with their ends, which are those of CSV: CR, LF or both.
+    """Bytes → lines with their line ends, which in CSV are CR, LF or CR LF.
 
-    What is not UTF-8 becomes lone surrogates, which fail their own record only. A line that would
-    take all memory is refused.
+    Bytes that are not UTF-8 become lone surrogates, which fail their own record only. A line that
+    could fill the memory is refused.
     """
     decoder = getincrementaldecoder("utf-8-sig")(errors="surrogateescape")
-    begun: list[str] = []  # parts of a line whose end is not here yet
+    begun: list[str] = []  # parts of a line whose end has not come yet
     size = 0  # their characters
-    held = ""  # a CR that came last: it may be half of a CR LF
+    held = ""  # a final CR: it may be half of a CR LF
     for piece in pieces:
         if piece is None:
             yield None
@@ -150,8 +150,8 @@ def _text_lines(pieces: Iterator[bytes | None]) -> Iterator[str | None]:
             begun, size, start = [], 0, end.end()
         begun.append(text[start:])
         size += len(text) - start
-        if size > _LONGEST:
-            raise csv.Error(f"a line is longer than {_LONGEST:,} characters")
+        if size > _MAX_CSV_LINE:
+            raise csv.Error(f"a line is longer than {_MAX_CSV_LINE:,} characters")
     last, more = "".join([*begun, held]), decoder.decode(b"", final=True)
     yield from filter(None, (last, more) if held else (last + more,))
 

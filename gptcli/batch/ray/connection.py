@@ -1,6 +1,6 @@
-"""Connect to a Ray cluster, or start one here, for the length of a job.
+"""Connect to a Ray cluster, or start one on this machine, for the length of a job.
 
-Ray is an extra, imported only where a cluster is asked for; its logs and usage reports are off.
+Ray is an extra and imported only with `engine=ray`; its logs and usage reports are off.
 """
 
 import os
@@ -17,11 +17,11 @@ from gptcli.batch.fingerprint import machine
 from gptcli.core.errors import RunError, UsageError
 from gptcli.core.escape import shown
 
-_STORE_BYTES = 512 << 20  # of shared memory; records and answers are small
+_STORE_BYTES = 512 << 20  # of Ray's object store: records and answers are small
 _LOCAL = "local"
-_PATIENCE = 10.0  # seconds for a cluster's head to accept a connection
-ALIKE = "gptcli, PyTorch and Ray must be installed alike on every machine"
-_ADVICE = "Begin one with `ray start --head`, or leave `ray_address` out to use this machine alone"
+_CONNECT_TIMEOUT = 10.0  # seconds
+SAME_INSTALL = "Install the same versions of gptcli, PyTorch and Ray on every machine"
+_START_HINT = "Start one with `ray start --head`, or leave out `ray_address` to use one machine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,9 @@ class ClusterPlan:
 
     Attributes:
         workers: processes, each with a model of its own.
-        address: of a running cluster, `auto` or `host:port`; None begins one on this machine.
-        gpus: for each worker; below 1 several share one.
-        threads: for each worker; Ray counts them as CPUs.
+        address: of a running cluster, `auto` or `host:port`; None starts one on this machine.
+        gpus: per worker; below 1 several workers share one.
+        threads: per worker; Ray counts them as CPUs.
     """
 
     workers: int
@@ -42,48 +42,48 @@ class ClusterPlan:
 
 
 class Cluster:
-    """Ray, connected.
+    """A connection to a cluster.
 
     Attributes:
         ray: the module.
-        plan: what was asked for.
+        plan: workers and address.
     """
 
     def __init__(self, ray: Any, plan: ClusterPlan) -> None:
         self.ray, self.plan = ray, plan
 
-    def needs(self) -> dict[str, Any]:
-        """What a worker asks of the node that it runs on."""
-        needs = {"num_cpus": self.plan.threads, "scheduling_strategy": "SPREAD"}
-        return {**needs, "num_gpus": self.plan.gpus} if self.plan.gpus else needs
+    def resources(self) -> dict[str, Any]:
+        """Ray's options of a worker: CPUs, GPUs, and that workers spread over the nodes."""
+        options = {"num_cpus": self.plan.threads, "scheduling_strategy": "SPREAD"}
+        return {**options, "num_gpus": self.plan.gpus} if self.plan.gpus else options
 
-    def sharing(self) -> int:
-        """How many workers share a machine, where they are spread evenly."""
+    def workers_per_node(self) -> int:
+        """How many workers share a machine at most, spread evenly."""
         nodes = sum(bool(node["Alive"]) for node in self.ray.nodes())
         return -(-self.plan.workers // max(1, nodes))
 
     def machine(self, device: str) -> Mapping[str, str]:
-        """What a worker's machine is, as the header of an output has it.
+        """A worker's processor and PyTorch version, as the header of an output has them.
 
         Raises:
-            RunError: no worker could say.
+            RunError: no worker can start.
         """
-        task = self.ray.remote(machine).options(**self.needs())
+        task = self.ray.remote(machine).options(**self.resources())
         try:
             found: Mapping[str, str] = self.ray.get(task.remote(device))
         except self.ray.exceptions.RayError as error:
-            problem = f"a worker cannot begin ({brief(error)})"
-            raise RunError("`engine=ray`", problem, ALIKE) from None
+            problem = f"no worker can start ({brief(error)})"
+            raise RunError("`engine=ray`", problem, SAME_INSTALL) from None
         return found
 
 
 @contextmanager
 def connected(plan: ClusterPlan) -> Iterator[Cluster]:
-    """A connection for the length of a `with`; one that the caller has already is left to him.
+    """A connection for the length of a `with`; a connection of the caller's own is used and kept.
 
     Raises:
         UsageError: Ray is not installed.
-        RunError: there is no cluster at the address, or none can be begun here.
+        RunError: there is no cluster at the address, or none can be started here.
     """
     ray = imported_ray()
     if ray.is_initialized():
@@ -97,7 +97,7 @@ def connected(plan: ClusterPlan) -> Iterator[Cluster]:
 
 
 def brief(error: BaseException) -> str:
-    """The last line of what Ray says, which is where it says what happened."""
+    """The last line of Ray's message, which says what happened."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return shown(lines[-1].strip() if lines else type(error).__name__, 200)
 
@@ -109,10 +109,10 @@ def imported_ray() -> Any:
         UsageError: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # How Ray will treat devices, which it otherwise announces as a warning.
+    # Otherwise Ray prints a warning about how a later version will treat devices.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Of a cluster begun here. Ray's own 15 leaves a worker what others leave over: beside a busy
-    # process one took seven times as long as the same job without Ray.
+    # For a cluster started here. With Ray's own niceness of 15 a worker beside a busy process took
+    # seven times as long as the same job without Ray.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         return import_module("ray")
@@ -133,14 +133,14 @@ def _connect(ray: Any, plan: ClusterPlan) -> None:
             ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **more)
     except (OSError, ValueError, OverflowError, RuntimeError) as error:
         where = "`engine=ray`" if plan.address is None else f"`ray_address={shown(address, 60)}`"
-        raise RunError(where, f"no cluster answers ({brief(error)})", _ADVICE) from None
+        raise RunError(where, f"no cluster answers ({brief(error)})", _START_HINT) from None
 
 
 def _require_listener(address: str) -> None:
     """Fail now if nothing listens at the address: Ray itself would retry for ever."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdigit():
-        with socket.create_connection((host.strip("[]"), int(port)), _PATIENCE):
+        with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT):
             pass
 
 

@@ -1,8 +1,8 @@
-"""Answer a batch's records with Ray workers on any number of machines, a chunk at a time.
+"""A pool of Ray workers that answers a batch's records, a chunk at a time.
 
-Takes the place of `gptcli.batch.worker.Answerer`; reading, order, the file and resuming are those
-of the single process. An answer depends on its record alone, so a chunk whose worker or machine is
-lost goes to another worker, and a slow chunk goes to a second worker as well.
+It takes the place of `gptcli.batch.worker.BatchWorker`; all else is as in a single process. An
+answer depends on its record alone, so a chunk whose worker or machine is lost goes to another
+worker, and a slow chunk is sent to a second worker as well.
 """
 
 from collections import deque
@@ -12,48 +12,49 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from gptcli.batch.ray.connection import ALIKE, Cluster, brief
-from gptcli.batch.ray.worker import Ready, Refusal, Result, Worker, WorkerPlan
+from gptcli.batch.ray.connection import SAME_INSTALL, Cluster, brief
+from gptcli.batch.ray.worker import PackedError, RayWorker, Ready, Result, WorkerPlan
 from gptcli.batch.request import Failure, Record
 from gptcli.core.errors import RunError
 
-_WAIT = 0.1  # seconds until `on_token` is called again while nothing comes
-_CHUNKS_A_BATCH, _CHUNKS_AHEAD = 4, 2
-_CHUNK_CHARACTERS = 1 << 20  # of prompts, about
-_CALLS_AT_ONCE = 16
-_MOST_LOSSES = 5  # workers that one chunk may have been lost with
-_COPY_AFTER, _SLOW = 5.0, 3.0  # seconds, and times as long as usual
-_SAY_WAITING = 30.0  # seconds
+_WAIT = 0.1  # seconds to wait for replies between two calls of `on_token`
+_CHUNKS_PER_BATCH, _CHUNKS_AHEAD = 4, 2
+_CHUNK_CHARACTERS = 1 << 20  # of all prompts of a chunk, about
+_MAX_CALLS = 16
+_MAX_LOSSES = 5  # workers that may die over one chunk
+# A chunk is slow after so many seconds, and so many times the typical time.
+_DUPLICATE_AFTER, _SLOW_FACTOR = 5.0, 3.0
+_WAITING_NOTICE = 30.0  # seconds without a worker until a notice says so
 
 Emit = Callable[[Result], None]
 
 
 @dataclass(slots=True, eq=False)
 class _Chunk:
-    """Records that travel together.
+    """Records that are sent to a worker in one call.
 
     Attributes:
-        losses: workers that were lost with it.
-        holders: workers that have it now.
-        is_done: its first answer is there; any other is not looked at.
+        losses: workers that died over it.
+        in_flight: workers that are answering it now.
+        is_done: whether the first reply has come; later ones are ignored.
     """
 
     records: list[Record]
     losses: int = 0
-    holders: int = 0
+    in_flight: int = 0
     is_done: bool = False
     sent_at: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
-class _Hand:
-    """A worker as seen from here.
+class _WorkerHandle:
+    """A worker as the pool sees it.
 
     Attributes:
         actor: Ray's handle of it.
         node, process: where it runs, once that is known.
-        rows: texts at a time, 0 while it loads its model.
-        chunks: those it has.
+        rows: sequences at a time, 0 while it loads its model.
+        chunks: those it is answering.
     """
 
     actor: Any
@@ -64,27 +65,27 @@ class _Hand:
 
     @property
     def chunk_size(self) -> int:
-        """Records; several chunks at a time keep the rows full while others are on their way."""
-        return max(1, self.rows // _CHUNKS_A_BATCH)
+        """Records per chunk; a few chunks fill the rows, so that they stay full between replies."""
+        return max(1, self.rows // _CHUNKS_PER_BATCH)
 
     @property
     def room(self) -> int:
-        """Chunks that it can take."""
-        most = min(_CALLS_AT_ONCE, -(-self.rows // self.chunk_size) + _CHUNKS_AHEAD)
+        """How many more chunks it can take."""
+        most = min(_MAX_CALLS, -(-self.rows // self.chunk_size) + _CHUNKS_AHEAD)
         return most - len(self.chunks) if self.rows else 0
 
 
-class ClusterAnswers:
-    """Workers that answer records: what `gptcli.batch.worker.Answerer` is on one machine.
+class WorkerPool:
+    """The workers of a cluster, with the interface of `gptcli.batch.worker.BatchWorker`.
 
     Attributes:
-        active: records that are on their way.
+        active: records sent and not answered yet.
         new_tokens: in the answers so far.
-        shared_tokens: None; workers do not tell.
-        hands: the workers, those that still load their models too.
-        on_token: called at least ten times a second; it may raise to end everything.
-        on_ready: called when the first worker has its model.
-        notify: told in words what happens to workers.
+        shared_tokens: None; workers do not report theirs.
+        workers: all of them, also those that still load their models.
+        on_token: called at least ten times a second; it may raise to end the job.
+        on_ready: called when the first worker has loaded its model.
+        notify: called with a notice when a worker fails.
     """
 
     def __init__(self, cluster: Cluster, plan: WorkerPlan) -> None:
@@ -94,162 +95,166 @@ class ClusterAnswers:
         self.on_ready: Callable[[], object] = lambda: None
         self.notify: Callable[[str], object] = lambda _text: None
         self._ray, self._plan = cluster.ray, plan
-        # A worker that dies is replaced here and not by Ray: its chunks need not wait for it.
-        self._actor = cluster.ray.remote(Worker).options(
-            **cluster.needs(), max_restarts=0, max_task_retries=0, max_concurrency=_CALLS_AT_ONCE
+        # Dead workers are replaced here and not by Ray, so that their chunks need not wait.
+        self._actor = cluster.ray.remote(RayWorker).options(
+            **cluster.resources(), max_restarts=0, max_task_retries=0, max_concurrency=_MAX_CALLS
         )
-        self.hands: list[_Hand] = []
-        self._calls: dict[Any, tuple[_Hand, _Chunk | None]] = {}  # None: it loads its model
-        self._again: deque[_Chunk] = deque()
-        self._failed_starts, self._has_begun = 0, False
-        self._usual = 0.0  # seconds that a chunk takes
-        self._say_waiting_at = monotonic() + _SAY_WAITING
+        self.workers: list[_WorkerHandle] = []
+        self._calls: dict[Any, tuple[_WorkerHandle, _Chunk | None]] = {}  # None: load
+        self._requeued: deque[_Chunk] = deque()
+        self._failed_starts, self._is_ready = 0, False
+        self._typical = 0.0  # seconds a chunk takes
+        self._notice_at = monotonic() + _WAITING_NOTICE
         for _ in range(cluster.plan.workers):
-            self._hire()
+            self._start_worker()
 
     def run(self, records: Iterator[Record | Failure | None], emit: Emit) -> None:
         """Answer all records, each chunk as soon as it is done.
 
-        A None among them is "none yet"; failures are passed on.
+        None among the records means "none yet"; failures are passed on.
 
         Raises:
-            RunError: no worker can be had, or one chunk has cost several of them.
-            GptcliError: what a worker says of a fault of the model.
+            RunError: no worker can start, or several died over one chunk.
+            GptcliError: a worker's model failed.
         """
-        incoming = _Incoming(records, emit, self)
-        while not (incoming.is_exhausted and self.active == 0):
+        source = _ChunkSource(records, emit, self)
+        while not (source.is_exhausted and self.active == 0):
             self.on_token()
-            self._send(incoming)
+            self._dispatch(source)
             self._collect(emit)
 
-    def _hire(self) -> None:
-        hand = _Hand(self._actor.remote(self._plan))
-        self.hands.append(hand)
-        self._calls[hand.actor.load.remote()] = hand, None
+    def _start_worker(self) -> None:
+        worker = _WorkerHandle(self._actor.remote(self._plan))
+        self.workers.append(worker)
+        self._calls[worker.actor.load.remote()] = worker, None
 
-    def _send(self, incoming: "_Incoming") -> None:
-        """Give workers what they can take, the idlest first."""
-        while (hand := max(self.hands, key=lambda hand: hand.room)).room > 0:
-            if self._again:
-                chunk = self._again.popleft()
-            elif records := incoming.take(hand.chunk_size):
+    def _dispatch(self, source: "_ChunkSource") -> None:
+        """Send chunks while a worker has room, to the idlest first."""
+        while (worker := max(self.workers, key=lambda worker: worker.room)).room > 0:
+            if self._requeued:
+                chunk = self._requeued.popleft()
+            elif records := source.take(worker.chunk_size):
                 chunk = _Chunk(records)
-            elif not hand.chunks and (slow := self._slow()) is not None:
+            elif not worker.chunks and (slow := self._slowest()) is not None:
                 chunk = slow
             else:
                 return
-            self._give(hand, chunk)
+            self._submit(worker, chunk)
 
-    def _give(self, hand: _Hand, chunk: _Chunk) -> None:
-        chunk.sent_at, chunk.holders = monotonic(), chunk.holders + 1
-        hand.chunks.append(chunk)
-        self._calls[hand.actor.answer.remote(chunk.records)] = hand, chunk
+    def _submit(self, worker: _WorkerHandle, chunk: _Chunk) -> None:
+        chunk.sent_at, chunk.in_flight = monotonic(), chunk.in_flight + 1
+        worker.chunks.append(chunk)
+        self._calls[worker.actor.answer.remote(chunk.records)] = worker, chunk
 
-    def _slow(self) -> _Chunk | None:
-        """The slowest chunk in flight, if it takes much longer than usual."""
-        chunks = [chunk for _, chunk in self._calls.values() if chunk and chunk.holders == 1]
+    def _slowest(self) -> _Chunk | None:
+        """The oldest chunk in flight, if it takes much longer than chunks typically do."""
+        chunks = [chunk for _, chunk in self._calls.values() if chunk and chunk.in_flight == 1]
         oldest = min(chunks, key=lambda chunk: chunk.sent_at, default=None)
-        patience = max(_COPY_AFTER, _SLOW * self._usual)
+        patience = max(_DUPLICATE_AFTER, _SLOW_FACTOR * self._typical)
         if oldest is None or oldest.is_done or monotonic() - oldest.sent_at < patience:
             return None
         return oldest
 
     def _collect(self, emit: Emit) -> None:
-        """Wait a moment for calls to return."""
+        """Handle the replies that come within a moment."""
         if not self._calls:
             return
         for call in self._ray.wait(list(self._calls), num_returns=1, timeout=_WAIT)[0]:
-            self._settle(call, emit)
-        if not any(hand.rows for hand in self.hands) and monotonic() > self._say_waiting_at:
-            self._say_waiting_at = monotonic() + _SAY_WAITING
-            self.notify("no worker has begun yet; the cluster may have no room for one")
+            self._handle_reply(call, emit)
+        if not any(worker.rows for worker in self.workers) and monotonic() > self._notice_at:
+            self._notice_at = monotonic() + _WAITING_NOTICE
+            self.notify("no worker has started yet; the cluster may have no free CPUs or GPUs")
 
-    def _settle(self, call: Any, emit: Emit) -> None:
-        hand, chunk = self._calls.pop(call)
+    def _handle_reply(self, call: Any, emit: Emit) -> None:
+        worker, chunk = self._calls.pop(call)
         errors = self._ray.exceptions
         try:
             reply = self._ray.get(call)
-        except errors.RayTaskError:  # raised in our own code over there, as it would be here
+        except errors.RayTaskError:  # a bug in our own code: as if raised here
             raise
         except errors.RayError as problem:
-            self._lose(hand, problem)
+            self._replace(worker, problem)
             return
         if chunk is None:
-            self._began(hand, reply)
-        elif isinstance(reply, Refusal):
-            raise reply.error()
+            self._loaded(worker, reply)
+        elif isinstance(reply, PackedError):
+            raise reply.unpacked()
         else:
-            self._done(hand, chunk, reply, emit)
+            self._finished(worker, chunk, reply, emit)
 
-    def _began(self, hand: _Hand, reply: Ready | Refusal) -> None:
+    def _loaded(self, worker: _WorkerHandle, reply: Ready | PackedError) -> None:
         if isinstance(reply, Ready):
-            if not self._has_begun:
-                self._has_begun = True
+            if not self._is_ready:
+                self._is_ready = True
                 self.on_ready()
-            hand.node, hand.process, hand.rows = reply.node, reply.process, reply.rows
+            worker.node, worker.process, worker.rows = reply.node, reply.process, reply.rows
             self._failed_starts = 0
             return
-        self.dismiss(hand)
-        if not self.hands:
-            raise reply.error()
-        self.notify(f"a worker is left out: {reply.error()}")
+        self.stop(worker)
+        if not self.workers:
+            raise reply.unpacked()
+        self.notify(f"going on without a worker: {reply.unpacked()}")
 
-    def _done(self, hand: _Hand, chunk: _Chunk, results: list[Result], emit: Emit) -> None:
-        hand.chunks.remove(chunk)
-        chunk.holders -= 1
+    def _finished(
+        self, worker: _WorkerHandle, chunk: _Chunk, results: list[Result], emit: Emit
+    ) -> None:
+        worker.chunks.remove(chunk)
+        chunk.in_flight -= 1
         if chunk.is_done:
             return
         chunk.is_done = True
         took = monotonic() - chunk.sent_at
-        self._usual = 0.8 * self._usual + 0.2 * took if self._usual else took
+        self._typical = 0.8 * self._typical + 0.2 * took if self._typical else took
         self.active -= len(chunk.records)
         for result in results:
             if not isinstance(result, Failure):
                 self.new_tokens += sum(len(sample.ids) for sample in result.samples)
             emit(result)
 
-    def _lose(self, hand: _Hand, problem: Exception) -> None:
-        """Replace a worker that died or lost its machine, and requeue its chunks."""
-        self.dismiss(hand)
-        if not hand.rows:
+    def _replace(self, worker: _WorkerHandle, problem: Exception) -> None:
+        """Replace a worker that died, or whose machine is gone, and requeue its chunks."""
+        self.stop(worker)
+        if not worker.rows:
             self._failed_starts += 1
-            if self._failed_starts > _MOST_LOSSES:
-                raise RunError("`engine=ray`", f"no worker can begin ({brief(problem)})", ALIKE)
-        where = f" on {hand.node}" if hand.node else ""
-        self.notify(f"a worker{where} is gone; what it had goes to others")
-        for chunk in hand.chunks:
-            self._take_back(chunk)
-        self._hire()
+            if self._failed_starts > _MAX_LOSSES:
+                raise RunError(
+                    "`engine=ray`", f"no worker can start ({brief(problem)})", SAME_INSTALL
+                )
+        where = f" on {worker.node}" if worker.node else ""
+        self.notify(f"a worker{where} died; others answer its records")
+        for chunk in worker.chunks:
+            self._requeue(chunk)
+        self._start_worker()
 
-    def _take_back(self, chunk: _Chunk) -> None:
-        chunk.holders -= 1
+    def _requeue(self, chunk: _Chunk) -> None:
+        chunk.in_flight -= 1
         chunk.losses += 1
-        if chunk.losses > _MOST_LOSSES:
+        if chunk.losses > _MAX_LOSSES:
             first, last = chunk.records[0].line, chunk.records[-1].line
             problem = f"{chunk.losses} workers died over lines {first:,} to {last:,} of the input"
             raise RunError("`engine=ray`", problem, "A smaller `batch_size` needs less memory")
-        if not chunk.is_done and not chunk.holders:
-            self._again.append(chunk)
+        if not chunk.is_done and not chunk.in_flight:
+            self._requeued.append(chunk)
 
-    def dismiss(self, hand: _Hand) -> None:
-        """End a worker and forget what it was asked."""
-        self.hands = [other for other in self.hands if other is not hand]
-        self._calls = {call: kept for call, kept in self._calls.items() if kept[0] is not hand}
+    def stop(self, worker: _WorkerHandle) -> None:
+        """End a worker and drop its calls."""
+        self.workers = [other for other in self.workers if other is not worker]
+        self._calls = {call: kept for call, kept in self._calls.items() if kept[0] is not worker}
         with suppress(self._ray.exceptions.RayError):
-            self._ray.kill(hand.actor)
+            self._ray.kill(worker.actor)
 
 
-class _Incoming:
-    """Records as they come, by the chunk; what failed in reading is answered at once."""
+class _ChunkSource:
+    """Cuts the records into chunks; failures are passed on at once."""
 
     def __init__(
-        self, records: Iterator[Record | Failure | None], emit: Emit, answers: ClusterAnswers
+        self, records: Iterator[Record | Failure | None], emit: Emit, pool: WorkerPool
     ) -> None:
-        self._records, self._emit, self._answers = records, emit, answers
+        self._records, self._emit, self._pool = records, emit, pool
         self.is_exhausted = False
 
     def take(self, most: int) -> list[Record]:
-        """Up to `most` records, those that are here now."""
+        """Up to `most` records, only those that need no waiting."""
         taken: list[Record] = []
         size = 0
         while len(taken) < most and size < _CHUNK_CHARACTERS and (record := self._next()):
@@ -258,7 +263,7 @@ class _Incoming:
             else:
                 taken.append(record)
                 size += len(record.prompt)
-                self._answers.active += 1  # reading must not wait for more while one is in hand
+                self._pool.active += 1  # now: with a record to answer, reading must not wait
         return taken
 
     def _next(self) -> Record | Failure | None:

@@ -1,7 +1,7 @@
-"""A worker process of a cluster: a model that answers the records it is sent.
+"""A Ray worker process: a model that answers the records it is sent.
 
-Several calls wait at once, each in a thread of its own, and one thread writes the texts of all of
-them together, so that the batch stays full from one chunk of records to the next.
+Each call waits in a thread of its own, and one thread decodes the records of all calls together, so
+that the batch stays full from one chunk to the next.
 """
 
 import os
@@ -17,7 +17,7 @@ from gptcli.batch.fingerprint import identity
 from gptcli.batch.job import JobSpec
 from gptcli.batch.request import Failure, Record
 from gptcli.batch.result_lines import Answer, differences
-from gptcli.batch.worker import Answerer
+from gptcli.batch.worker import BatchWorker
 from gptcli.core.errors import GptcliError, InputError, RunError, UsageError
 from gptcli.core.escape import listed
 from gptcli.generation.llm import LLM
@@ -36,10 +36,10 @@ class WorkerPlan:
     Attributes:
         model: which, and how it computes; paths are absolute.
         spec: of the job.
-        identity: what the output's header says of model and version; a worker with another refuses.
-        rows: texts at a time, None for what its memory allows.
+        identity: model and version in the output's header; a worker where they differ refuses.
+        rows: sequences at a time, None for as many as its memory allows.
         sharing: how many workers share a machine's memory, at most.
-        max_tokens: that all texts hold together.
+        max_tokens: of all active sequences together.
     """
 
     model: ModelSpec
@@ -52,7 +52,7 @@ class WorkerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has its model: where it is, and how many texts it writes at a time."""
+    """Reply to `load`: where the worker runs, and how many sequences it decodes at a time."""
 
     node: str
     process: int
@@ -60,8 +60,8 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A GptcliError as it travels between processes."""
+class PackedError:
+    """A GptcliError as it is sent between processes."""
 
     kind: str
     where: str
@@ -69,49 +69,49 @@ class Refusal:
     hint: str
 
     @classmethod
-    def of(cls, error: GptcliError) -> "Refusal":
-        """The error, packed."""
+    def of(cls, error: GptcliError) -> "PackedError":
+        """Pack an error, which itself does not survive pickling."""
         return cls(type(error).__name__, error.where, error.problem, error.hint)
 
-    def error(self) -> GptcliError:
-        """The error, unpacked."""
+    def unpacked(self) -> GptcliError:
+        """The error again."""
         return _KINDS.get(self.kind, RunError)(self.where, self.problem, self.hint)
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """One call in flight: its records are being answered."""
+class _Call:
+    """One call of `answer`, and how many of its records have no answer yet."""
 
     left: int
     results: list[Result] = field(default_factory=list)
     done: "Future[list[Result]]" = field(default_factory=Future)
 
 
-class Worker:
-    """A model, once it is loaded; then `answer` may be called from many threads."""
+class RayWorker:
+    """The actor: `load` comes first, then `answer` from many threads at once."""
 
     def __init__(self, plan: WorkerPlan) -> None:
         self._plan = plan
         self._queue: SimpleQueue[Record] = SimpleQueue()
-        self._waiting: dict[int, _Waiting] = {}  # by line
+        self._waiting: dict[int, _Call] = {}  # by line
         self._lock = Lock()
         self._fault: BaseException | None = None
 
-    def load(self) -> Ready | Refusal:
-        """Load the model, compare it with the job's, and begin."""
+    def load(self) -> Ready | PackedError:
+        """Load the model, check that it is the job's, and start decoding."""
         try:
-            answerer, rows = self._answerer()
+            worker, rows = self._batch_worker()
         except GptcliError as error:
-            return Refusal.of(error)
-        Thread(target=self._work, args=(answerer,), daemon=True).start()
+            return PackedError.of(error)
+        Thread(target=self._work, args=(worker,), daemon=True).start()
         return Ready(socket.gethostname(), os.getpid(), rows)
 
-    def answer(self, records: Sequence[Record]) -> list[Result] | Refusal:
-        """Answer records, in no order.
+    def answer(self, records: Sequence[Record]) -> list[Result] | PackedError:
+        """Answer records; the results come in no order.
 
-        A fault of the model, now or earlier, is given back; any other exception is raised.
+        A GptcliError of the model, now or earlier, is returned; any other exception is raised.
         """
-        call = _Waiting(len(records))
+        call = _Call(len(records))
         with self._lock:
             if self._fault is not None:
                 call.done.set_exception(self._fault)
@@ -121,31 +121,32 @@ class Worker:
         try:
             return call.done.result()
         except GptcliError as error:
-            return Refusal.of(error)
+            return PackedError.of(error)
 
-    def _answerer(self) -> tuple[Answerer, int]:
+    def _batch_worker(self) -> tuple[BatchWorker, int]:
         plan = self._plan
         llm = LLM.open(plan.model)
         _require_same(plan, llm)
         rows = plan.rows or max(1, default_rows(llm.config) // plan.sharing)
         most = plan.max_tokens
-        return Answerer(llm.engine, llm.tokenizer, plan.spec, rows=rows, max_tokens=most), rows
+        worker = BatchWorker(llm.engine, llm.tokenizer, plan.spec, rows=rows, max_tokens=most)
+        return worker, rows
 
-    def _work(self, answerer: Answerer) -> None:
-        """Write texts for ever; whatever ends that is handed to everyone who waits."""
+    def _work(self, worker: BatchWorker) -> None:
+        """Decode for ever; an exception that ends it is given to every waiting call."""
         try:
-            answerer.run(self._records(answerer), self._emit)
-        except BaseException as problem:  # noqa: BLE001  # raised where somebody waits for it
+            worker.run(self._records(worker), self._emit)
+        except BaseException as problem:  # noqa: BLE001  # raised in `answer`
             with self._lock:
                 self._fault = problem
                 for call in {id(call): call for call in self._waiting.values()}.values():
                     call.done.set_exception(problem)
                 self._waiting.clear()
 
-    def _records(self, answerer: Answerer) -> Iterator[Record | None]:
+    def _records(self, worker: BatchWorker) -> Iterator[Record | None]:
         while True:
             try:
-                yield self._queue.get(block=answerer.active == 0)
+                yield self._queue.get(block=worker.active == 0)
             except Empty:
                 yield None
 
@@ -163,5 +164,4 @@ def _require_same(plan: WorkerPlan, llm: LLM) -> None:
     full = str(plan.identity.get("weights")).startswith("full:")
     mine = {**identity(llm, full=full), "version": __version__}
     if found := differences(plan.identity, mine):
-        problem = f"this machine's part would not be of the same job: {listed(found)}"
-        raise RunError(socket.gethostname(), problem)
+        raise RunError(socket.gethostname(), f"would compute another job: {listed(found)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 from gptcli.batch import output as outputs
 from gptcli.batch.io.inputs import open_input
 from gptcli.batch.io.tables import input_lines
-from gptcli.batch.merge import Parts
+from gptcli.batch.merge import ShardOutputs
 from gptcli.batch.runner import Tally
 from gptcli.cli.command import CommandFunction
 from gptcli.cli.options import JOB, Json, Quiet
@@ -43,15 +43,15 @@ def merge(
     tally = Tally()
     with ExitStack() as stack:
         source = stack.enter_context(open_input(input))
-        joined = Parts(parts, stack)
-        lines = joined.joined(input_lines(input, source, joined.column), tally)
+        shards = ShardOutputs(parts, stack)
+        lines = shards.merged(input_lines(input, source, shards.column), tally)
         if output is None:
             for _ in lines:
                 pass
         else:
-            others = [source.identity, *outputs.identities(parts)]
+            others = [source.identity, *outputs.file_ids(parts)]
             outputs.refuse_same_file(output, others)
-            outputs.write_whole(output, joined.header, lines)
+            outputs.write_whole(output, shards.header, lines)
     text = f"{tally.records:,} records, none missing, none doubled; {tally.failed:,} failed"
     if json:
         counts = {"records": tally.records, "ok": tally.ok, "failed": tally.failed}

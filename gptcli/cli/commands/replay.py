@@ -18,7 +18,7 @@ from gptcli.batch.replay import replay as run_again
 from gptcli.batch.request import RecordReader
 from gptcli.batch.result_lines import RecordedAnswer, spec_of
 from gptcli.batch.runner import RecordStream
-from gptcli.batch.worker import Answerer
+from gptcli.batch.worker import BatchWorker
 from gptcli.cli.command import CommandFunction, Only
 from gptcli.cli.model_options import opened, ready
 from gptcli.cli.options import JOB, BatchSize, Details, Json, Quiet
@@ -142,7 +142,7 @@ def _replay(
     _require_same_model(header, identity(llm, full=full), name)
     ready(llm)
     rows = batch_size or default_rows(llm.config)
-    answerer = Answerer(llm.engine, llm.tokenizer, spec, rows=rows)
+    answerer = BatchWorker(llm.engine, llm.tokenizer, spec, rows=rows)
     return list(run_again(pairs, answerer, llm.engine))
 
 
