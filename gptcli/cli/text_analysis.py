@@ -202,14 +202,14 @@ def _forward_pass(
     from gptcli.interpret.activations import predictions, record_activations
 
     n_vocab = min(tokenizer.n_vocab, model.config.vocab_size)
-    found = record_activations(model, ids, maps=kept)
-    coming = ids[1:]
-    every = predictions(model, found.hidden[-1], coming, top=1, n_vocab=n_vocab)
-    (following,) = predictions(model, found.hidden[-1][-1:], top=top, n_vocab=n_vocab)
+    found = record_activations(model, ids, attention_of=kept)
+    next_ids, last = ids[1:], found.hidden_states[-1]
+    every = predictions(model, last, next_ids, top=1, n_vocab=n_vocab)
+    (following,) = predictions(model, last[-1:], top=top, n_vocab=n_vocab)
     first = max(0, len(ids) - LENS_POSITIONS)
     lens = [
-        predictions(model, hidden[first:], coming[first:], top=LENS_TOP, n_vocab=n_vocab)
-        for hidden in found.hidden
+        predictions(model, hidden[first:], next_ids[first:], top=LENS_TOP, n_vocab=n_vocab)
+        for hidden in found.hidden_states
     ]
     return ForwardPass(found, every, following, lens, heads)
 

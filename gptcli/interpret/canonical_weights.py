@@ -1,7 +1,7 @@
-"""A model's tensors by the book's names and in the book's shapes, whatever the file calls them.
+"""Read a model's tensors by the book's names and in its shapes, from a file of any layout.
 
-Fused tensors are split, transposed ones turned and quantised ones multiplied out while they are
-read, so two files of the same weights give the same values in the same order.
+Fused tensors are split, transposed ones transposed back and quantised ones dequantised while they
+are read, so that two files of the same weights give the same values in the same order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,27 +29,27 @@ class NamedTensor:
     """One tensor under the book's name.
 
     Attributes:
-        shape: the book's.
-        dtype: the file's; None for a tensor of a config, and for one that is zero by its absence.
-        info: the tensor of the file; None where there is none.
-        source: where in it.
-        beside: of a quantised tensor its scales, and zeros if it has them.
+        shape: in the book's model.
+        dtype: in the file; None for a config's tensor and for an absent bias, which is zero.
+        info: the tensor in the file; None where there is none.
+        source: which part of that it is; None for a config's tensor.
+        scales: of a quantised tensor, its scales, and its zeros if it has them.
     """
 
     shape: Shape
     dtype: str | None = None
     info: TensorInfo | None = None
     source: Source | None = None
-    beside: tuple[TensorInfo, ...] = ()
+    scales: tuple[TensorInfo, ...] = ()
 
     @property
     def has_values(self) -> bool:
-        """Whether there are values to read, implied zeros included; a config has none."""
+        """Whether there are values to read, the zeros of absent biases included."""
         return self.source is not None
 
 
 class Weights:
-    """The tensors of one model's files, or of a config, which have no values."""
+    """The tensors of a model's files; or of a config, without values."""
 
     def __init__(self, tensors: dict[str, NamedTensor], headers: Sequence[Header] = ()) -> None:
         self.tensors = tensors
@@ -57,7 +57,7 @@ class Weights:
 
     @classmethod
     def of_config(cls, config: GPTConfig) -> "Weights":
-        """Names and shapes alone."""
+        """Names and shapes that a config implies."""
         shapes = expected_shapes(config)
         if config.tie_weights:
             del shapes[HEAD]
@@ -65,14 +65,14 @@ class Weights:
 
     @classmethod
     def of_files(cls, headers: Sequence[Header], layout: Layout | None) -> "Weights":
-        """Without a layout, by the names in the files. Mask buffers are no weights."""
+        """Tensors of files, without mask buffers; by the files' own names if `layout` is None."""
         infos = all_tensors(headers)
         if layout is None:
             return cls({name: _plain(info) for name, info in infos.items()}, headers)
         tensors = {name: _named(infos[s.name], s) for name, s in layout.sources.items()}
         if layout.width:
             tensors = {name: _quantized(name, tensor, infos) for name, tensor in tensors.items()}
-        for name in layout.zeros:  # each has as many elements as its block is wide, or four times
+        for name in layout.zeros:  # biases that are absent
             tensors[name] = NamedTensor(_bias_shape(name, tensors), source=Source(""))
         ordered = {name: tensors[name] for name in sorted(tensors, key=_place)}
         others = (*layout.unexpected, *layout.other_heads)
@@ -80,19 +80,18 @@ class Weights:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the output head is the token embedding because nothing else is stored."""
+        """Whether no output head is stored, so that it is the token embedding."""
         return EMBEDDING in self.tensors and HEAD not in self.tensors
 
     def get(self, name: str) -> NamedTensor | None:
-        """A tensor by the book's name; a head that is not stored is the embedding."""
+        """The tensor of this name; for a head that is not stored, the embedding."""
         stored = EMBEDDING if name == HEAD and self.is_shared else name
         return self.tensors.get(stored)
 
     def read(self, name: str) -> Iterator[Values]:
-        """The values in the book's order, PIECE elements at a time.
+        """A tensor's values in the book's order, PIECE elements at a time.
 
-        Takes the memory of the tensor if the file has it transposed or quantised, otherwise of a
-        piece.
+        A transposed or quantised tensor is held in memory whole, any other a piece at a time.
 
         Raises:
             RunError: the file changed, or cannot be read.
@@ -101,18 +100,18 @@ class Weights:
         assert tensor is not None, name
         assert tensor.source is not None, name
         if tensor.info is None:
-            yield from _cut(np.zeros(prod(tensor.shape), np.float32))
+            yield from _in_pieces(np.zeros(prod(tensor.shape), np.float32))
             return
         with reading(self._headers[tensor.info.path]) as fd:
-            if tensor.beside:
-                yield from _cut(_multiplied_out(fd, tensor).reshape(-1))
+            if tensor.scales:
+                yield from _in_pieces(_dequantized(fd, tensor).reshape(-1))
             elif tensor.source.transposed:
                 outputs = tensor.shape[0]
                 first = outputs * (tensor.source.part or 0)
-                turned = whole(fd, tensor.info, first, first + outputs).T
-                yield from _cut(turned.reshape(-1))  # a copy, in the book's order
+                transposed = whole(fd, tensor.info, first, first + outputs).T
+                yield from _in_pieces(transposed.reshape(-1))  # a copy, in the book's order
             else:
-                yield from pieces(fd, _slice(tensor.info, tensor.source, tensor.shape))
+                yield from pieces(fd, _part(tensor.info, tensor.source, tensor.shape))
 
 
 def _place(name: str) -> tuple[int, int, str]:
@@ -127,10 +126,10 @@ def _plain(info: TensorInfo) -> NamedTensor:
 
 
 def _named(info: TensorInfo, source: Source) -> NamedTensor:
-    """In the book's shape; one that cannot be turned or split, as it is in the file."""
+    """In the book's shape; as it is in the file if it cannot be transposed or split."""
     shape = info.shape[::-1] if source.transposed else info.shape
-    splits = source.part is None or (shape and shape[0] % 3 == 0 and shape[0] > 0)
-    if not splits or (source.transposed and len(shape) != 2):
+    can_split = source.part is None or (shape and shape[0] % 3 == 0 and shape[0] > 0)
+    if not can_split or (source.transposed and len(shape) != 2):
         return _plain(info)
     if source.part is not None:
         shape = (shape[0] // 3, *shape[1:])
@@ -139,35 +138,35 @@ def _named(info: TensorInfo, source: Source) -> NamedTensor:
 
 def _quantized(name: str, tensor: NamedTensor, infos: dict[str, TensorInfo]) -> NamedTensor:
     """With its scales and unpacked shape, if levels, scales and zeros have matching shapes."""
-    beside = tuple(info for part in (SCALES, ZEROS) if (info := infos.get(name + part)))
-    if not beside or len(tensor.shape) != 2:
+    scales = tuple(info for part in (SCALES, ZEROS) if (info := infos.get(name + part)))
+    if not scales or len(tensor.shape) != 2:
         return tensor
     rows, columns = tensor.shape
     if not tensor.info or not tensor.info.name.endswith(LEVELS):
-        fits = [info.shape for info in beside] == [(rows,)]
+        fits = [info.shape for info in scales] == [(rows,)]
     else:
         columns *= 2
-        fits = [info.shape for info in beside] == 2 * [(rows, columns // GROUP)]
-    return replace(tensor, shape=(rows, columns), beside=beside) if fits else tensor
+        fits = [info.shape for info in scales] == 2 * [(rows, columns // GROUP)]
+    return replace(tensor, shape=(rows, columns), scales=scales) if fits else tensor
 
 
-def _multiplied_out(fd: int, tensor: NamedTensor) -> Values:
+def _dequantized(fd: int, tensor: NamedTensor) -> Values:
     """Dequantised (M, K) weights, from int8 values and scales or int4 levels, scales and zeros."""
     assert tensor.info is not None
-    numbers, *factors = (
+    stored, *factors = (
         np.concatenate([piece.astype(np.float32) for piece in pieces(fd, info)]).reshape(info.shape)
-        for info in (tensor.info, *tensor.beside)
+        for info in (tensor.info, *tensor.scales)
     )
     if len(factors) == 1:
-        return numbers * factors[0][:, None]
-    pairs = numbers.astype(np.uint8)
+        return stored * factors[0][:, None]
+    pairs = stored.astype(np.uint8)
     levels = np.stack([pairs & 15, pairs >> 4], -1).reshape(len(pairs), -1, GROUP)
     scales, zeros = (factor[..., None] for factor in factors)
     return ((levels - np.float32(8)) * scales + zeros).reshape(len(pairs), -1)
 
 
-def _slice(info: TensorInfo, source: Source, shape: Shape) -> TensorInfo:
-    """A part of a fused tensor as a tensor of its own: consecutive rows."""
+def _part(info: TensorInfo, source: Source, shape: Shape) -> TensorInfo:
+    """The query, key or value rows of a fused tensor, as a tensor of its own."""
     if source.part is None:
         return info
     nbytes = info.nbytes // 3
@@ -184,6 +183,6 @@ def _bias_shape(name: str, tensors: dict[str, NamedTensor]) -> Shape:
     return found.shape[:1] if found else ()
 
 
-def _cut(values: Values) -> Iterator[Values]:
+def _in_pieces(values: Values) -> Iterator[Values]:
     for begin in range(0, len(values), PIECE):
         yield values[begin : begin + PIECE]

@@ -24,26 +24,25 @@ def page(
     probe_document: Mapping[str, Any] | None = None,
     maps: Mapping[int, bytes] | None = None,
 ) -> str:
-    """The page as text.
+    """The page's HTML.
 
     Args:
         files_document: what `inspect --json` prints.
         probe_document: what `inspect --prompt --gradients --json` prints.
-        maps: by block, the attention weights as `gptcli.interpret.activations.packed` makes them.
+        maps: by block, the attention weights as `activations.packed_attention` packs them.
     """
-    given = maps or {}
-    fits = sum(map(len, given.values())) <= MOST_MAP_BYTES
-    packed = {layer: base64.b64encode(data).decode() for layer, data in given.items()}
+    maps = maps or {}
+    fits = sum(map(len, maps.values())) <= MOST_MAP_BYTES
+    encoded = {layer: base64.b64encode(data).decode() for layer, data in maps.items()}
     data = {
         "version": __version__,
         "files": files_document,
         "probe": probe_document,
-        "maps": packed if fits else {},
+        "maps": encoded if fits else {},
         "maps_note": "" if fits else "The text is too long for a page with all of its maps.",
     }
     script = "".join(_part(f"{name}.js") for name in SCRIPTS)
     style = _part("page.css")
-    # One pass over the template, so that marks in the data are not replaced.
     own = f"script-src {_hash(script)}; style-src {_hash(style)}"
     parts = {
         "POLICY": f"default-src 'none'; img-src data:; {own}",
@@ -52,6 +51,7 @@ def page(
         "DATA": _json(data),
         "SCRIPT": script,
     }
+    # One pass over the template, so that nothing in the data is taken for a placeholder.
     pieces = _part("page.html").split("@")
     return "".join(parts.get(piece, piece) for piece in pieces)
 
@@ -65,6 +65,6 @@ def _hash(text: str) -> str:
 
 
 def _json(value: object) -> str:
-    """JSON that cannot end the script element it is in: it holds no "<"."""
+    """JSON without "<", so that it cannot end its script element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")

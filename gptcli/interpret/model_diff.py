@@ -1,7 +1,7 @@
-"""What differs between two models: config, names, shapes, dtypes, tying, and every value.
+"""Differences between two models: config, tensor names, shapes, dtypes, tying, and every value.
 
-Streamed: memory is that of the largest tensor at most, whatever the files' size. Tensors
-are brought to the book's names and shapes first (`gptcli.interpret.canonical_weights`).
+Tensors are read by the book's names and in its shapes (`gptcli.interpret.canonical_weights`), one
+at a time, so that memory does not grow with the files.
 """
 
 import math
@@ -16,24 +16,26 @@ from gptcli.checkpoint.header import DTYPE_BITS
 from gptcli.checkpoint.layouts import EMBEDDING, HEAD
 from gptcli.checkpoint.tensordata import Values, can_read
 from gptcli.interpret.canonical_weights import NamedTensor, Shape, Tying, Weights
+from gptcli.interpret.tensor_stats import finite_or_none
 from gptcli.model.config import GPTConfig
 
 OnRead = Callable[[str, int], object]
-"""Called with a tensor's name and how many bytes of both files were read."""
+"""Called with a tensor's name and the bytes read of both files since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far apart values are, computed in float64.
+    """Distance between the values of A and B, computed in float64.
+
+    `maximum`, `relative` and `cosine` are of the elements that are finite in both.
 
     Attributes:
-        elements: compared.
-        differing: of them; two NaN are equal, and so are two infinities of one sign.
-        not_finite: differing ones of which one or both are not finite; what follows leaves them
-            out, and all others too that are not finite.
-        maximum: the largest |a - b|; 0 where nothing is left.
-        relative: norm(a - b) / norm(a); None where a is zero and b is not.
-        cosine: of the angle between a and b; None where one of them is zero.
+        elements: how many were compared.
+        differing: how many differ; two NaN are equal, and so are two infinities of one sign.
+        not_finite: how many differ and are not finite in A or B.
+        maximum: the largest |a - b|.
+        relative: norm(a - b) / norm(a); None if only a is zero, or float64 overflows.
+        cosine: similarity of a and b; None if one of them is zero, or float64 overflows.
     """
 
     elements: int
@@ -46,22 +48,25 @@ class Distance:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One tensor of both models; the shapes and dtypes are those of A and B.
+    """A tensor that both models have.
 
     Attributes:
-        at: the index of the largest difference; empty where there is none.
-        distance: None where values cannot be compared: shapes differ, or there are none.
+        name: in the book's model.
+        shapes: in A and in B.
+        dtypes: in A and in B; None where there is no tensor in the file.
+        argmax: index of the largest difference; empty if there is none.
+        distance: None if values cannot be compared: shapes differ, or there are no values.
     """
 
     name: str
     shapes: tuple[Shape, Shape]
     dtypes: tuple[str | None, str | None]
-    at: tuple[int, ...]
+    argmax: tuple[int, ...]
     distance: Distance | None
 
     @property
     def is_equal(self) -> bool:
-        """Same shape, dtype (where both have one) and values (where both have them)."""
+        """Equal shapes, dtypes (if both have one) and values (if they were compared)."""
         same_dtype = None in self.dtypes or self.dtypes[0] == self.dtypes[1]
         same_values = self.distance is None or self.distance.differing == 0
         return self.shapes[0] == self.shapes[1] and same_dtype and same_values
@@ -69,7 +74,16 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The differences; `removed` are tensors that only A has, `added` those that only B has."""
+    """The differences between models A and B.
+
+    Attributes:
+        config: keys whose values differ, with those of A and B.
+        removed: tensors that only A has.
+        added: tensors that only B has.
+        tying: of the output head in A and in B, see `tying`.
+        pairs: tensors that both have.
+        whole: distance over all tensors that were compared; None if none was.
+    """
 
     config: dict[str, tuple[object, object]]
     removed: dict[str, NamedTensor]
@@ -88,17 +102,17 @@ class Comparison:
 
 
 def compare(a: Weights, b: Weights, on_read: OnRead = lambda _name, _read: None) -> Comparison:
-    """Compare tensors by their names; `config` is left empty (see `config_changes`).
+    """Compare tensors of the same name; `config` stays empty (see `config_changes`).
 
     Raises:
         RunError: a file changed while it was being read, or cannot be read.
     """
-    ours, theirs = _paired(a, b)
+    ours, theirs = _tensors(a, b)
     both = [name for name in ours if name in theirs]
-    total = _Sums()
+    total = _DistanceSums()
     pairs = []
     for name in both:
-        pair, sums = _compared((a, b), name, (ours[name], theirs[name]), on_read)
+        pair, sums = _compare_pair((a, b), name, (ours[name], theirs[name]), on_read)
         pairs.append(pair)
         total.merge(sums)
     return Comparison(
@@ -112,14 +126,14 @@ def compare(a: Weights, b: Weights, on_read: OnRead = lambda _name, _read: None)
 
 
 def bytes_to_read(a: Weights, b: Weights) -> int:
-    """How many bytes `compare` will have reported at its end."""
-    ours, theirs = _paired(a, b)
+    """The sum of the bytes that `compare` will report."""
+    ours, theirs = _tensors(a, b)
     pairs = [(ours[name], theirs[name]) for name in ours if name in theirs]
     return sum(math.prod(x.shape) * _width((x, y)) for x, y in pairs if _is_comparable(x, y))
 
 
-def _paired(a: Weights, b: Weights) -> tuple[dict[str, NamedTensor], dict[str, NamedTensor]]:
-    """The tensors of both, with the embedding as the head where only the other has a head."""
+def _tensors(a: Weights, b: Weights) -> tuple[dict[str, NamedTensor], dict[str, NamedTensor]]:
+    """The tensors of both; if only one stores a head, the other's embedding is its head too."""
     ours, theirs = dict(a.tensors), dict(b.tensors)
     head, other = a.get(HEAD), b.get(HEAD)
     if a.is_shared != b.is_shared and head and other:
@@ -130,14 +144,17 @@ def _paired(a: Weights, b: Weights) -> tuple[dict[str, NamedTensor], dict[str, N
 def config_changes(
     a: GPTConfig, b: GPTConfig, unknown: set[str]
 ) -> dict[str, tuple[object, object]]:
-    """The keys whose values differ, except `unknown` ones, which one side does not tell."""
+    """The keys whose values differ in A and B; `unknown` ones are left out."""
     keys = [f.name for f in fields(GPTConfig) if f.name not in unknown]
     pairs = {key: (getattr(a, key), getattr(b, key)) for key in keys}
     return {key: values for key, values in pairs.items() if values[0] != values[1]}
 
 
 def tying(weights: Weights) -> Tying | None:
-    """Whether the output head is the embedding; None where one of them is missing."""
+    """How the output head is tied to the token embedding; None if one of them is missing.
+
+    "shared": no head is stored. "copied": a head is stored, equal to the embedding. "own": another.
+    """
     if weights.is_shared:
         return "shared"
     head, embedding = weights.get(HEAD), weights.get(EMBEDDING)
@@ -158,17 +175,17 @@ def _is_comparable(a: NamedTensor, b: NamedTensor) -> bool:
 
 
 def _width(pair: tuple[NamedTensor, NamedTensor]) -> int:
-    """Bytes of one element in A and one in B together."""
+    """Bytes of an element in A and of one in B, added up."""
     return sum(DTYPE_BITS[tensor.dtype] // 8 for tensor in pair if tensor.dtype)
 
 
-def _compared(
+def _compare_pair(
     sides: tuple[Weights, Weights],
     name: str,
     tensors: tuple[NamedTensor, NamedTensor],
     on_read: OnRead,
-) -> tuple[Pair, "_Sums"]:
-    sums, shape = _Sums(), tensors[0].shape
+) -> tuple[Pair, "_DistanceSums"]:
+    sums, shape = _DistanceSums(), tensors[0].shape
     shapes = (shape, tensors[1].shape)
     dtypes = (tensors[0].dtype, tensors[1].dtype)
     if not _is_comparable(*tensors):
@@ -176,78 +193,74 @@ def _compared(
     for x, y in zip(sides[0].read(name), sides[1].read(name), strict=True):
         sums.add(x, y)
         on_read(name, _width(tensors) * len(x))
-    at = () if sums.at is None else tuple(int(i) for i in np.unravel_index(sums.at, shape))
-    return Pair(name, shapes, dtypes, at, sums.distance()), sums
+    found = () if sums.argmax is None else np.unravel_index(sums.argmax, shape)
+    return Pair(name, shapes, dtypes, tuple(map(int, found)), sums.distance()), sums
 
 
 @dataclass(slots=True)
-class _Sums:
+class _DistanceSums:
     """Running sums over pairs of finite values: a.a, b.b, a.b and (a - b).(a - b)."""
 
     elements: int = 0
     differing: int = 0
     not_finite: int = 0
     maximum: float = 0.0
-    at: int | None = None
+    argmax: int | None = None
     aa: float = 0.0
     bb: float = 0.0
     ab: float = 0.0
     dd: float = 0.0
 
     def add(self, a: Values, b: Values) -> None:
-        """Two pieces of equal length."""
+        """Add two pieces of equal length."""
         x, y = a.astype(np.float64), b.astype(np.float64)
         begin = self.elements
         self.elements += len(x)
         with np.errstate(over="ignore", invalid="ignore"):
-            apart = x - y
-            if not math.isfinite(float(apart.sum())):
-                apart = self._without_damage(x, y)
+            difference = x - y
+            if not math.isfinite(float(difference.sum())):
+                difference = self._finite_difference(x, y)
             self.aa += float(x @ x)
             self.bb += float(y @ y)
-            if not apart.any():
+            if not difference.any():
                 self.ab += float(x @ x)
                 return
             self.ab += float(x @ y)
-            self.dd += float(apart @ apart)
-            self.differing += int(np.count_nonzero(apart))
-            distance = np.abs(apart)
+            self.dd += float(difference @ difference)
+            self.differing += int(np.count_nonzero(difference))
+            distance = np.abs(difference)
             where = int(distance.argmax())
             if distance[where] > self.maximum:
-                self.maximum, self.at = float(distance[where]), begin + where
+                self.maximum, self.argmax = float(distance[where]), begin + where
 
-    def _without_damage(
+    def _finite_difference(
         self, x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """X - y, with zeros (in x and y too) where one of them is not finite."""
-        bad = ~(np.isfinite(x) & np.isfinite(y))
-        same = (x == y) | (np.isnan(x) & np.isnan(y))
-        wrong = int((bad & ~same).sum())
-        self.not_finite += wrong
-        self.differing += wrong
-        x[bad], y[bad] = 0, 0
+        """Count what differs and is not finite, set x and y to 0 there, and subtract."""
+        not_finite = ~(np.isfinite(x) & np.isfinite(y))
+        equal = (x == y) | (np.isnan(x) & np.isnan(y))
+        differing = int((not_finite & ~equal).sum())
+        self.not_finite += differing
+        self.differing += differing
+        x[not_finite], y[not_finite] = 0, 0
         return x - y
 
-    def merge(self, other: "_Sums") -> None:
-        """Add another tensor's sums; the index of its maximum is dropped."""
+    def merge(self, other: "_DistanceSums") -> None:
+        """Add another tensor's sums; `argmax`, an index in one tensor, is left alone."""
         for name in ("elements", "differing", "not_finite", "aa", "bb", "ab", "dd"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.maximum = max(self.maximum, other.maximum)
 
     def distance(self) -> Distance:
-        """The distance from the sums; None where float64 overflows."""
+        """The distance that the sums make."""
         relative, cosine = None, None
         if self.dd == 0:
             relative = 0.0
         elif self.aa:
-            relative = _known(math.sqrt(self.dd / self.aa))
+            relative = finite_or_none(math.sqrt(self.dd / self.aa))
         if self.aa and self.bb:
-            cosine = 1.0 if self.dd == 0 else _known(self.ab / math.sqrt(self.aa * self.bb))
+            cosine = 1.0 if self.dd == 0 else finite_or_none(self.ab / math.sqrt(self.aa * self.bb))
         if cosine is not None:
             cosine = max(-1.0, min(1.0, cosine))
         most = min(self.maximum, sys.float_info.max)
         return Distance(self.elements, self.differing, self.not_finite, most, relative, cosine)
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """Statistics of a tensor's values: extremes, mean, deviation, zeros, NaN, a histogram.
 
-Streamed: each tensor is read twice, a piece at a time (the second time for the histogram, whose
-range is known only then), so memory does not grow with the file.
+Each tensor is read twice, a piece at a time, so that memory does not grow with the file; the second
+time is for the histogram, whose range is known only then.
 """
 
 import math
@@ -17,27 +17,29 @@ from gptcli.checkpoint.tensordata import Values, can_read, pieces, reading
 BINS = 12
 
 OnRead = Callable[[str, int], object]
-"""Called with a tensor's name and bytes that were read, of which each is read twice."""
+"""Called with a tensor's name and the bytes read since the last call; all are read twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """One tensor. Sums are of its finite values, in float64; None where that cannot hold them.
+    """Statistics of one tensor, in float64; the fields are keys of `inspect --stats --json`.
+
+    From `minimum` on they are of finite values, and None if there are none or float64 overflows.
 
     Attributes:
         name: in the file.
-        dtype: as safetensors calls it.
+        dtype: in safetensors' terms.
         shape: in the file.
-        elements: all of them.
-        nan: not a number.
-        infinite: of either sign.
-        zeros: of either sign.
-        minimum: None where no value is finite, as for the four after it.
-        maximum: see above.
+        elements: how many there are.
+        nan: how many are NaN.
+        infinite: how many are infinite.
+        zeros: how many are 0 or -0.
+        minimum: the least.
+        maximum: the greatest.
         mean: sum / n.
-        deviation: sqrt(sum (x - mean)^2 / n), the population's.
+        deviation: the population's standard deviation, sqrt(sum (x - mean)^2 / n).
         norm: sqrt(sum x^2).
-        histogram: how many values fall into each of 12 equal ranges from minimum to maximum.
+        histogram: counts in 12 equal ranges from minimum to maximum.
     """
 
     name: str
@@ -63,7 +65,7 @@ class Stats:
 def statistics(
     headers: Sequence[Header], on_read: OnRead = lambda _name, _read: None
 ) -> Iterator[Stats]:
-    """The tensors of a model's files in the order of their data, each as soon as it is read.
+    """Statistics of each tensor of a model's files, in the order of their data.
 
     Raises:
         RunError: a file changed while it was being read, or cannot be read.
@@ -90,7 +92,7 @@ def _of_tensor(fd: int, info: TensorInfo, on_read: OnRead) -> Stats:
 def summary(
     read: Callable[[], Iterable[Values]], name: str, dtype: str, shape: tuple[int, ...]
 ) -> Stats:
-    """Statistics of one tensor; each call of `read` yields its values from the start."""
+    """Statistics of one tensor; each call of `read` yields all its values, in pieces."""
     sums = _Sums()
     for piece in read():
         sums.add(piece)
@@ -106,31 +108,30 @@ def summary(
         sums.nan,
         sums.infinite,
         sums.zeros,
-        _known(sums.low),
-        _known(sums.high),
-        _known(sums.mean if sums.count else math.nan),
-        _known(math.sqrt(sums.squares / n)),
-        _known(math.sqrt(total) if sums.count else math.nan),
+        finite_or_none(sums.low),
+        finite_or_none(sums.high),
+        finite_or_none(sums.mean if sums.count else math.nan),
+        finite_or_none(math.sqrt(sums.squares / n)),
+        finite_or_none(math.sqrt(total) if sums.count else math.nan),
         counts,
     )
 
 
-def merged(name: str, some: Sequence[Stats]) -> Stats:
-    """The statistics of several tensors' values taken together; no histogram."""
-    n = [one.elements - one.nan - one.infinite for one in some]
-    finite = [(one, count) for one, count in zip(some, n, strict=True) if count]
+def merged(name: str, tensors: Sequence[Stats]) -> Stats:
+    """Statistics of the values of several tensors together, without a histogram."""
     whole = Stats(
         name,
-        "+".join(dict.fromkeys(one.dtype for one in some)),
-        some[0].shape,
-        sum(one.elements for one in some),
-        sum(one.nan for one in some),
-        sum(one.infinite for one in some),
-        sum(one.zeros for one in some),
+        "+".join(dict.fromkeys(one.dtype for one in tensors)),
+        tensors[0].shape,
+        sum(one.elements for one in tensors),
+        sum(one.nan for one in tensors),
+        sum(one.infinite for one in tensors),
+        sum(one.zeros for one in tensors),
     )
     parts = [
-        (count, one.minimum, one.maximum, one.mean, one.deviation, one.norm)
-        for one, count in finite
+        (finite, one.minimum, one.maximum, one.mean, one.deviation, one.norm)
+        for one in tensors
+        if (finite := one.elements - one.nan - one.infinite)
     ]
     if not parts or any(value is None for part in parts for value in part):
         return whole
@@ -143,18 +144,19 @@ def merged(name: str, some: Sequence[Stats]) -> Stats:
         minimum=float(lows.min()),
         maximum=float(highs.max()),
         mean=mean,
-        deviation=_known(math.sqrt(variance)),
-        norm=_known(float(np.sqrt(norms @ norms))),
+        deviation=finite_or_none(math.sqrt(variance)),
+        norm=finite_or_none(float(np.sqrt(norms @ norms))),
     )
 
 
-def _known(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """None for NaN and infinity."""
     return value if math.isfinite(value) else None
 
 
 @dataclass(slots=True)
 class _Sums:
-    """Running sums of finite values; `squares` is of distances from the mean."""
+    """Running statistics of finite values; `squares` are of differences from the mean."""
 
     count: int = 0
     mean: float = 0.0
@@ -166,7 +168,7 @@ class _Sums:
     infinite: int = 0
 
     def add(self, piece: Values) -> None:
-        """Chan, Golub & LeVeque 1979 (STAN-CS-79-773): means and squares of parts merge exactly."""
+        """Merge a piece's mean and squares as Chan, Golub & LeVeque 1979 (STAN-CS-79-773) do."""
         with np.errstate(over="ignore", invalid="ignore"):
             values = self._finite(piece.astype(np.float64))
             if not len(values):
@@ -176,10 +178,10 @@ class _Sums:
             self.zeros += len(values) - int(np.count_nonzero(values))
             mean = float(values.mean())
             values -= mean
-            count, apart = self.count + len(values), mean - self.mean
+            count, shift = self.count + len(values), mean - self.mean
             share = len(values) / count
-            self.squares += float(values @ values) + apart * apart * self.count * share
-            self.mean += apart * share
+            self.squares += float(values @ values) + shift * shift * self.count * share
+            self.mean += shift * share
             self.count = count
 
     def _finite(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -193,12 +195,12 @@ class _Sums:
 
 
 def _histogram(read: Iterable[Values], sums: _Sums) -> tuple[int, ...]:
-    """As `numpy.histogram` counts; comparing with each edge is many times faster than it is."""
+    """Counts as `numpy.histogram`'s, by comparing with each edge, which is many times faster."""
     edges = np.histogram_bin_edges(np.empty(0), BINS, (sums.low, sums.high))
     below = np.zeros(BINS, np.int64)  # values below each edge but the last
     with np.errstate(invalid="ignore"):
         for piece in read:
-            wide = piece.astype(np.float64, copy=False)
-            below += [np.count_nonzero(wide < edge) for edge in edges[:-1]]
-    below -= below[0]  # negative infinity
+            values = piece.astype(np.float64, copy=False)
+            below += [np.count_nonzero(values < edge) for edge in edges[:-1]]
+    below -= below[0]  # leaves out negative infinity
     return tuple(np.diff(below, append=sums.count).tolist())

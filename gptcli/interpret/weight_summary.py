@@ -1,7 +1,4 @@
-"""Summary of weight files' headers: totals, implied config, problems, oddities.
-
-No tensor data is read, so whether two tensors are equal is not known here.
-"""
+"""Summary of weight files' headers, without tensor data: totals, config, problems, oddities."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,21 +18,21 @@ GPT2_VOCABULARY = 50257
 
 @dataclass(frozen=True, slots=True)
 class FileTotals:
-    """Totals over the tensors of one model's files, in elements unless said otherwise.
+    """Totals of one model's files; the fields are keys of `--json`.
 
-    A byte that packs two 4-bit levels is two elements.
+    From `elements` to `unexpected` they count elements; a byte of two 4-bit levels counts as two.
 
     Attributes:
-        files: how many.
+        files: number of files.
         size: bytes of all files, headers included.
-        tensors: how many.
-        elements: of all tensors; parameters, scales, masks and unexpected add up to it.
-        parameters: of tensors that the model is read from, a head of its own included.
-        head: of an output head that the files hold, 0 without one.
-        scales: of scales and zeros of quantised weights, which are no parameters.
-        masks: of mask buffers, which are none either.
-        unexpected: of tensors that belong to no GPT-2.
-        dtypes: bytes of tensors by safetensors' name of the dtype, most bytes first.
+        tensors: number of tensors.
+        elements: of all tensors: the sum of parameters, scales, masks and unexpected.
+        parameters: of the model's tensors, a stored output head included.
+        head: of the stored output head; 0 without one.
+        scales: of the scales and zeros of quantised weights.
+        masks: of mask buffers.
+        unexpected: of tensors that no GPT-2 has.
+        dtypes: bytes of tensors by dtype, in safetensors' terms; most bytes first.
     """
 
     files: int
@@ -77,10 +74,10 @@ def _elements(info: TensorInfo) -> int:
 
 
 def implied_model(headers: Sequence[Header], layout: Layout) -> GPTConfig:
-    """The config that the shapes imply; n_heads, which no shape shows, is 1 and drop_rate 0.
+    """The config that the shapes imply; n_heads, which no shape depends on, is 1, drop_rate 0.
 
     Raises:
-        InputError: the files lack what tells a size, or imply a size that no model has.
+        InputError: a tensor that tells a size is missing, or the sizes are impossible.
     """
     implied: dict[str, Any] = implied_config(headers, layout)
     sizes = ("vocab_size", "context_length", "emb_dim", "n_layers")
@@ -94,7 +91,7 @@ def implied_model(headers: Sequence[Header], layout: Layout) -> GPTConfig:
 
 
 def problems(headers: Sequence[Header], layout: Layout, config: GPTConfig | None) -> list[str]:
-    """What is missing, unexpected or of a wrong shape for the config, or for the implied one."""
+    """What is missing, unexpected or misshapen for the config; None is the implied config."""
     try:
         return check(headers, layout, config or implied_model(headers, layout))
     except InputError as error:
@@ -102,7 +99,7 @@ def problems(headers: Sequence[Header], layout: Layout, config: GPTConfig | None
 
 
 def oddities(headers: Sequence[Header], layout: Layout) -> list[str]:
-    """Sentences on what is worth knowing of the files and no error."""
+    """Sentences on what is worth knowing about the files but no error."""
     infos = all_tensors(headers)
     return [
         *_mask_buffers(infos, layout),
@@ -110,8 +107,8 @@ def oddities(headers: Sequence[Header], layout: Layout) -> list[str]:
         *_vocabulary(infos, layout),
         *([] if layout.width else _dtypes(infos)),
         *(notice[0].upper() + notice[1:] + "." for notice in layout.notices),
-        *_left_out(layout),
-        *_emptiness(infos),
+        *_layout_notes(layout),
+        *_empty_tensors(infos),
         *_alignment(headers),
     ]
 
@@ -161,14 +158,14 @@ def _dtypes(infos: dict[str, TensorInfo]) -> Iterator[str]:
             yield f"{plural(len(names), 'tensor')} in {dtype} ({listed(names, 2)})."
 
 
-def _left_out(layout: Layout) -> Iterator[str]:
+def _layout_notes(layout: Layout) -> Iterator[str]:
     if layout.zeros:
         yield f"No biases: {plural(len(layout.zeros), 'tensor')} of the book's model read as zero."
     if "_orig_mod." in layout.prefix:
         yield 'The names have "_orig_mod." in them: the model was saved after torch.compile.'
 
 
-def _emptiness(infos: dict[str, TensorInfo]) -> Iterator[str]:
+def _empty_tensors(infos: dict[str, TensorInfo]) -> Iterator[str]:
     empty = [name for name, info in infos.items() if info.numel == 0]
     if empty:
         yield f"{plural(len(empty), 'tensor')} without elements ({listed(empty, 2)})."

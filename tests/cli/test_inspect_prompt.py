@@ -84,7 +84,7 @@ def test_the_next_table_is_the_distribution(tiny, capsys):
 
 
 def test_blocks_and_maps_are_those_of_the_probe(found):
-    library = record_activations(tiny_model(), IDS, maps=range(3))
+    library = record_activations(tiny_model(), IDS, attention_of=range(3))
     for block, theirs in zip(found["prompt"]["blocks"], library.blocks, strict=True):
         assert block["suppressed"] == pytest.approx(theirs.suppressed.mean().item())
         assert block["norm1"]["name"] == theirs.norm1.name

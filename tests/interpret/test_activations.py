@@ -48,7 +48,7 @@ def assert_moments(found, x):
 def test_attention_is_that_of_transformers(shape):
     oracle, model, ids = oracle_and_ours(shape)
     out, _ = observed(oracle, ids)
-    found = record_activations(model, ids, maps=range(shape["n_layer"]))
+    found = record_activations(model, ids, attention_of=range(shape["n_layer"]))
     for block, theirs in zip(found.blocks, out.attentions, strict=True):
         assert_close(block.attention, theirs[0], **CLOSE)
         entropy = -(theirs[0] * theirs[0].clamp_min(1e-30).log()).sum(-1).mean(-1)
@@ -61,11 +61,11 @@ def test_the_stream_is_that_of_transformers(shape):
     oracle, model, ids = oracle_and_ours(shape)
     out, _ = observed(oracle, ids)
     found = record_activations(model, ids)
-    for ours, theirs in zip(found.hidden[:-1], out.hidden_states[:-1], strict=True):
+    for ours, theirs in zip(found.hidden_states[:-1], out.hidden_states[:-1], strict=True):
         assert_close(ours, theirs[0], **CLOSE)
     # transformers' last hidden state is already normalised
     with torch.no_grad():
-        normalised = model.final_norm(found.hidden[-1])
+        normalised = model.final_norm(found.hidden_states[-1])
     assert_close(normalised, out.hidden_states[-1][0], **CLOSE)
 
 
@@ -107,7 +107,7 @@ def test_the_logit_lens_is_the_oracles_head_on_its_own_hidden_states():
             for hidden in out.hidden_states[:-1]
         ]
     theirs.append(out.logits[0].log_softmax(-1))
-    for hidden, expected in zip(found.hidden, theirs, strict=True):
+    for hidden, expected in zip(found.hidden_states, theirs, strict=True):
         for prediction, row in zip(
             predictions(model, hidden, ids[1:], top=7), expected, strict=False
         ):
@@ -122,7 +122,7 @@ def test_found_know_the_token_that_comes_and_its_rank():
     oracle, model, ids = oracle_and_ours(SHAPES[1])
     with torch.no_grad():
         logprobs = oracle(torch.tensor([ids])).logits[0].log_softmax(-1)
-    found = predictions(model, record_activations(model, ids).hidden[-1], ids[1:])
+    found = predictions(model, record_activations(model, ids).hidden_states[-1], ids[1:])
     for prediction, row, coming in zip(found[:-1], logprobs, ids[1:], strict=False):
         assert prediction.logprob == pytest.approx(row[coming].item(), abs=1e-4)
         assert prediction.rank == row.argsort(descending=True).tolist().index(coming) + 1
@@ -131,9 +131,9 @@ def test_found_know_the_token_that_comes_and_its_rank():
 
 def test_padding_of_the_vocabulary_is_never_read():
     _, model, ids = oracle_and_ours(SHAPES[0])
-    everything = predictions(model, record_activations(model, ids).hidden[-1], top=61)
+    everything = predictions(model, record_activations(model, ids).hidden_states[-1], top=61)
     for prediction, whole in zip(
-        predictions(model, record_activations(model, ids).hidden[-1], top=61, n_vocab=20),
+        predictions(model, record_activations(model, ids).hidden_states[-1], top=61, n_vocab=20),
         everything,
         strict=True,
     ):
@@ -153,7 +153,7 @@ def test_recomputed_weights_explain_what_the_block_added():
 
 def test_where_heads_look_adds_up():
     _, model, ids = oracle_and_ours(SHAPES[1])
-    block = record_activations(model, ids, maps=[1]).blocks[1]
+    block = record_activations(model, ids, attention_of=[1]).blocks[1]
     weights = block.attention.double()
     T = len(ids)
     previous = sum(weights[:, i, i - 1] for i in range(1, T)) / (T - 1)
@@ -163,7 +163,7 @@ def test_where_heads_look_adds_up():
 
 def test_a_single_token_has_one_place_to_look():
     _, model, _ = oracle_and_ours(SHAPES[2])
-    (block,) = record_activations(model, [3], maps=[0]).blocks
+    (block,) = record_activations(model, [3], attention_of=[0]).blocks
     assert block.attention.tolist() == [[[1.0]]] * 5
     assert block.heads.entropy.tolist() == [0.0] * 5
     assert block.heads.first.tolist() == block.heads.itself.tolist() == [1.0] * 5
@@ -174,7 +174,7 @@ def test_only_the_maps_asked_for_are_kept_and_the_model_is_left_as_it_was():
     _, model, ids = oracle_and_ours(SHAPES[1])
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = record_activations(model, ids, maps=[2])
+    found = record_activations(model, ids, attention_of=[2])
     assert [block.attention is None for block in found.blocks] == [True, True, False]
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())

@@ -14,7 +14,7 @@ from emission import environment
 from tiny_directory import write_tiny
 
 from gptcli.cli import run
-from gptcli.interpret.activations import packed
+from gptcli.interpret.activations import packed_attention
 from gptcli.interpret.html_page import MOST_MAP_BYTES, SCRIPTS, page
 
 FILES = {"name": "m", "config": None, "architecture": None, "weights": None}
@@ -80,7 +80,7 @@ def test_every_script_is_part_of_it():
 def test_packed_weights_are_those_of_the_map():
     weights = torch.randn(3, 9, 9).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
     weights = weights.softmax(-1)
-    data = iter(packed(weights))
+    data = iter(packed_attention(weights))
     for head in weights.tolist():
         for i, row in enumerate(head):
             for value in row[: i + 1]:

@@ -73,7 +73,7 @@ def test_a_changed_value_of_a_fused_transposed_tensor_is_found_at_its_place(orac
     oracle.save_pretrained(tmp_path / "theirs")
     found = compare(*(weights(tmp_path / s / "model.safetensors") for s in ("ours", "theirs")))
     (changed,) = [pair for pair in found.pairs if not pair.is_equal]
-    assert (changed.name, changed.at) == ("trf_blocks.0.att.W_value.weight", (5, 3))
+    assert (changed.name, changed.argmax) == ("trf_blocks.0.att.W_value.weight", (5, 3))
     assert changed.distance.maximum == pytest.approx(0.5, abs=1e-6)
     assert not found.is_equal
 
@@ -166,7 +166,7 @@ def test_damage_is_counted_and_kept_out_of_the_distances(tmp_path):
     pair = compared(tmp_path, {"x": a}, {"x": b}).pairs[0]
     distance = pair.distance
     assert (distance.differing, distance.not_finite, distance.maximum) == (3, 2, 2.0)
-    assert pair.at == (9,)
+    assert pair.argmax == (9,)
     json.dumps([distance.relative, distance.cosine], allow_nan=False)
 
 

@@ -212,11 +212,11 @@ class Findings:
 
         maps = {}
         if self.analysis and self.analysis.forward:
-            from gptcli.interpret.activations import packed
+            from gptcli.interpret.activations import packed_attention
 
             blocks = enumerate(self.analysis.forward.activations.blocks)
             maps = {
-                number: packed(block.attention)
+                number: packed_attention(block.attention)
                 for number, block in blocks
                 if block.attention is not None
             }

@@ -92,7 +92,7 @@ def _lone(name: str, tensor: NamedTensor) -> dict[str, Any]:
 
 
 def _both(pair: Pair) -> dict[str, Any]:
-    distance = asdict(pair.distance) | {"at": pair.at or None} if pair.distance else None
+    distance = asdict(pair.distance) | {"at": pair.argmax or None} if pair.distance else None
     return {
         "name": pair.name,
         "equal": pair.is_equal,
@@ -240,7 +240,7 @@ def _value_row(pair: Pair) -> Row:
         shown(pair.name, MAX_NAME),
         f"{distance.differing:,}",
         "not finite" if distance.not_finite else f"{distance.maximum:.3g}",
-        listed([", ".join(map(str, pair.at))]) if pair.at else "-",
+        listed([", ".join(map(str, pair.argmax))]) if pair.argmax else "-",
         _number(distance.relative),
         _number(distance.cosine, 9),
         a if a == b else f"{a} → {b}",

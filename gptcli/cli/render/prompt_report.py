@@ -57,7 +57,7 @@ from gptcli.core.escape import shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gptcli.interpret.activations import Block, Moments, Norm, Prediction
+    from gptcli.interpret.activations import BlockStats, Moments, NormStats, Prediction
 
 SCHEMA = "gptcli.probe/1"
 _LABEL = 10  # columns of a row's name in the grid of the logit lens
@@ -111,7 +111,7 @@ def _block_lines(analysis: TextAnalysis, forward: ForwardPass) -> Iterator[Row]:
     """A line for the embedding and for each block; means over positions, lens of the last one."""
     names = ("after", "norm", "attention", "feed-forward", "head entropy", "says next")
     yield Row(names, "  ", "    ", QUIET)
-    norms = [float(hidden.double().norm(dim=-1).mean()) for hidden in forward.activations.hidden]
+    norms = forward.activations.residual_norms()
     for stage, norm in enumerate(norms):
         id, logprob = forward.lens[stage][-1].best[0]
         says = f"{token_text(analysis.tokenizer, id)} {math.exp(logprob):.0%}"
@@ -204,7 +204,7 @@ def _show_blocks(report: Report, forward: ForwardPass) -> None:
     report.heading("The residual stream: norms, and what each block adds (means over positions)")
     names = ("block", "enters", "attention", "", "feed-forward", "", "leaves", "GELU<0")
     rows = [Row(names, "  ", "    ", QUIET)]
-    norms = [float(hidden.double().norm(dim=-1).mean()) for hidden in forward.activations.hidden]
+    norms = forward.activations.residual_norms()
     for layer, block in enumerate(forward.activations.blocks):
         rows.append(_block(layer, block, norms[layer], norms[layer + 1]))
     report.table(rows, right=range(1, len(names)), optional=(3, 5, 1, 6))
@@ -217,7 +217,7 @@ def _show_blocks(report: Report, forward: ForwardPass) -> None:
     )
 
 
-def _block(layer: int, block: "Block", enters: float, leaves: float) -> Row:
+def _block(layer: int, block: "BlockStats", enters: float, leaves: float) -> Row:
     added = (block.attention_adds.mean().item(), block.feed_forward_adds.mean().item())
     shares = [text for norm in added for text in (f"{norm:.2f}", _share(norm, enters))]
     suppressed = f"{block.suppressed.mean().item():.1%}"
@@ -238,7 +238,7 @@ def _show_norms(report: Report, forward: ForwardPass) -> None:
     report.table(rows, right=range(1, len(names)), optional=(6, 3, 1, 4))
 
 
-def _norm(norm: "Norm") -> Row:
+def _norm(norm: "NormStats") -> Row:
     numbers = [
         _fixed(value.mean().item(), digits)
         for moments in (norm.before, norm.after)
@@ -358,9 +358,7 @@ def _forward_document(analysis: TextAnalysis, forward: ForwardPass) -> dict[str,
     from gptcli.interpret.activations import mean_loss
 
     mean = mean_loss(forward.predictions)
-    leaving = [
-        float(hidden.double().norm(dim=-1).mean()) for hidden in forward.activations.hidden[1:]
-    ]
+    _, *leaving = forward.activations.residual_norms()
     return {
         "loss": json_number(mean),
         "perplexity": json_number(math.exp(min(mean, 700))) if mean is not None else None,
@@ -393,7 +391,7 @@ def _next_document(analysis: TextAnalysis, prediction: "Prediction") -> dict[str
     }
 
 
-def _block_document(block: "Block") -> dict[str, Any]:
+def _block_document(block: "BlockStats") -> dict[str, Any]:
     by_position = {
         "entering": block.norm1.before.norm,
         "attention_adds": block.attention_adds,
@@ -415,7 +413,7 @@ def _block_document(block: "Block") -> dict[str, Any]:
     }
 
 
-def _norm_document(norm: "Norm") -> dict[str, Any]:
+def _norm_document(norm: "NormStats") -> dict[str, Any]:
     return {
         "name": norm.name,
         "before": _moments_document(norm.before),
