@@ -71,7 +71,7 @@ def _kernel_read(nbytes: int, threads: int) -> float:
     chunks = max(-(-nbytes // _READ_CHUNK), threads)  # it reads whole chunks only
     memory = np.ones(chunks * _READ_CHUNK, np.uint8)
     build, function = library.choose_build().number, library.load().gptcli_read
-    with library.shared_pool(threads).use() as pool:
+    with library.shared_pool(threads) as pool:
         return memory.nbytes / _best(
             lambda: function(build, pool, memory.ctypes.data, memory.nbytes)
         )

@@ -7,9 +7,8 @@ does, before it calls.
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, Array, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -23,6 +22,11 @@ DONE, NOT_FINITE, NO_MEMORY = range(3)
 
 ISA_VARIABLE = "GPTCLI_ISA"
 LIBRARY_VARIABLE = "GPTCLI_KERNELS"  # another library, for tests: one with sanitizers
+
+
+def ints(values: Sequence[int]) -> "Array[c_int32]":
+    """A C array of them."""
+    return (c_int32 * len(values))(*values)
 
 
 class Matrix(Structure):
@@ -86,7 +90,7 @@ class Model(Structure):
     ]
 
 
-class Text(Structure):
+class KVCache(Structure):
     """Keys and values of one sequence."""
 
     _fields_: ClassVar = [("keys", c_void_p), ("values", c_void_p), ("capacity", c_int64)]
@@ -98,11 +102,11 @@ class Request(Structure):
     _fields_: ClassVar = [
         ("rows", c_int32),
         ("n_logits", c_int32),
-        ("ids", c_void_p),
-        ("positions", c_void_p),
-        ("owners", c_void_p),
-        ("sequences", POINTER(Text)),
-        ("logit_rows", c_void_p),
+        ("ids", POINTER(c_int32)),
+        ("positions", POINTER(c_int32)),
+        ("owners", POINTER(c_int32)),
+        ("caches", POINTER(KVCache)),
+        ("logit_rows", POINTER(c_int32)),
         ("logits", c_void_p),
         ("logit_stride", c_int64),
     ]
@@ -222,23 +226,21 @@ def choose_build(name: str | None = None) -> Build:
 
 
 class Pool:
-    """Threads of the kernels' own; they sleep while there is no work.
-
-    Attributes:
-        handle: for the library's functions.
-    """
+    """Threads of the kernels' own; they sleep while there is no work."""
 
     def __init__(self, threads: int) -> None:
-        self.handle = load().gptcli_pool_create(threads)
-        if not self.handle:
+        self._handle = load().gptcli_pool_create(threads)
+        if not self._handle:
             raise RunError("--threads", "out of memory")
         self._lock = threading.Lock()
 
-    @contextmanager
-    def use(self) -> Iterator[int]:
-        """One call at a time; yields the handle."""
-        with self._lock:
-            yield self.handle
+    def __enter__(self) -> int:
+        """One call at a time; the handle."""
+        self._lock.acquire()
+        return self._handle
+
+    def __exit__(self, *_exception: object) -> None:
+        self._lock.release()
 
     def after_fork(self) -> None:
         """A lock that another thread of the parent held stays locked for ever in the child."""

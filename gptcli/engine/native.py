@@ -15,6 +15,7 @@ import ctypes
 import math
 import os
 import weakref
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -95,7 +96,7 @@ class KVCache:
         length: positions held.
         capacity: the most it can hold.
         network: of the model that it is for.
-        text: where all this is, for the kernels.
+        struct: where all this is, for the kernels.
     """
 
     def __init__(self, network: Network, capacity: int) -> None:
@@ -112,7 +113,7 @@ class KVCache:
         except MemoryError:
             raise MemoryError(f"no memory for {capacity:,} positions") from None
         self.network, self.capacity, self.length = network, capacity, 0
-        self.text = lib.Text(self.keys.ctypes.data, self.values.ctypes.data, blocks * BLOCK)
+        self.struct = lib.KVCache(self.keys.ctypes.data, self.values.ctypes.data, blocks * BLOCK)
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` positions."""
@@ -202,31 +203,29 @@ class NativeGPT:
             logits = np.empty((len(rows.wanted), _padded(V, BLOCK)), np.float32)
         except MemoryError:
             raise MemoryError("no memory for logits") from None
-        texts = (lib.Text * len(spans))(*(span.cache.text for span in spans))
+        caches = (lib.KVCache * len(spans))(*(span.cache.struct for span in spans))
         for first in range(0, len(rows.ids), MAX_ROWS):
-            self._call(rows, first, texts, logits)
+            self._compute(rows, first, caches, logits)
         for span in spans:
             span.cache.length += len(span.ids)
         return logits[:, :V]
 
     def _rows(self, spans: Sequence[Span]) -> "_Rows":
         """The rows of all spans, checked."""
-        ids: list[int] = []
-        positions: list[int] = []
-        owners: list[int] = []
-        wanted: list[int] = []
+        rows = _Rows([], [], [], [])
         for number, span in enumerate(spans):
             start, count = span.cache.length, len(span.ids)
             self._check(span, start + count)
-            ids.extend(span.ids)
-            positions.extend(range(start, start + count))
-            owners.extend([number] * count)
-            wanted.extend(range(len(ids) - span.n_logits, len(ids)))
+            rows.ids.extend(span.ids)
+            rows.positions.extend(range(start, start + count))
+            rows.owners.extend([number] * count)
+            rows.wanted.extend(range(len(rows.ids) - span.n_logits, len(rows.ids)))
         if len({id(span.cache) for span in spans}) < len(spans):
             raise ValueError("a cache is used twice in one step")
-        if ids and not (min(ids) >= 0 and max(ids) < self.network.vocab_size):
-            raise ValueError(f"ids from {min(ids)} to {max(ids)} of {self.network.vocab_size}")
-        return _Rows(*(np.array(column, np.int32) for column in (ids, positions, owners, wanted)))
+        ids, V = rows.ids, self.network.vocab_size
+        if ids and not (min(ids) >= 0 and max(ids) < V):
+            raise ValueError(f"ids from {min(ids)} to {max(ids)} of {V}")
+        return rows
 
     def _check(self, span: Span, end: int) -> None:
         if end > self.network.context_length:
@@ -238,37 +237,36 @@ class NativeGPT:
         if span.cache.network is not self.network and span.cache.network != self.network:
             raise ValueError("a cache of another model")
 
-    def _call(self, rows: "_Rows", first: int, texts: Any, logits: Floats) -> None:
+    def _compute(self, rows: "_Rows", first: int, caches: Any, logits: Floats) -> None:
         """Compute the rows from `first` on, as many as one call takes."""
-        ids, positions, owners = (column[first : first + MAX_ROWS] for column in rows[:3])
-        begin, end = np.searchsorted(rows.wanted, (first, first + len(ids)))
-        wanted = rows.wanted[begin:end] - np.int32(first)
+        last = min(first + MAX_ROWS, len(rows.ids))
+        begin, end = bisect_left(rows.wanted, first), bisect_left(rows.wanted, last)
         request = lib.Request(
-            rows=len(ids),
-            n_logits=len(wanted),
-            ids=ids.ctypes.data,
-            positions=positions.ctypes.data,
-            owners=owners.ctypes.data,
-            sequences=texts,
-            logit_rows=wanted.ctypes.data,
-            logits=logits[begin:].ctypes.data,
-            logit_stride=logits.shape[1],
+            last - first,
+            end - begin,
+            lib.ints(rows.ids[first:last]),
+            lib.ints(rows.positions[first:last]),
+            lib.ints(rows.owners[first:last]),
+            caches,
+            lib.ints([row - first for row in rows.wanted[begin:end]]),
+            logits.ctypes.data + begin * logits.strides[0],
+            logits.shape[1],
         )
-        with self._pool.use() as pool:
+        with self._pool as pool:
             code = self._library.gptcli_step(
                 self.build.number, pool, self._workspace, self._model, request
             )
         if code == lib.NO_MEMORY:
-            raise MemoryError(f"no memory for {len(ids)} tokens")
+            raise MemoryError(f"no memory for {last - first} tokens")
 
 
 class _Rows(NamedTuple):
-    """One element a row; `wanted` are the rows whose logits are."""
+    """The rows of a step, an element each; `wanted` are the rows whose logits are."""
 
-    ids: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    owners: NDArray[np.int32]
-    wanted: NDArray[np.int32]
+    ids: list[int]
+    positions: list[int]
+    owners: list[int]
+    wanted: list[int]
 
 
 def _padded(n: int, to: int) -> int:
@@ -450,7 +448,7 @@ class _Loader:
         return lib.Matrix(type, rows, cols, cols, packed.ctypes.data, scales.ctypes.data)
 
     def _run(self, function: str, *arguments: Any) -> int:
-        with self._pool.use() as pool:
+        with self._pool as pool:
             return int(getattr(lib.load(), function)(self._build.number, pool, *arguments))
 
     def _vector(self, values: Array) -> int:

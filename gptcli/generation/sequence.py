@@ -140,6 +140,8 @@ class Sequence:
     def _processed(
         self, row: NDArray[np.float32], allowed: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
+        if allowed is None and not self.params.penalizes:
+            return row
         history = History([*self.prompt, *self.ids], len(self.prompt))
         return sampler.processed(row, self.params, history, self.eos_ids, allowed)
 

@@ -113,7 +113,7 @@ def measured(model: NativeGPT, asked: argparse.Namespace) -> dict[str, float]:
 def read(model: NativeGPT) -> float:
     """Seconds of a plain read of as many bytes as the model's weights."""
     memory = np.ones(model.weight_bytes, np.uint8)
-    with library.shared_pool(model.threads).use() as pool:
+    with library.shared_pool(model.threads) as pool:
         arguments = (model.build.number, pool, memory.ctypes.data, memory.nbytes)
         return min(seconds(lambda: library.load().gptcli_read(*arguments)) for _ in range(5))
 

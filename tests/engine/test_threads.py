@@ -15,6 +15,7 @@ import pytest
 from native_models import random_weights
 
 from gptcli.engine import library
+from gptcli.engine.build_kernels import SOURCES, find_compiler
 from gptcli.engine.native import MAX_ROWS, NativeGPT, Network, Span
 
 pytestmark = pytest.mark.skipif(
@@ -68,6 +69,22 @@ def test_no_step_hangs_where_threads_are_descheduled_at_any_moment(threads: int)
         for process in busy:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("flags", [["-O2"], ["-O1", "-g", "-fsanitize=thread"]])
+def test_each_chunk_is_done_once_and_all_threads_agree(tmp_path: Path, flags: list[str]) -> None:
+    program = tmp_path / "pool_stress"
+    sources = [str(Path(__file__).with_name("pool_stress.c")), str(SOURCES / "pool.c")]
+    command = [*find_compiler(), "-std=gnu11", *flags, f"-I{SOURCES}", *sources, "-pthread"]
+    if subprocess.run([*command, "-o", str(program)], check=False).returncode:
+        pytest.skip("needs a compiler with ThreadSanitizer")
+    for threads in ("2", "3", "8"):
+        done = subprocess.run(
+            [program, threads, "2000"], capture_output=True, text=True, timeout=100, check=False
+        )
+        if "unexpected memory mapping" in done.stderr:
+            pytest.skip("ThreadSanitizer does not run on this system")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_models_may_be_used_from_several_python_threads() -> None:

@@ -46,11 +46,21 @@ INLINE lanes_of_queries add8(int T, int j, const float *const q[], const float *
     return plus(T, add4(T, j, q, keys, D), add4(T, j + 2, q, keys, D));
 }
 
+// Asks for the next keys and for these positions' values: a single query waits for memory, not for sums.
+INLINE void attention_ahead(const float *keys, const float *values, int D)
+{
+    for (int i = 0; i < BLOCK * D; i += 16) {  // a line of 64 bytes
+        __builtin_prefetch(keys + BLOCK * D + i, 0, 3);
+        __builtin_prefetch(values + i, 0, 2);
+    }
+}
+
 // Scores of T queries at positions [0, end), to whole blocks, `stride` apart.
-INLINE void scores_as(int T, const float *const q[], const float *keys, int D, int64_t end, float scale,
-                      float *to, int64_t stride)
+INLINE void scores_as(int T, const float *const q[], const float *keys, const float *values, int D, int64_t end,
+                      float scale, float *to, int64_t stride)
 {
     for (int64_t at = 0; at < end; at += LANES) {
+        if (T == 1 && at % BLOCK == 0) attention_ahead(keys + at * D, values + at * D, D);
         const float *k = keys + at / BLOCK * BLOCK * D + at % BLOCK;
         lanes_of_queries s = plus(T, add8(T, 0, q, k, D), add8(T, 1, q, k, D));
         for (int t = 0; t < T; t++) store(to + t * stride + at, s.v[t] * scale);
@@ -108,7 +118,7 @@ INLINE void weighted(int T, int width, const float *shares, int64_t stride, cons
 INLINE void attend_as(int T, int D, const float *const q[], const float *keys, const float *values,
                       const int64_t *ends, float scale, float *scores, int64_t stride, float *const to[])
 {
-    scores_as(T, q, keys, D, ends[T - 1], scale, scores, stride);
+    scores_as(T, q, keys, values, D, ends[T - 1], scale, scores, stride);
     for (int t = 0; t < T; t++) softmax(scores + t * stride, ends[t]);
     const int padded = (int)round_up(D, BLOCK);
     float *at[QUERIES];

@@ -57,16 +57,16 @@ typedef struct {
 
 // ---- one step ------------------------------------------------------------------------------------
 
-// Keys (L, H, C/16, D, 16) and values (L, H, C, D rounded up to 16) of one text.
+// Keys (L, H, C/16, D, 16) and values (L, H, C, D rounded up to 16) of one sequence.
 typedef struct {
     float *keys, *values;
     int64_t capacity;  // a multiple of 16
-} sequence;
+} kv_cache;
 
 typedef struct {
     int32_t rows, n_logits;
-    const int32_t *ids, *positions, *owners;  // (rows,): owners index `sequences`
-    const sequence *sequences;
+    const int32_t *ids, *positions, *owners;  // (rows,): owners index `caches`
+    const kv_cache *caches;
     const int32_t *logit_rows;  // (n_logits,) ascending
     float *logits;              // (n_logits, logit_stride)
     int64_t logit_stride;
@@ -92,6 +92,12 @@ typedef struct {
     const void *argument;
     int chunks;  // fewer than 2^20
 } phase;
+
+// Where the chunks begin that a thread takes first, side by side; the first has one if there are any.
+static inline int first_chunk(int chunks, int threads, int thread)
+{
+    return (int)(((int64_t)chunks * thread + threads - 1) / threads);
+}
 
 pool *pool_create(int threads);
 void pool_destroy(pool *);

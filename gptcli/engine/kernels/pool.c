@@ -1,31 +1,37 @@
 // Threads that share the chunks of a phase, and go on to the next when all chunks are done.
 //
-// Nobody waits for a thread, only for chunks: one that the system does not let run holds up no more
-// than the chunk that it has begun. Who finishes the last chunk opens the next phase. Waiting spins
-// for some microseconds, then sleeps.
+// Each thread begins with a share of neighbouring chunks, so that it reads weights in order, and then
+// takes from the others' shares. Nobody waits for a thread, only for chunks: one that the system does
+// not let run holds up no more than the chunk that it has begun. Who finishes the last chunk opens the
+// next phase. Waiting spins for about as long as a token is sampled, then sleeps.
 #include "engine.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-enum { SPINS = 2000 };
+enum { SPINS = 5000 };
+
+// The chunks of a phase that a thread begins with, side by side in memory. One word, so that a chunk is
+// claimed together with its phase: number of the phase (24 bits), end (20 bits), the next one (20 bits).
+typedef struct {
+    _Alignas(64) _Atomic uint64_t ticket;
+} share;
 
 struct pool {
     int threads;
     pid_t owner;  // a forked child has the memory, but not the threads
     pthread_t *handles;
+    share *shares;  // of each thread; one that is done with its own takes from the others
     const phase *current, *last;
     void *context;
-    // One word, so that a chunk is claimed together with its phase, and a run ends in one store:
-    // number of the phase (24 bits), its chunks (20 bits; 0: no run), the next one (20 bits).
-    _Atomic uint64_t ticket;
-    _Atomic int done;      // chunks of the phase
+    _Atomic int done;  // chunks of the phase
     _Atomic int sleepers;
     _Atomic int ended;
     pthread_mutex_t lock;
@@ -38,7 +44,7 @@ typedef struct {
 } worker;
 
 static int next_of(uint64_t ticket) { return (int)(ticket & 0xfffff); }
-static int chunks_of(uint64_t ticket) { return (int)(ticket >> 20 & 0xfffff); }
+static int end_of(uint64_t ticket) { return (int)(ticket >> 20 & 0xfffff); }
 static uint64_t number_of(uint64_t ticket) { return ticket >> 40; }
 
 static void rest(void)
@@ -74,10 +80,16 @@ static void restore_arithmetic(unsigned long before)
     (void)before;
 }
 
+// Opens a phase of so many chunks, 0 at the end of a run. The first share is never empty in a phase, and
+// is stored last: until then nobody can complete the phase, nor can the caller see that a run is over.
 static void publish(pool *p, int chunks)
 {
-    uint64_t number = number_of(atomic_load(&p->ticket)) + 1;
-    atomic_store(&p->ticket, number << 40 | (uint64_t)chunks << 20);
+    const uint64_t number = number_of(atomic_load(&p->shares[0].ticket)) + 1;
+    for (int t = p->threads - 1; t >= 0; t--) {
+        const uint64_t next = (uint64_t)first_chunk(chunks, p->threads, t);
+        const uint64_t end = (uint64_t)first_chunk(chunks, p->threads, t + 1);
+        atomic_store(&p->shares[t].ticket, number << 40 | end << 20 | next);
+    }
     if (atomic_load(&p->sleepers)) {
         pthread_mutex_lock(&p->lock);
         pthread_cond_broadcast(&p->changed);
@@ -95,36 +107,49 @@ static void advance(pool *p, const phase *next, int thread)
     publish(p, next == p->last ? 0 : next->chunks);  // after the last, the caller may go on at once
 }
 
-static void wait_for_change(pool *p, uint64_t number)
+static void wait_for_change(pool *p, int thread, uint64_t number)
 {
+    _Atomic uint64_t *ticket = &p->shares[thread].ticket;
     for (int n = 0; n < SPINS; n++) {
-        if (number_of(atomic_load(&p->ticket)) != number) return;
+        if (number_of(atomic_load(ticket)) != number) return;
         rest();
     }
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->sleepers, 1);
-    while (number_of(atomic_load(&p->ticket)) == number && !atomic_load(&p->ended))
+    while (number_of(atomic_load(ticket)) == number && !atomic_load(&p->ended))
         pthread_cond_wait(&p->changed, &p->lock);
     atomic_fetch_sub(&p->sleepers, 1);
     pthread_mutex_unlock(&p->lock);
+}
+
+// A chunk of the thread's own share or, once that is done, of another's; -1: none is left.
+static int claim(pool *p, int thread)
+{
+    for (int n = 0; n < p->threads; n++) {
+        _Atomic uint64_t *ticket = &p->shares[(thread + n) % p->threads].ticket;
+        uint64_t found = atomic_load(ticket);
+        if (next_of(found) >= end_of(found)) continue;
+        found = atomic_fetch_add(ticket, 1);
+        if (next_of(found) < end_of(found)) return next_of(found);
+    }
+    return -1;
 }
 
 // Until the run is finished (thread 0, the caller's) or the pool ends (the others).
 static void help(pool *p, int thread)
 {
     while (!atomic_load(&p->ended)) {
-        uint64_t ticket = atomic_load(&p->ticket);
-        if (thread == 0 && !chunks_of(ticket)) return;
-        if (next_of(ticket) < chunks_of(ticket)) {
-            ticket = atomic_fetch_add(&p->ticket, 1);
-            if (next_of(ticket) < chunks_of(ticket)) {
-                const phase *now = p->current;
-                now->work(p->context, now->argument, next_of(ticket), thread);
-                if (atomic_fetch_add(&p->done, 1) + 1 == chunks_of(ticket)) advance(p, now + 1, thread);
-            }
-        } else {
-            wait_for_change(p, number_of(ticket));
+        const uint64_t own = atomic_load(&p->shares[thread].ticket);
+        if (thread == 0 && !end_of(own)) return;
+        const int chunk = claim(p, thread);
+        if (chunk < 0) {
+            wait_for_change(p, thread, number_of(own));
+            continue;
         }
+        const phase *now = p->current;
+        const int chunks = now->chunks;  // once this one is done, another thread may end the run
+        now->work(p->context, now->argument, chunk, thread);
+        if (atomic_fetch_add(&p->done, 1) + 1 == chunks) advance(p, now + 1, thread);
     }
 }
 
@@ -133,6 +158,8 @@ static void *begin(void *argument)
     worker self = *(worker *)argument;
     free(argument);
     plain_arithmetic();
+    pthread_mutex_lock(&self.pool->lock);  // until it is known how many threads there are
+    pthread_mutex_unlock(&self.pool->lock);
     help(self.pool, self.thread);
     return NULL;
 }
@@ -144,7 +171,8 @@ static void start(pool *p)
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->changed, NULL);
     atomic_store(&p->sleepers, 0);
-    atomic_store(&p->ticket, (number_of(atomic_load(&p->ticket)) + 1) << 40);
+    publish(p, 0);
+    pthread_mutex_lock(&p->lock);
     sigfillset(&all);  // signals are for the thread that calls
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int n = 1; n < p->threads; n++) {
@@ -156,19 +184,24 @@ static void start(pool *p)
         }
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_mutex_unlock(&p->lock);
 }
 
 pool *pool_create(int threads)
 {
     pool *p = calloc(1, sizeof *p);
     pthread_t *handles = calloc((size_t)threads, sizeof *handles);
-    if (!p || !handles) {
+    share *shares = aligned_alloc(64, (size_t)threads * sizeof *shares);
+    if (!p || !handles || !shares) {
         free(p);
         free(handles);
+        free(shares);
         return NULL;
     }
+    memset(shares, 0, (size_t)threads * sizeof *shares);
     p->threads = threads;
     p->handles = handles;
+    p->shares = shares;
     start(p);
     return p;
 }
@@ -186,6 +219,7 @@ void pool_destroy(pool *p)
         pthread_cond_destroy(&p->changed);
     }
     free(p->handles);
+    free(p->shares);
     free(p);
 }
 

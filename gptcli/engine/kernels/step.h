@@ -10,7 +10,7 @@
 #include "quantized.h"
 
 enum { QUERY_ROWS = 16 };      // neighbours of one text whose attention is one chunk of work
-enum { CHUNK_BYTES = 1 << 16 };  // of weights, for a single token
+enum { CHUNK_BYTES = 1 << 17 };  // of weights, for a single token
 
 // Queries of one text that follow one another among the active rows.
 typedef struct {
@@ -125,15 +125,15 @@ static void gather(void *context, const void *argument, int chunk, int thread)
 static void keep(const step_state *s, const job *j, int is_key, int row, int first, int count, const float *y)
 {
     const int D = s->m->emb / s->m->heads, padded = (int)round_up(D, BLOCK), position = s->r->positions[row];
-    const sequence *text = s->r->sequences + s->r->owners[row];
+    const kv_cache *cache = s->r->caches + s->r->owners[row];
     for (int o = first, end = first + count; o < end;) {
         const int d = o % D, run = D - d < end - o ? D - d : end - o;
         const int64_t head = (int64_t)j->layer * s->m->heads + o / D;
         if (is_key) {
-            float *to = text->keys + ((head * (text->capacity / BLOCK) + position / BLOCK) * D + d) * BLOCK;
+            float *to = cache->keys + ((head * (cache->capacity / BLOCK) + position / BLOCK) * D + d) * BLOCK;
             for (int i = 0; i < run; i++) to[i * BLOCK + position % BLOCK] = y[o - first + i];
         } else {
-            float *to = text->values + (head * text->capacity + position) * padded + d;
+            float *to = cache->values + (head * cache->capacity + position) * padded + d;
             for (int i = 0; i < run; i++) to[i] = y[o - first + i];
         }
         o += run;
@@ -205,9 +205,9 @@ static void attention(void *context, const void *argument, int chunk, int thread
     const job *j = argument;
     const int H = s->m->heads, D = s->m->emb / H, head = chunk % H, padded = (int)round_up(D, BLOCK);
     const stretch *queries = j->stretches + chunk / H;
-    const sequence *text = s->r->sequences + s->r->owners[row_at(s, j, queries->first)];
+    const kv_cache *cache = s->r->caches + s->r->owners[row_at(s, j, queries->first)];
     const int64_t at = (int64_t)j->layer * H + head;
-    const float *keys = text->keys + at * text->capacity * D, *values = text->values + at * text->capacity * padded;
+    const float *keys = cache->keys + at * cache->capacity * D, *values = cache->values + at * cache->capacity * padded;
     float *scores = (float *)(s->scratch + thread * s->scratch_size), *found = scores + QUERIES * s->scores_stride;
     for (int n = 0; n < queries->count; n += QUERIES) {
         const int T = queries->count - n < QUERIES ? queries->count - n : QUERIES;
