@@ -32,6 +32,7 @@ from gptcli.core import signals
 from gptcli.core.errors import GptcliError, RunError, UsageError
 from gptcli.core.memory import is_exhausted
 from gptcli.core.options import Argument, Option, check
+from gptcli.core.units import plural
 from gptcli.generation.llm import LLM, fresh_seed
 from gptcli.generation.model_spec import MACHINE, MODEL, ModelSpec
 from gptcli.model.memory_estimate import default_rows
@@ -215,7 +216,7 @@ class _BatchRun:
 
         def notify(rows: int) -> None:
             progress.clear()
-            console.notice(f"memory ran out; {rows:,} texts at a time from here on")
+            console.notice(f"memory ran out; {plural(rows, 'text')} at a time from here on")
 
         def notify_special(token: str) -> None:
             progress.clear()
@@ -256,7 +257,7 @@ class _BatchRun:
         if tally.failed:
             console.say(f"{text} (first: {tally.first_failure})")
             raise typer.Exit(FAILED_RECORDS)
-        speed = f"{tokens:,} tokens in {progress.seconds:,.1f} s"
+        speed = f"{plural(tokens, 'token')} in {progress.seconds:,.1f} s"
         saved = f", {shared:,} of prompts read once for several" if shared else ""
         console.notice(f"{text}, {speed}{saved}")
 

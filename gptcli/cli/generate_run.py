@@ -25,6 +25,7 @@ from gptcli.cli.render.completion_views import (
 from gptcli.cli.render.dry_run import show_dry_run
 from gptcli.core import signals
 from gptcli.core.errors import UsageError
+from gptcli.core.units import plural
 from gptcli.generation.model_spec import ModelSpec
 from gptcli.sampling.params import SamplingParams
 
@@ -85,7 +86,7 @@ def _finish(job: Run, plan: Plan, completions: list["Completion"]) -> None:
         console.say(statistics(job, completions))
     if signals.interrupted():
         new = sum(len(completion.generation.ids) for completion in completions)
-        console.say(f"interrupted after {new:,} tokens")
+        console.say(f"interrupted after {plural(new, 'token')}")
         raise typer.Exit(signals.exit_code())
 
 

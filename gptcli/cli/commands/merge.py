@@ -13,6 +13,7 @@ from gptcli.cli.command import CommandFunction
 from gptcli.cli.options import JOB, Json, Quiet
 from gptcli.cli.render import console
 from gptcli.core.options import Argument, Option
+from gptcli.core.units import plural
 
 
 @CommandFunction
@@ -52,7 +53,7 @@ def merge(
             others = [source.identity, *outputs.file_ids(parts)]
             outputs.refuse_same_file(output, others)
             outputs.write_whole(output, shards.header, lines)
-    text = f"{tally.records:,} records, none missing, none doubled; {tally.failed:,} failed"
+    text = f"{plural(tally.records, 'record')}, none missing, none doubled; {tally.failed:,} failed"
     if json:
         counts = {"records": tally.records, "ok": tally.ok, "failed": tally.failed}
         console.print_json({"schema": "gptcli.merge/1", **counts})

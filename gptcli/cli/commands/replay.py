@@ -26,6 +26,7 @@ from gptcli.cli.render import console
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import listed, shown
 from gptcli.core.options import Argument, Option
+from gptcli.core.units import plural
 from gptcli.generation.model_spec import MACHINE, Dtype, ModelSpec
 from gptcli.model.dtypes import Width
 from gptcli.model.memory_estimate import default_rows
@@ -167,7 +168,7 @@ def _show(found: list[Difference], count: int, *, json: bool, details: bool) -> 
         output.write(_sentence(difference) + "\n")
     if not details and len(found) > _MOST_DIFFERENCES:
         output.write(f"and {len(found) - _MOST_DIFFERENCES:,} more: see --details\n")
-    output.write(f"{count:,} records run again, {len(found):,} differ\n")
+    output.write(f"{plural(count, 'record')} run again, {len(found):,} differ\n")
 
 
 def _sentence(difference: Difference) -> str:

@@ -15,6 +15,7 @@ from gptcli.cli.render import console
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.options import Argument, Option
+from gptcli.core.units import plural
 from gptcli.generation.model_spec import ModelSpec
 from gptcli.generation.text_options import INPUT, Special
 
@@ -204,7 +205,7 @@ def _show_pieces(tokenizer: "Tokenizer", ids: list[int]) -> None:
             output.write(between if number else "")
             output.write(text, style)
         output.end()
-    console.notice(f"{len(ids):,} tokens of {tokenizer.name}")
+    console.notice(f"{plural(len(ids), 'token')} of {tokenizer.name}")
 
 
 def _print_json(

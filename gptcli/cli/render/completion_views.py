@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gptcli.cli.render import console
 from gptcli.core.escape import shown
+from gptcli.core.units import plural
 
 if TYPE_CHECKING:
     from gptcli.generation.decode import Token
@@ -232,7 +233,9 @@ def statistics(run: Run, completions: list["Completion"]) -> str:
         lines.append(f"new: {speed}, finish reason {completion.finish_reason}{incomplete}")
     if (drafts := run.speculation) is not None:
         share = f" ({drafts.accepted / drafts.drafted:.0%})" if drafts.drafted else ""
-        lines.append(f"drafted: {drafts.drafted:,} tokens, {drafts.accepted:,} accepted{share}")
+        lines.append(
+            f"drafted: {plural(drafts.drafted, 'token')}, {drafts.accepted:,} accepted{share}"
+        )
     return "\n".join(lines)
 
 
@@ -244,4 +247,4 @@ def rate(tokens: int, seconds: float) -> float | None:
 def _speed(tokens: int, seconds: float) -> str:
     per_second = rate(tokens, seconds)
     speed = f" ({per_second:,.1f} tokens/s)" if per_second is not None else ""
-    return f"{tokens:,} tokens in {seconds:.3f} s{speed}"
+    return f"{plural(tokens, 'token')} in {seconds:.3f} s{speed}"

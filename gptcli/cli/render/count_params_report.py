@@ -16,7 +16,7 @@ from gptcli.cli.parameter_counts import Fit, ModelCount, Usage
 from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row
 from gptcli.cli.render.word_wrap import folded
 from gptcli.core.escape import shown
-from gptcli.core.units import bytes_text
+from gptcli.core.units import bytes_text, plural
 from gptcli.interpret.weight_summary import FileTotals
 from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.memory_estimate import PROGRAM, Running, Training
@@ -107,7 +107,7 @@ TIED_AND_UNTIED: Lines = [
 
 def _first(usage: Usage) -> dict[str, Lines]:
     """What is shown without --details."""
-    length = "full context" if usage.tokens is None else f"{usage.tokens:,} tokens"
+    length = "full context" if usage.tokens is None else plural(usage.tokens, "token")
     return {
         "Parameters": [*PARTS, *((f"  if {label}", value) for label, value in TIED_AND_UNTIED)],
         "Memory": [

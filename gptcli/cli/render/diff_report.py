@@ -12,7 +12,7 @@ from gptcli.checkpoint.header import MAX_NAME
 from gptcli.cli.model_files import ModelFiles
 from gptcli.cli.render.inspect_report import NUMBERED, gathered
 from gptcli.cli.render.progress import reading
-from gptcli.cli.render.table import QUIET, Report, Row
+from gptcli.cli.render.table import Report, Row
 from gptcli.core.escape import listed, shown
 from gptcli.core.units import plural
 from gptcli.interpret.canonical_weights import NamedTensor, Shape, Weights
@@ -122,12 +122,13 @@ def show_diff(names: tuple[str, str], found: Comparison, *, details: bool = Fals
             described = {name: _described(tensor) for name, tensor in tensors.items()}
             if not details:
                 described = _by_block(described, [pair.name for pair in found.pairs])
-            _show_rows(report, gathered(described.items()), details=details)
+            rows = gathered(described.items())
+            report.first_rows(rows, len(rows) if details else MOST_ROWS)
     unlike = [pair for pair in found.pairs if pair.shapes[0] != pair.shapes[1]]
     if unlike:
         report.heading(f"Other shape: {_tensors(len(unlike))}")
         rows = gathered((pair.name, _shapes(pair)) for pair in unlike)
-        _show_rows(report, rows, details=details)
+        report.first_rows(rows, len(rows) if details else MOST_ROWS)
     changed = [pair for pair in found.pairs if pair.distance and not pair.is_equal]
     _show_values(report, changed, details=details)
 
@@ -146,12 +147,6 @@ def _by_block(described: Mapping[str, str], common: Iterable[str]) -> dict[str, 
         blocks[block] = blocks.get(block, 0) + 1
         short[block] = f"{_tensors(blocks[block])} each"
     return short
-
-
-def _show_rows(report: Report, rows: Sequence[Row], *, details: bool) -> None:
-    report.rows(rows if details else rows[:MOST_ROWS])
-    if len(rows) > MOST_ROWS and not details:
-        report.points([f"and {len(rows) - MOST_ROWS:,} lines more (--details)"], QUIET)
 
 
 def _show_values(report: Report, changed: Sequence[Pair], *, details: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gptcli.cli.generate_options import Plan
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError
-from gptcli.core.units import bytes_text
+from gptcli.core.units import bytes_text, plural
 from gptcli.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _outcome(prompt: int, most: int, room: int, context: int, overflow: str) -> 
     if most <= room:
         return "not reached"
     ends = {"stop": "the text ends", "slide": "the window slides", "error": "exit 1"}
-    return f"reached after {room:,} new tokens: {ends[overflow]}"
+    return f"reached after {plural(room, 'new token')}: {ends[overflow]}"
 
 
 def _words(key: str, value: object) -> str:

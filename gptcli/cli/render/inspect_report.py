@@ -9,9 +9,9 @@ from gptcli.checkpoint.header import MAX_NAME, TensorInfo
 from gptcli.checkpoint.layouts import all_tensors
 from gptcli.cli.model_files import ModelFiles, WeightFiles
 from gptcli.cli.render.count_params_report import config_document
-from gptcli.cli.render.table import QUIET, WRONG, Canvas, Report, Row
+from gptcli.cli.render.table import WRONG, Canvas, Report, Row
 from gptcli.core.escape import shown
-from gptcli.core.units import bytes_text
+from gptcli.core.units import bytes_text, plural
 from gptcli.interpret.weight_summary import FileTotals, file_totals
 from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.parameters import Part, architecture
@@ -55,11 +55,11 @@ def show(files: ModelFiles, canvas: Canvas | None = None, *, details: bool = Fal
 
 
 def _config_line(files: ModelFiles, config: GPTConfig) -> str:
-    heads = f"{config.n_heads:,} heads of {config.head_dim:,}"
+    heads = f"{plural(config.n_heads, 'head')} of {config.head_dim:,}"
     named = {"tokenizer", "tie_weights"}
     other = {k: v for k, v in config.to_dict().items() if k in OPTIONAL_KEYS and k not in named}
     parts = [
-        f"{config.n_layers:,} layers",
+        plural(config.n_layers, "layer"),
         heads if files.knows_heads else "heads not in the weights",
         f"context {config.context_length:,}",
         f"dropout {config.drop_rate:g}" if files.knows_heads else "",
@@ -97,7 +97,9 @@ def _tree(part: Part, total: int, first: str = "", rest: str = "") -> Iterator[R
     """A module, then its children; its own tensors stand on its line, as shapes."""
     inner = [child for child in part.parts if not child.shape]
     if part.kind == "TransformerBlock":
-        yield _branch(part.name, f"{part.copies:,} equal blocks", part.count, total, first, rest, 1)
+        yield _branch(
+            part.name, plural(part.copies, "equal block"), part.count, total, first, rest, 1
+        )
         name = f"0-{part.copies - 1}" if part.copies > 1 else "0"
         one = replace(part, name=name, kind="one block", copies=1)
         yield from _tree(one, total, rest + "└─ ", rest + "   ")
@@ -124,7 +126,7 @@ def _short_tree(part: Part, total: int, first: str = "", rest: str = "") -> Iter
         name, inner = f"{name}.{inner[0].name}", list(inner[0].parts)
     if part.copies > 1 or part.kind == "TransformerBlock":
         name = f"{name}.0-{part.copies - 1}" if part.copies > 1 else f"{name}.0"
-        what = f"{part.copies:,} blocks of {part.count // part.copies:,}"
+        what = f"{plural(part.copies, 'block')} of {part.count // part.copies:,}"
     yield _branch(name, what, part.count, total, first, rest, len(inner))
     for child in inner:
         guides = ("└─ ", "   ") if child is inner[-1] else ("├─ ", "│  ")
@@ -162,9 +164,7 @@ def _summarise_weights(report: Report, weights: WeightFiles) -> None:
         infos = all_tensors(weights.headers).values()
         rows = gathered((info.name, f"{_shape(info.shape)}  {info.dtype}") for info in infos)
         report.heading("Tensors")
-        report.rows(rows[:MOST_ROWS])
-        if len(rows) > MOST_ROWS:
-            report.points([f"and {len(rows) - MOST_ROWS:,} lines more (--details)"], QUIET)
+        report.first_rows(rows, MOST_ROWS)
 
 
 def _short_facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from gptcli.cli.render import console
 from gptcli.core import signals
 from gptcli.core.escape import shown
-from gptcli.core.units import bytes_text
+from gptcli.core.units import bytes_text, plural
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -192,7 +192,11 @@ class BatchProgress(Line):
         """Everything in one line."""
         tally = self._tally
         speed = self.new_tokens / self.seconds if self.seconds > 0 else 0.0
-        parts = [f"{tally.records:,} records", f"{speed:,.0f} tokens/s", f"{tally.failed:,} failed"]
+        parts = [
+            plural(tally.records, "record"),
+            f"{speed:,.0f} tokens/s",
+            f"{tally.failed:,} failed",
+        ]
         left = self._seconds_left()
         if left is not None:
             parts.append(f"{duration(left)} left")

@@ -28,7 +28,7 @@ def show(scores: "Sequence[Score]") -> None:
             report.space()
         first = found[0]
         documents = plural(len(first.document_bytes), "document")
-        report.title(f"{shown(first.text)}: {documents}, {first.bytes:,} bytes")
+        report.title(f"{shown(first.text)}: {documents}, {plural(first.bytes, 'byte')}")
         titles = _TITLES + (_COMPARED if len(found) > 1 else ())
         rows = [Row(_cells(each, len(found) > 1)) for each in found]
         report.numbers(titles, rows, right=range(1, len(titles) + 1))

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 
 from gptcli.cli.render import console
 from gptcli.cli.render.word_wrap import folded, wrapped
+from gptcli.core.units import plural
 
 GAP = "  "
 TITLE, HEADING, QUIET, WRONG = "bold", "bold cyan", "dim", "yellow"
@@ -60,6 +61,12 @@ class Report:
     def rows(self, rows: Sequence[Row], right: Iterable[int] = ()) -> None:
         """Rows in columns; those in `right` are aligned on their right."""
         self._write(aligned(rows, right, self.width))
+
+    def first_rows(self, rows: Sequence[Row], most: int) -> None:
+        """At most `most` rows, and how many more --details shows."""
+        self.rows(rows[:most])
+        if len(rows) > most:
+            self.points([f"and {plural(len(rows) - most, 'line')} more (--details)"], QUIET)
 
     def table(
         self, rows: Sequence[Row], right: Collection[int], optional: Sequence[int] = ()
