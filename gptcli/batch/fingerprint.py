@@ -57,7 +57,7 @@ def weights_digest(checkpoint: Checkpoint | None, *, full: bool) -> str:
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """Digest of every token's bytes, the end-of-text token and the pre-tokenization."""
     ends = " ".join(map(str, sorted(tokenizer.eos_ids))) or "None"
-    hash = sha256(f"{tokenizer.n_vocab} {ends} {tokenizer.prompt(_SAMPLE_TEXT)}".encode())
+    hash = sha256(f"{tokenizer.n_vocab} {ends} {tokenizer.encode_prompt(_SAMPLE_TEXT)}".encode())
     for id in range(tokenizer.n_vocab):
         token = tokenizer.token_bytes(id)
         hash.update(len(token).to_bytes(4, "big") + token)

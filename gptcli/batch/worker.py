@@ -269,11 +269,11 @@ class BatchWorker:
             found = f"{size:,} bytes, expected at most {MAX_PROMPT_BYTES:,}"
             raise BadRecordError("prompt_too_long", f"the prompt is too long ({found})")
         try:
-            ids = self.tokenizer.prompt(prompt, special=special)
+            ids = self.tokenizer.encode_prompt(prompt, special=special)
         except UsageError as error:
             raise BadRecordError("tokenizer_failed", error.problem) from None
         if not special and not self._told_special:
-            spelled = self.tokenizer.spelled_special(prompt)
+            spelled = self.tokenizer.find_special_token(prompt)
             if spelled is not None:
                 self._told_special = True
                 self.on_special(spelled)

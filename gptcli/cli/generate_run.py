@@ -75,7 +75,7 @@ def run(spec: ModelSpec, params: SamplingParams, plan: Plan, prompt: str | tuple
 def _ids(llm: "LLM", prompt: str | tuple[int, ...], *, special: bool) -> list[int]:
     """The prompt's tokens, with a word on special ones that were read as text."""
     is_text = isinstance(prompt, str) and not special
-    if is_text and (spelled := llm.tokenizer.spelled_special(str(prompt))):
+    if is_text and (spelled := llm.tokenizer.find_special_token(str(prompt))):
         notice_special(spelled)
     return llm.prompt_ids(prompt, special=special)
 

@@ -136,7 +136,7 @@ def analyse(spec: ModelSpec, options: AnalysisOptions, *, every_map: bool = Fals
     spec = replace(spec, seed=SEED if spec.seed is None else spec.seed)
     llm = LLM.of_target(spec, found(spec, option="TARGET"))
     # What tokenizer and config can refuse is refused before weights are read.
-    ids = llm.tokenizer.prompt(options.text)
+    ids = llm.tokenizer.encode_prompt(options.text)
     heads_to_show(ids, options, llm.config)
     model = book_model(llm)
     heads = heads_to_show(ids, options, model.config)

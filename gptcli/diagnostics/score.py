@@ -188,7 +188,7 @@ def has_same_tokens(one: Model, other: Model) -> bool:
 def windows(text: Text, tokenizer: Tokenizer, spec: WindowSpec) -> Iterator[Window]:
     """The windows of each document; each of its tokens is the target of one window."""
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    start = tokenizer.prompt("") or end
+    start = tokenizer.encode_prompt("") or end
     for number, document in enumerate(text.documents):
         ids = tokenizer.encode(document, None)
         ids = [*start, *ids, *end] if spec.count_end else [*start, *ids]

@@ -30,7 +30,7 @@ from gptcli.model.parameters import count
 from gptcli.model.shortcut import BOOK_GRADIENTS, demonstration
 from gptcli.sampling.params import SamplingParams
 from gptcli.sampling.sampler import uniform
-from gptcli.tokenizer.encodings import of_ranks
+from gptcli.tokenizer.encodings import from_ranks
 
 # The parameters that the book prints, of the untied model and of the tied one.
 COUNTS = {
@@ -169,7 +169,7 @@ def tokenizer_round_trip() -> Answer:
     """Encode text of many kinds and decode it, whole and streamed."""
     tokens = [bytes([byte]) for byte in range(256)]
     tokens += [b"en", b"end", b" j", b"um", "狐".encode()[:2], b"<|"]
-    tokenizer = of_ranks("selftest", {token: rank for rank, token in enumerate(tokens)})
+    tokenizer = from_ranks("selftest", {token: rank for rank, token in enumerate(tokens)})
     ids = tokenizer.encode(TEXT)
     decoder = tokenizer.decoder()
     streamed = "".join(map(decoder.feed, ids)) + decoder.finish()

@@ -210,7 +210,7 @@ class LLM:
                 found = f"{max(prompt)}, expected below {tokenizer.n_vocab}"
                 raise UsageError("prompt_ids", f"a token id is not in the vocabulary ({found})")
             return list(prompt)
-        if ids := tokenizer.prompt(prompt, special=special):
+        if ids := tokenizer.encode_prompt(prompt, special=special):
             return ids
         if tokenizer.eos_id is None:
             raise UsageError("allow_empty", "the tokenizer has no end-of-text token to begin at")

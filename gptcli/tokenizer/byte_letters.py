@@ -1,7 +1,7 @@
-"""The printable letters that byte-level BPE writes bytes with, as GPT-2 introduced them.
+"""The printable letters that stand for bytes in byte-level BPE (GPT-2's `bytes_to_unicode`).
 
-Vocabulary and merges files hold text, and a token may be any bytes. So each of the 256 bytes has
-a letter: printable Latin-1 characters stand for themselves, the others for U+0100 and what follows.
+Vocabulary and merges files hold text, but a token may be any bytes. So each of the 256 bytes has a
+letter: a printable Latin-1 byte its own character, the others U+0100 and up.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ BYTE_OF_LETTER: Mapping[str, int] = {
     **{chr(256 + i): byte for i, byte in enumerate(_OTHERS)},
 }
 
-# The same for `str.translate`; a Latin-1 letter that stands for no byte becomes one that cannot.
+# The same for `str.translate`; other Latin-1 letters become U+0100, which Latin-1 cannot encode.
 _BYTES = {**dict.fromkeys(range(256), 0x100), **{ord(k): v for k, v in BYTE_OF_LETTER.items()}}
 
 

@@ -9,15 +9,13 @@ from pathlib import Path
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import described, shown
 from gptcli.tokenizer.special_tokens import read_json_object
-from gptcli.tokenizer.tokenizer import NO_TOKEN, Tokenizer
+from gptcli.tokenizer.tokenizer import REPLACEMENT, Tokenizer
 
 MAX_ID = 1 << 24
 
 
 class CharacterTokenizer(Tokenizer):
-    """One id a character. A character without one is refused, for there is nothing to take its
-    place.
-    """
+    """One token a character. A character without a token is refused: there is no unknown token."""
 
     def __init__(self, name: str, ids: Mapping[str, int]) -> None:
         self.name = self.origin = name
@@ -32,7 +30,7 @@ class CharacterTokenizer(Tokenizer):
 
     @property
     def special_tokens(self) -> Sequence[str]:
-        """None: every token is text."""
+        """Empty: there are none."""
         return ()
 
     def id_of(self, token: str) -> int | None:
@@ -41,9 +39,9 @@ class CharacterTokenizer(Tokenizer):
 
     def token_bytes(self, id: int) -> bytes:
         """The character in UTF-8."""
-        return self._characters.get(id, NO_TOKEN).encode()
+        return self._characters.get(id, REPLACEMENT).encode()
 
-    def _can_cut(self, special: bool) -> bool:
+    def _can_split(self, special: bool) -> bool:
         return True
 
     def _encode(self, text: str, special: bool, prompt: bool) -> list[int]:

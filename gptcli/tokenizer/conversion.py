@@ -16,7 +16,7 @@ from gptcli.tokenizer.characters import CharacterTokenizer
 from gptcli.tokenizer.encodings import PATTERN, TiktokenTokenizer
 from gptcli.tokenizer.export import json_bytes
 from gptcli.tokenizer.huggingface import HuggingFaceTokenizer
-from gptcli.tokenizer.special_tokens import GENERATION, SETTINGS
+from gptcli.tokenizer.special_tokens import GENERATION_CONFIG, TOKENIZER_CONFIG
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 _LETTERS = {byte: letter for letter, byte in BYTE_OF_LETTER.items()}
@@ -24,14 +24,14 @@ _LETTERS = {byte: letter for letter, byte in BYTE_OF_LETTER.items()}
 
 @dataclass(frozen=True, slots=True)
 class BpeVocabulary:
-    """A byte-level BPE as llama.cpp is told of it.
+    """A byte-level BPE as a GGUF file describes it.
 
     Attributes:
-        tokens: by id, in the printable letters of byte-level BPE.
+        tokens: by id, in the letters of byte-level BPE.
         special: ids of special tokens.
         merges: "left right" in the same letters, best first.
-        eos_id: ends a text.
-        bos_id: comes before every prompt.
+        eos_id: of the token that ends a text, None without one.
+        bos_id: of the token before every prompt, None without one.
     """
 
     tokens: list[str]
@@ -42,8 +42,11 @@ class BpeVocabulary:
 
 
 def huggingface_files(tokenizer: Tokenizer, context_length: int) -> dict[str, bytes]:
-    """Name → contents of what `AutoTokenizer` and `generate` read; ids are the same as here."""
-    library = as_library(tokenizer)
+    """Name → contents of the files that transformers' `AutoTokenizer` and `generate` read.
+
+    The ids are the same as here.
+    """
+    library = to_library(tokenizer)
     end = None if tokenizer.eos_id is None else library.id_to_token(tokenizer.eos_id)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -54,17 +57,17 @@ def huggingface_files(tokenizer: Tokenizer, context_length: int) -> dict[str, by
     if end is not None:
         settings |= {"bos_token": end, "eos_token": end, "unk_token": end}
         ids = sorted(tokenizer.eos_ids)
-        files[GENERATION] = json_bytes({"eos_token_id": ids if len(ids) > 1 else ids[0]})
-    files[SETTINGS] = json_bytes(settings)
+        files[GENERATION_CONFIG] = json_bytes({"eos_token_id": ids if len(ids) > 1 else ids[0]})
+    files[TOKENIZER_CONFIG] = json_bytes(settings)
     return files
 
 
-def as_library(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+def to_library(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     """The same tokenizer as an object of the `tokenizers` library."""
     if isinstance(tokenizer, HuggingFaceTokenizer):
         return tokenizer.library
     if isinstance(tokenizer, TiktokenTokenizer):
-        return _of_tiktoken(tokenizer)
+        return _from_tiktoken(tokenizer)
     assert isinstance(tokenizer, CharacterTokenizer)
     library = tokenizers.Tokenizer(models.BPE(vocab=dict(tokenizer.ids), merges=[]))
     library.decoder = decoders.Fuse()
@@ -72,17 +75,17 @@ def as_library(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
 
 
 def bpe_vocabulary(tokenizer: Tokenizer) -> BpeVocabulary:
-    """What a GGUF file holds of a tokenizer.
+    """The vocabulary of a tokenizer, for a GGUF file.
 
     Raises:
-        UsageError: it is not GPT-2's kind of byte-level BPE.
+        UsageError: the tokenizer is not a byte-level BPE that splits text as GPT-2 does.
     """
-    said = json.loads(as_library(tokenizer).to_str())
-    model, split = said["model"], said["pre_tokenizer"] or {}
+    document = json.loads(to_library(tokenizer).to_str())  # a tokenizer.json
+    model, split = document["model"], document["pre_tokenizer"] or {}
     if model["type"] != "BPE" or split.get("type") != "ByteLevel" or not split.get("use_regex"):
         problem = f"gguf needs a tokenizer like GPT-2's ({shown(tokenizer.name)} is another kind)"
         raise UsageError("format", problem)
-    added = {token["id"]: token for token in said["added_tokens"]}
+    added = {token["id"]: token for token in document["added_tokens"]}
     tokens = {id: token for token, id in model["vocab"].items()}
     tokens |= {id: token["content"] for id, token in added.items()}
     return BpeVocabulary(
@@ -90,12 +93,12 @@ def bpe_vocabulary(tokenizer: Tokenizer) -> BpeVocabulary:
         special=frozenset(id for id, token in added.items() if token["special"]),
         merges=[m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
         eos_id=tokenizer.eos_id,
-        bos_id=next(iter(tokenizer.prompt("")), None),
+        bos_id=next(iter(tokenizer.encode_prompt("")), None),
     )
 
 
 def add_to_gguf(gguf: Any, writer: Any, vocabulary: BpeVocabulary, vocab_size: int) -> None:
-    """Put a vocabulary, padded to the model's, into a GGUF file that is being written."""
+    """Add a vocabulary, padded to `vocab_size`, to a GGUF file that is being written."""
     count, kinds = len(vocabulary.tokens), gguf.TokenType
     padding = range(count, vocab_size)
     types = [kinds.CONTROL if id in vocabulary.special else kinds.NORMAL for id in range(count)]
@@ -114,7 +117,7 @@ def add_to_gguf(gguf: Any, writer: Any, vocabulary: BpeVocabulary, vocab_size: i
 def merges_of(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
     """For each token of two bytes or more, by rank, the two tokens that it is merged from.
 
-    They are what byte pair encoding makes of the token's bytes before it makes the token itself.
+    They are the last two parts when byte pair encoding merges the token's bytes.
     """
     for token in sorted(ranks, key=ranks.__getitem__):
         parts = [bytes([byte]) for byte in token]
@@ -126,11 +129,11 @@ def merges_of(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
             yield parts[0], parts[1]
 
 
-def _of_tiktoken(tokenizer: TiktokenTokenizer) -> tokenizers.Tokenizer:
+def _from_tiktoken(tokenizer: TiktokenTokenizer) -> tokenizers.Tokenizer:
     ranks = tokenizer.ranks
-    vocabulary = {_lettered(token): rank for token, rank in ranks.items()}
+    vocabulary = {_to_letters(token): rank for token, rank in ranks.items()}
     vocabulary |= {token: tokenizer.id_of(token) or 0 for token in tokenizer.special_tokens}
-    merges = [(_lettered(left), _lettered(right)) for left, right in merges_of(ranks)]
+    merges = [(_to_letters(left), _to_letters(right)) for left, right in merges_of(ranks)]
     library = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     if tokenizer.pattern == PATTERN:
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -148,5 +151,5 @@ def _of_tiktoken(tokenizer: TiktokenTokenizer) -> tokenizers.Tokenizer:
     return library
 
 
-def _lettered(token: bytes) -> str:
+def _to_letters(token: bytes) -> str:
     return "".join(_LETTERS[byte] for byte in token)

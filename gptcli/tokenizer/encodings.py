@@ -1,10 +1,10 @@
-"""Tokenizers by tiktoken: its named encodings, and rank files.
+"""Tokenizers run by tiktoken: its named encodings, and rank files (`.tiktoken`).
 
-tiktoken itself would wait for ever for a server that does not answer, and asks one even when the
-user works offline; here a download has a time limit and can be forbidden.
+tiktoken's own downloads have no time limit and ignore offline mode. Here a download has a time
+limit and can be forbidden.
 
-A rank file has a line for each token: the token in base64 and its rank, which is its id. The end
-of text has no line; it is the id after the last rank, as in GPT-2's own.
+A rank file has a line for each token: the token in base64 and its rank, which is its id. The end of
+text has no line; its id is the one after the last rank, as in GPT-2.
 """
 
 import base64
@@ -30,20 +30,20 @@ from gptcli.tokenizer.byte_letters import BYTE_OF_LETTER, bytes_of
 from gptcli.tokenizer.special_tokens import (
     END_OF_TEXT,
     MAX_BYTES,
-    SETTINGS,
-    named_token,
+    TOKENIZER_CONFIG,
     read_json_object,
+    special_token,
 )
-from gptcli.tokenizer.tokenizer import NEAR_CUTS, NO_TOKEN, Tokenizer
+from gptcli.tokenizer.tokenizer import REPLACEMENT, SPLIT_CHARACTERS, Tokenizer
 
-# GPT-2's pattern, with possessive repeats where they match the same and cannot backtrack.
+# GPT-2's pattern, with possessive quantifiers where these match the same: they never backtrack.
 PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 CONNECT_SECONDS = 8.0
 READ_SECONDS = 20.0
 MAX_ID = 1 << 24
 MAX_TOKEN_BYTES = 1024
-_OTHER_PATTERNS = ("p50k", "cl100k", "o200k")  # names of rank files that need more than ranks
+_OTHER_PATTERNS = ("p50k", "cl100k", "o200k")  # rank files of encodings with another pattern
 _ADVICE = (
     "Put vocab.bpe and encoder.json (or tokenizer.json) beside the config, or set "
     "TIKTOKEN_CACHE_DIR to a folder that holds tiktoken's downloads"
@@ -52,10 +52,10 @@ _lock = Lock()
 
 
 class TiktokenTokenizer(Tokenizer):
-    """A byte-level BPE that tiktoken computes.
+    """A byte-level BPE, run by tiktoken.
 
     Attributes:
-        bos_id: what every prompt begins with, None where it begins with its own first token.
+        bos_id: of the token before every prompt, None without one.
     """
 
     def __init__(self, encoding: tiktoken.Encoding, origin: str = "") -> None:
@@ -67,15 +67,17 @@ class TiktokenTokenizer(Tokenizer):
         self.eos_id = self.id_of(END_OF_TEXT)
         self.eos_ids = frozenset() if self.eos_id is None else frozenset({self.eos_id})
 
-    def begin_with(self, token: str) -> None:
-        """Let every prompt begin with this special token.
+    def set_bos_token(self, token: str) -> None:
+        """Put this special token before every prompt.
 
         Raises:
-            InputError: there is none of that name.
+            InputError: there is no such special token.
         """
         self.bos_id = self.id_of(token)
         if self.bos_id is None:
-            raise InputError(SETTINGS, f'bos_token: no special token is called "{shown(token)}"')
+            raise InputError(
+                TOKENIZER_CONFIG, f'bos_token: no special token is called "{shown(token)}"'
+            )
 
     @property
     def ranks(self) -> Mapping[bytes, int]:
@@ -84,12 +86,12 @@ class TiktokenTokenizer(Tokenizer):
 
     @property
     def pattern(self) -> str:
-        """The regular expression that splits a text before it is merged."""
+        """The regular expression that splits a text before bytes are merged."""
         return self._encoding._pat_str
 
     @property
     def special_tokens(self) -> Sequence[str]:
-        """The encoding's own."""
+        """The encoding's special tokens, sorted."""
         return sorted(self._encoding.special_tokens_set)
 
     def id_of(self, token: str) -> int | None:
@@ -99,21 +101,21 @@ class TiktokenTokenizer(Tokenizer):
         return None
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes of one token; for an id without one, as a padded vocabulary has, U+FFFD's."""
+        """The bytes of one token; those of U+FFFD for an id without one (a padded vocabulary)."""
         try:
             return self._encoding.decode_single_token_bytes(id)
         except (KeyError, OverflowError):
-            return NO_TOKEN.encode()
+            return REPLACEMENT.encode()
 
-    def _around(self) -> tuple[list[int], list[int]]:
+    def _prompt_affixes(self) -> tuple[list[int], list[int]]:
         return [] if self.bos_id is None else [self.bos_id], []
 
-    def _can_cut(self, special: bool) -> bool:
-        return not special or NEAR_CUTS.isdisjoint("".join(self.special_tokens))
+    def _can_split(self, special: bool) -> bool:
+        return not special or SPLIT_CHARACTERS.isdisjoint("".join(self.special_tokens))
 
     def _encode_batch(self, texts: list[str], special: bool) -> list[list[int]]:
         encode = partial(self._encode, special=special, prompt=False)
-        with ThreadPoolExecutor(len(texts)) as threads:  # tiktoken lets go of Python's lock
+        with ThreadPoolExecutor(len(texts)) as threads:  # tiktoken releases the GIL
             return list(threads.map(encode, texts))
 
     def _encode(self, text: str, special: bool, prompt: bool) -> list[int]:
@@ -123,14 +125,14 @@ class TiktokenTokenizer(Tokenizer):
                 return before + self._encoding.encode(text, allowed_special="all")
             return before + self._encoding.encode_ordinary(text)
         except BaseException as error:
-            # A panic inside tiktoken is no Exception, and its class cannot be imported.
+            # A panic in tiktoken's Rust code is a BaseException whose class cannot be imported.
             if type(error).__name__ != "PanicException" and not isinstance(error, ValueError):
                 raise
             raise UsageError("prompt", "tiktoken cannot split this text into tokens") from None
 
 
 def encoding_names() -> list[str]:
-    """What the installed tiktoken knows by name."""
+    """The names of the installed tiktoken's encodings."""
     return tiktoken.list_encoding_names()
 
 
@@ -138,25 +140,27 @@ def named_tokenizer(name: str, *, offline: bool = False) -> TiktokenTokenizer:
     """The tokenizer of one of `encoding_names()`.
 
     Raises:
-        RunError: it is in no cache, and cannot be had from the network.
+        RunError: it is not in tiktoken's cache, and cannot be downloaded.
     """
     return TiktokenTokenizer(_named_encoding(name, offline=offline))
 
 
-def beginning(tokenizer: TiktokenTokenizer, directory: Path | None) -> TiktokenTokenizer:
-    """The tokenizer, with prompts that begin as the directory's settings say.
+def with_bos_token(tokenizer: TiktokenTokenizer, directory: Path | None) -> TiktokenTokenizer:
+    """The tokenizer, with the BOS token that the directory's tokenizer_config.json asks for.
 
     Raises:
-        InputError: they name a token that there is not.
+        InputError: there is no such special token.
     """
-    settings = read_json_object(directory / SETTINGS) if directory else {}
+    settings = read_json_object(directory / TOKENIZER_CONFIG) if directory else {}
     if settings.get("add_bos_token") is True:
-        tokenizer.begin_with(named_token(settings, "bos_token"))
+        tokenizer.set_bos_token(special_token(settings, "bos_token"))
     return tokenizer
 
 
-def of_ranks(name: str, ranks: Mapping[bytes, int], eos_id: int | None = None) -> TiktokenTokenizer:
-    """The tokenizer of ranks, which are the ids, split by GPT-2's pattern."""
+def from_ranks(
+    name: str, ranks: Mapping[bytes, int], eos_id: int | None = None
+) -> TiktokenTokenizer:
+    """A tokenizer with these ranks as ids, and GPT-2's pattern."""
     special = {} if eos_id is None else {END_OF_TEXT: eos_id}
     return TiktokenTokenizer(
         tiktoken.Encoding(
@@ -169,24 +173,24 @@ def of_ranks(name: str, ranks: Mapping[bytes, int], eos_id: int | None = None) -
 def read_rank_file(path: Path, vocab_size: int | None = None) -> TiktokenTokenizer:
     """The tokenizer of a `.tiktoken` file.
 
-    It has an end of text if the model's vocabulary has room for one.
+    It has an end of text unless the ranks fill the model's vocabulary.
 
     Raises:
-        InputError: names the file, and the line that is wrong.
+        InputError: the file is malformed; the message names the line.
     """
     if path.name.startswith(_OTHER_PATTERNS):
-        hint = f'Write "tokenizer: {path.stem}"; tiktoken then supplies all of it'
-        raise InputError(shown(path), "has ranks alone, and not its way to split text", hint)
+        hint = f'Write "tokenizer: {path.stem}"; tiktoken then supplies both'
+        raise InputError(shown(path), "has ranks without the pattern that splits text", hint)
     ranks = read_ranks(path)
     end = max(ranks.values()) + 1
-    return of_ranks(path.name, ranks, None if end == vocab_size else end)
+    return from_ranks(path.name, ranks, None if end == vocab_size else end)
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """The bytes of each token in a rank file → its rank.
+    """The rank of each token in a rank file, by the token's bytes.
 
     Raises:
-        InputError: names the file, and the line that is wrong.
+        InputError: the file is malformed; the message names the line.
     """
     ranks: dict[bytes, int] = {}
     lines = read_bounded(path, MAX_BYTES).split(b"\n")
@@ -198,7 +202,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         except ValueError as error:
             raise InputError(shown(path), f"line {number:,}: {error}") from None
         if token in ranks:
-            raise InputError(shown(path), f"line {number:,}: the token of an earlier line")
+            raise InputError(shown(path), f"line {number:,}: a token that an earlier line has")
         ranks[token] = rank
     missing = [f"0x{byte:02x}" for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
@@ -216,7 +220,7 @@ def rank_lines(ranks: Mapping[bytes, int]) -> bytes:
 
 
 def ranks_of_merges(merges: Sequence[tuple[str, str]]) -> dict[bytes, int]:
-    """Merges of letters, first to last → the rank of each token: the bytes first, then the merges.
+    """Merges in byte letters, in order → ranks by bytes: the 256 bytes first, then the merges.
 
     Raises:
         ValueError: a letter stands for no byte.
@@ -226,7 +230,7 @@ def ranks_of_merges(merges: Sequence[tuple[str, str]]) -> dict[bytes, int]:
         token = bytes_of(left + right)
         if token is None:
             raise ValueError(f"{left} {right}")
-        ranks.setdefault(token, len(ranks))  # two merges may make one token
+        ranks.setdefault(token, len(ranks))  # two merges may make the same token
     return ranks
 
 
@@ -254,18 +258,18 @@ def _named_encoding(name: str, *, offline: bool = False) -> tiktoken.Encoding:
         why = str(error)
     except OSError as error:  # requests' errors too
         why = f"cannot be downloaded or cached ({type(error).__name__})"
-    except (ValueError, AssertionError):  # a page of a portal in between, a download cut short
-        why = "what was downloaded is not its data"
+    except (ValueError, AssertionError):  # a captive portal's page, a download cut short
+        why = "the download is damaged"
     raise RunError(f"tokenizer {name}", why, _ADVICE)
 
 
 class _UnreachableError(Exception):
-    """A download that is forbidden, or that nobody answers."""
+    """A download while offline, or one without an answer."""
 
 
 @contextmanager
 def _limited_downloads(offline: bool) -> Iterator[None]:
-    """While it lasts, tiktoken's downloads go through here; its cache stays its own matter."""
+    """Context in which tiktoken downloads with `_download`, or not at all; it still caches."""
 
     def read(blobpath: str) -> bytes:  # tiktoken's name for it
         if "://" not in blobpath:
@@ -285,10 +289,10 @@ def _limited_downloads(offline: bool) -> Iterator[None]:
 
 @contextmanager
 def _ranks_from_merges() -> Iterator[None]:
-    """While it lasts, tiktoken makes GPT-2's ranks from its merges alone.
+    """Context in which tiktoken makes GPT-2's ranks from the merges file alone.
 
-    It would make them from the vocabulary too and compare the two, which takes twice as long.
-    tiktoken checks the digest of the merges, so there is nothing left to compare.
+    By itself it reads the vocabulary file too and compares the two, which takes twice as long. It
+    has checked the digest of the merges by then, so the comparison adds nothing.
     """
 
     def ranks(vocab_bpe_file: str, *_: str, vocab_bpe_hash: str, **__: str) -> dict[bytes, int]:
@@ -306,12 +310,12 @@ def _ranks_from_merges() -> Iterator[None]:
 
 
 def _download(address: str) -> bytes:
-    """The bytes at an address. A thread asks, because looking up a name knows no time limit."""
+    """The bytes at a URL. The request runs in a thread: a DNS lookup has no timeout of its own."""
     answers: Queue[Any] = Queue()
 
     def ask() -> None:
         try:
-            requests = import_module("requests")  # tiktoken's way to the network; slow to load
+            requests = import_module("requests")  # tiktoken's HTTP client; slow to import
             limits = (CONNECT_SECONDS, READ_SECONDS)
             answers.put(requests.get(address, timeout=limits, stream=True))
         except OSError as error:  # all of requests' own errors are

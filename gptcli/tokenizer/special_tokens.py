@@ -1,8 +1,7 @@
-"""Read special and end-of-text tokens from a model directory's files.
+"""Read the special tokens that a model directory's files name, above all its EOS tokens.
 
-Transformers writes this in up to four places, and which of them are there depends on its version:
-`tokenizer_config.json` and `special_tokens_map.json` name tokens, `generation_config.json` and
-`config.json` give ids.
+Transformers writes them to up to four files, depending on its version: `tokenizer_config.json` and
+`special_tokens_map.json` name tokens, `generation_config.json` and `config.json` give ids.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,75 +13,80 @@ from gptcli.core.errors import InputError
 from gptcli.core.escape import described, shown
 from gptcli.core.files import decode_utf8, read_bounded, strict_json
 
-SETTINGS = "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
-GENERATION, CONFIG = "generation_config.json", "config.json"
+GENERATION_CONFIG, MODEL_CONFIG = "generation_config.json", "config.json"
 END_OF_TEXT = "<|endoftext|>"
 MAX_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
-class EndTokens:
-    """The tokens that end a text, as a directory's files name them.
+class EosTokens:
+    """The tokens that end a text, by a directory's files.
 
     Attributes:
-        named: whether a file names one, other than an id that the model does not have: such an
-            id is often only the default of transformers' GPT-2.
-        ids: of those that the model can write, the tokenizer's own first.
-        notices: on those that it cannot, a line each.
+        is_named: whether a file names one. An id that the model's vocabulary lacks does not count:
+            it is often only the default of transformers' GPT-2.
+        ids: those in the model's vocabulary, the tokenizer's own first.
+        notices: on those outside of it, a line each.
     """
 
-    named: bool = False
+    is_named: bool = False
     ids: tuple[int, ...] = ()
     notices: tuple[str, ...] = ()
 
 
-def end_tokens(
+def read_eos_tokens(
     directory: Path, id_of: Callable[[str], int | None], vocab_size: int | None
-) -> EndTokens:
-    """Every end token that a file of the directory names, by text or by id, alone or in a list.
+) -> EosTokens:
+    """Every EOS token that a file of the directory names, by text or by id, alone or in a list.
 
     Raises:
-        InputError: a file is no JSON, or its `eos_token_id` is no id.
+        InputError: a file is not JSON, or its `eos_token_id` is not a token id.
     """
-    found: dict[int, str] = {}  # id → where it is named first
+    found: dict[int, str] = {}  # id → where it is named first, for notices
     notices: list[str] = []
-    for file in (SETTINGS, SPECIAL_TOKENS_MAP):
+    for file in (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP):
         for token in _texts(read_json_object(directory / file).get("eos_token")):
             id = id_of(token)
             if id is None:
-                notices.append(f'{file}: eos_token "{shown(token)}" is no token: it ends no text')
+                problem = f'eos_token "{shown(token)}" is not in the vocabulary: it ends no text'
+                notices.append(f"{file}: {problem}")
             else:
                 found.setdefault(id, f'{file}: eos_token "{shown(token)}", id {id:,},')
-    named = bool(found or notices)
-    for file in (GENERATION, CONFIG):
+    is_named = bool(found or notices)
+    for file in (GENERATION_CONFIG, MODEL_CONFIG):
         for id in _ids(directory / file, "eos_token_id"):
             found.setdefault(id, f"{file}: eos_token_id {id:,}")
     outside = [id for id in found if vocab_size is not None and id >= vocab_size]
     size = f"the vocabulary (vocab_size {vocab_size})"
     notices += [f"{found[id]} is outside {size}: it ends no text" for id in outside]
-    for id in _ids(directory / CONFIG, "pad_token_id"):
+    for id in _ids(directory / MODEL_CONFIG, "pad_token_id"):
         if vocab_size is not None and id >= vocab_size and id not in found:
-            notices.append(f"{CONFIG}: pad_token_id {id:,} is outside {size}: it is not used")
+            notices.append(f"{MODEL_CONFIG}: pad_token_id {id:,} is outside {size}: it is not used")
     ids = tuple(id for id in found if id not in outside)
-    return EndTokens(named or bool(ids), ids, tuple(notices))
+    return EosTokens(is_named or bool(ids), ids, tuple(notices))
 
 
-def end_ids(directory: Path) -> list[int]:
-    """The ids that end a text by the model's files, those of its tokenizer apart.
+def model_eos_ids(directory: Path) -> list[int]:
+    """The EOS ids in the model's own files, not those of its tokenizer.
 
     Raises:
-        InputError: as `end_tokens`.
+        InputError: as `read_eos_tokens`.
     """
-    found = [id for file in (GENERATION, CONFIG) for id in _ids(directory / file, "eos_token_id")]
+    found = [
+        id
+        for file in (GENERATION_CONFIG, MODEL_CONFIG)
+        for id in _ids(directory / file, "eos_token_id")
+    ]
     return list(dict.fromkeys(found))
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file's one object; an empty one where there is no such file.
+    """The object in a JSON file; empty where there is no such file.
 
     Raises:
-        InputError: it is no JSON, or no object.
+        InputError: not JSON, or not an object.
     """
     if not path.exists():
         return {}
@@ -92,21 +96,21 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def text_of(value: object) -> str | None:
-    """A special token's text; files write it alone, or with its properties."""
+def token_text(value: object) -> str | None:
+    """The text of a special token, which files write as a string or as an object."""
     if isinstance(value, Mapping):
         value = value.get("content")
     return value if isinstance(value, str) and value else None
 
 
-def named_token(settings: Mapping[str, Any], key: str) -> str:
-    """The text of `bos_token` or `eos_token`; GPT-2's end of text where it is not said."""
-    return text_of(settings.get(key)) or END_OF_TEXT
+def special_token(settings: Mapping[str, Any], key: str) -> str:
+    """The text of `bos_token` or `eos_token`; GPT-2's `<|endoftext|>` where it is missing."""
+    return token_text(settings.get(key)) or END_OF_TEXT
 
 
 def _texts(value: object) -> Iterator[str]:
     for item in value if isinstance(value, list) else [value]:
-        if text := text_of(item):
+        if text := token_text(item):
             yield text
 
 

@@ -1,7 +1,7 @@
-"""Text to token ids and back, and which tokenizer a model has.
+"""The tokenizer interface, and the loading of a model's tokenizer.
 
-Text that spells a special token is ordinary text, for prompts come from anywhere; a caller who
-wants the token itself says `special=True`.
+Text that spells a special token is encoded as ordinary text, because prompts may come from
+strangers; `special=True` encodes it as the token.
 """
 
 import codecs
@@ -17,68 +17,68 @@ from typing import Protocol
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.tokenizer.special_tokens import (
-    SETTINGS,
-    EndTokens,
-    end_tokens,
+    TOKENIZER_CONFIG,
+    EosTokens,
+    read_eos_tokens,
     read_json_object,
 )
 
 MAX_PROMPT_BYTES = 1 << 20
 
-# Vocabularies that are GPT-2's: its own 50,257 tokens, perhaps padded to a multiple of 64 or 128.
+# Vocabulary sizes of GPT-2: its own 50,257 tokens, perhaps padded to a multiple of 64 or 128.
 GPT2_SIZES = range(50257, 50304 + 1)
 
 MERGES = ("merges.txt", "vocab.bpe")
-VOCABULARIES = ("vocab.json", "encoder.json")  # what lies beside each of the merges
-CHARACTERS = "meta.json"
+VOCABULARIES = ("vocab.json", "encoder.json")  # the partner of each merges file, in that order
+CHARACTER_VOCABULARY = "meta.json"
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
-_OF_DIRECTORY = ("tokenizer.tiktoken", "tokenizer.json", *MERGES, CHARACTERS)
+_TOKENIZER_FILES = ("tokenizer.tiktoken", "tokenizer.json", *MERGES, CHARACTER_VOCABULARY)
 
-# Files that are a tokenizer, or a part of one, which we cannot read.
+# Files of tokenizers in formats that are not supported.
 _UNREADABLE = re.compile(
     r".*\.model|.*\.vocab|bpe\.codes|vocab\.txt|vocab\.json|encoder\.json"
     r"|(.*(vocab|token|encoder).*|meta)\.(pkl|pickle)",
     re.IGNORECASE,
 )
-_UNSAVED = 'Save it as tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained("DIR"))'
+_SAVE_HINT = 'Save it as tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained("DIR"))'
 
-NO_TOKEN = "\ufffd"  # what an id without a token reads as
+REPLACEMENT = "\ufffd"  # the text of an id without a token
 
 
-# Where a text may be cut: after a letter, before one blank and a letter, or before punctuation. All
-# splitters end a token there, whatever stands further on. The letters, Latin, Cyrillic, Hebrew,
-# Arabic, Hindi, kana, Chinese and Korean, are letters in every library's tables.
+# Where a long text may be split: after a letter, before one blank and a letter, or before
+# punctuation. Every pre-tokenizer ends a token there, whatever follows. The letters (Latin,
+# Cyrillic, Hebrew, Arabic, Hindi, kana, Chinese and Korean) are letters in every library's tables.
 _LETTER = (
     r"[A-Za-z\u0410-\u044f\u05d0-\u05ea\u0621-\u063a\u0915-\u0939\u3041-\u3096\u30a1-\u30fa"
     r"\u4e00-\u9fa5\uac00-\ud7a3]"
 )
 _MARKS = r",.;:!?\u3001\u3002\uff0c"
-_CUT = re.compile(rf"(?<={_LETTER})(?=[ \n]{_LETTER}|[{_MARKS}])")
-NEAR_CUTS = frozenset(" \n,.;:!?\u3001\u3002\uff0c")  # a token with one of these could span a cut
+_SPLIT = re.compile(rf"(?<={_LETTER})(?=[ \n]{_LETTER}|[{_MARKS}])")
+SPLIT_CHARACTERS = frozenset(" \n,.;:!?\u3001\u3002\uff0c")  # a token with one could span a split
 _CHUNK = 1 << 17  # characters
-_AT_A_TIME = 4
+_BATCH = 4  # chunks that are encoded side by side
 
 
-class StreamDecoder(Protocol):
-    """Ids, as they come, to text. All pieces together are the text decoded at once."""
+class IncrementalDecoder(Protocol):
+    """Decode a stream of ids token by token; the pieces joined are the text decoded at once."""
 
     def feed(self, id: int) -> str:
-        """The text that is certain with the next token, perhaps none."""
+        """The text that the next token completes, often empty."""
 
     def finish(self) -> str:
-        """What is left at the end: U+FFFD for a character that was begun, otherwise nothing."""
+        """The text that was held back: U+FFFD for an incomplete character, otherwise empty."""
 
 
 class Tokenizer(ABC):
-    """What every kind of tokenizer can do.
+    """Text to token ids and back.
 
     Attributes:
-        name: a tiktoken name, or the file it was read from, without folders.
+        name: a tiktoken encoding, or the name of the file it was read from, without folders.
         origin: where it came from, for messages.
-        n_vocab: ids from here on have no token and no meaning.
-        eos_id: the first of the end tokens, None for a tokenizer without one.
+        n_vocab: one more than the highest id with a token.
+        eos_id: the first of `eos_ids`, None for a tokenizer without one.
         eos_ids: every token that ends a text.
-        notices: what a user should know of the files that were read, a line each.
+        notices: remarks for the user on the files that were read, a line each.
     """
 
     name: str
@@ -92,29 +92,28 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode(self, text: str, special: bool, prompt: bool) -> list[int]:
-        """Text → ids; those of a prompt with what every prompt has before or after its text."""
+        """Text → ids; with `prompt`, also the tokens that every prompt begins or ends with."""
 
     @abstractmethod
     def id_of(self, token: str) -> int | None:
-        """The id of a token by its name, as vocabulary files spell it."""
+        """The id of a token as vocabulary files spell it; None without such a token."""
 
     @abstractmethod
     def token_bytes(self, id: int) -> bytes:
-        """The bytes that one token adds to a text; U+FFFD's for an id without a token."""
+        """The bytes that one token adds to a text; those of U+FFFD for an id without a token."""
 
     @property
     @abstractmethod
     def special_tokens(self) -> Sequence[str]:
-        """The tokens that text becomes only with `special=True`."""
+        """The tokens that text is encoded as only with `special=True`."""
 
-    def prompt(
+    def encode_prompt(
         self, text: str, limit: int | None = MAX_PROMPT_BYTES, *, special: bool = False
     ) -> list[int]:
-        """What a model is to read before it goes on: as `encode`, and a beginning of text where
-        the model was trained with one.
+        """The ids of a prompt: as `encode`, after a BOS token where the tokenizer adds one.
 
         Raises:
-            UsageError: as `encode`; a token that the model's vocabulary lacks.
+            UsageError: as `encode`; or the model's vocabulary lacks one of the tokens.
         """
         _check_text(text, limit)
         ids = self._encode(text, special, prompt=True)
@@ -130,60 +129,58 @@ class Tokenizer(ABC):
 
         Args:
             text: any Unicode text.
-            limit: the most bytes that are allowed; None allows any number.
-            special: special tokens that the text spells become these tokens.
+            limit: maximum size in UTF-8 bytes; None allows any size.
+            special: whether special tokens that the text spells are encoded as these tokens.
 
         Raises:
-            UsageError: the text is too large, or is no text (lone surrogates).
+            UsageError: the text is too large, or is not valid Unicode (lone surrogates).
         """
         _check_text(text, limit)
         return self._encode(text, special, prompt=False)
 
     def encode_stream(self, pieces: Iterable[str], *, special: bool = False) -> Iterator[list[int]]:
-        """A text of any size, in pieces of any size → the ids that `prompt` gives, in order.
+        """A text of any size, in pieces of any size → the ids of `encode_prompt`, in order.
 
-        Cuts the text where every splitter does, so what is held at a time is a few MiB; where a
-        tokenizer's rules leave no such place, the text is held as a whole.
+        Splits the text where every pre-tokenizer does, so that only a few MiB are in memory. Where
+        a tokenizer's rules allow no split, the whole text is held in memory.
 
         Args:
             pieces: valid Unicode.
             special: as `encode`.
         """
-        before, after = self._around()
+        before, after = self._prompt_affixes()
         if before:
             yield before
-        chunks = _chunks(pieces) if self._can_cut(special) else iter(["".join(pieces)])
-        while batch := list(islice(chunks, _AT_A_TIME)):
+        chunks = _chunks(pieces) if self._can_split(special) else iter(["".join(pieces)])
+        while batch := list(islice(chunks, _BATCH)):
             yield from self._encode_batch(batch, special)
         if after:
             yield after
 
-    def _around(self) -> tuple[list[int], list[int]]:
-        """What a prompt has before and after the ids of its text."""
+    def _prompt_affixes(self) -> tuple[list[int], list[int]]:
+        """The ids that every prompt begins and ends with."""
         return [], []
 
-    def _can_cut(self, special: bool) -> bool:
-        """Whether ids do not change where a text is cut between a word and what follows it."""
+    def _can_split(self, special: bool) -> bool:
+        """Whether a text may be encoded in parts that were split at `_SPLIT`."""
         return False
 
     def _encode_batch(self, texts: list[str], special: bool) -> list[list[int]]:
-        """Texts → ids, side by side where the library can."""
+        """Texts → ids, in parallel where the library can."""
         return [self._encode(text, special, prompt=False) for text in texts]
 
-    def spelled_special(self, text: str) -> str | None:
-        """The first special token that a text spells out."""
+    def find_special_token(self, text: str) -> str | None:
+        """The first special token that a text spells, None without one."""
         found = self._spelling.search(text) if self._spelling else None
         return found.group() if found else None
 
     @property
-    def n_required(self) -> int:
-        """The smallest vocabulary that a model for this tokenizer can have."""
+    def min_vocab_size(self) -> int:
+        """The smallest vocab_size of a model that this tokenizer can be used with."""
         return self.n_vocab
 
-    def fit(self, vocab_size: int) -> None:
-        """Go with a model of this vocabulary: tokens past it are refused in prompts, and end
-        nothing.
-        """
+    def limit_vocabulary(self, vocab_size: int) -> None:
+        """Adapt to a model's vocabulary: ids past it are refused in prompts and end no text."""
         self._vocab_size = vocab_size
         if self.eos_id is not None and self.eos_id >= vocab_size:
             self.eos_id, self.eos_ids = None, frozenset()
@@ -197,19 +194,19 @@ class Tokenizer(ABC):
     def decode(self, ids: Iterable[int], after: Sequence[int] = ()) -> str:
         """Ids → text, with U+FFFD where the bytes are not UTF-8. Never fails.
 
-        `after`: the ids that stand before them. With a WordPiece or Unigram vocabulary the first
-        word of a text has no space before it, and any other has.
+        `after`: the ids before them in the text. With a WordPiece or Unigram vocabulary only the
+        first word of a text has no space before it.
         """
         decoder = self.decoder(after)
         return "".join(map(decoder.feed, ids)) + decoder.finish()
 
-    def decoder(self, after: Sequence[int] = ()) -> StreamDecoder:
-        """A new decoder for one stream of ids, which follows the ids of `after`."""
-        return BytesDecoder(self)
+    def decoder(self, after: Sequence[int] = ()) -> IncrementalDecoder:
+        """A new decoder for one stream of ids that follow the ids of `after`."""
+        return ByteDecoder(self)
 
 
 def _chunks(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text in pieces that end at cuts, of about `_CHUNK` characters where it has them."""
+    """The same text in chunks of about `_CHUNK` characters, split at `_SPLIT`."""
     held: list[str] = []
     size, enough = 0, _CHUNK
     for piece in pieces:
@@ -218,7 +215,7 @@ def _chunks(pieces: Iterable[str]) -> Iterator[str]:
         if size < enough:
             continue
         text = "".join(held)
-        cuts = [match.start() for match in _CUT.finditer(text, size - enough // 4)]
+        cuts = [match.start() for match in _SPLIT.finditer(text, size - enough // 4)]
         if cuts:
             yield text[: cuts[-1]]
             text = text[cuts[-1] :]
@@ -239,19 +236,19 @@ def _check_text(text: str, limit: int | None) -> None:
         raise UsageError("prompt", f"is too large ({found})")
 
 
-class BytesDecoder:
-    """For tokens that are bytes: a character leaves when its last byte has come."""
+class ByteDecoder:
+    """Decoder for tokens that are bytes: a character is returned once its last byte has come."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._token_bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, id: int) -> str:
-        """The text that the next token makes whole, often none."""
+        """The text that the next token completes, often empty."""
         return self._decoder.decode(self._token_bytes(id))
 
     def finish(self) -> str:
-        """U+FFFD for a character that was begun, otherwise nothing."""
+        """U+FFFD for an incomplete character, otherwise empty."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -262,79 +259,79 @@ def load_tokenizer(
     vocab_size: int | None = None,
     offline: bool = False,
 ) -> Tokenizer:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
-    It is the file that `name` names in `directory`, else the directory's own files, else
-    tiktoken's encoding of that name, from its cache or the network. Without a name and without
-    files it is GPT-2's, if the vocabulary has GPT-2's size.
+    The first of these that exists: the file called `name` in `directory`, a tokenizer file in
+    `directory`, tiktoken's encoding called `name` (from its cache or the network). Without a name
+    and without files it is GPT-2's, if the vocabulary has GPT-2's size.
 
     Args:
-        name: what the model's config says.
-        directory: where the model's files are.
-        vocab_size: the model's; it may be larger than the tokenizer's, which is padding.
+        name: `tokenizer` in the model's config.
+        directory: the model directory.
+        vocab_size: the model's; may be larger than the tokenizer's, which is padding.
         offline: download nothing.
 
     Raises:
-        InputError: a file is not what it should be or cannot be read here, the name means
-            nothing, or the model's vocabulary is not this tokenizer's.
-        RunError: tiktoken's data is not on this machine and cannot be had.
+        InputError: a file is malformed or of an unsupported kind, the name is unknown, or the
+            tokenizer has more tokens than the model.
+        RunError: tiktoken's data is not on this machine and cannot be downloaded.
     """
     path = find_file(name, directory)
     if path is not None:
-        tokenizer = _of_file(path, vocab_size)
+        tokenizer = _read_file(path, vocab_size)
     else:
         if name is None:
-            _refuse_to_guess(directory, vocab_size)
-        tokenizer = _named(name or "gpt2", directory, offline)
-    if vocab_size is not None and tokenizer.n_required > vocab_size:
+            _check_gpt2_is_a_good_guess(directory, vocab_size)
+        tokenizer = _load_encoding(name or "gpt2", directory, offline)
+    if vocab_size is not None and tokenizer.min_vocab_size > vocab_size:
         raise _too_large(tokenizer, vocab_size)
     if directory is not None:
-        _settle_ends(tokenizer, end_tokens(directory, tokenizer.id_of, vocab_size))
+        _set_eos(tokenizer, read_eos_tokens(directory, tokenizer.id_of, vocab_size))
     tokenizer.n_vocab = max(tokenizer.n_vocab, 1 + max(tokenizer.eos_ids, default=0))
     if vocab_size is not None:
-        tokenizer.fit(vocab_size)
+        tokenizer.limit_vocabulary(vocab_size)
     return tokenizer
 
 
 def find_file(name: str | None, directory: Path | None) -> Path | None:
-    """The file that holds the tokenizer, None where only tiktoken's own data can.
+    """The file that holds the tokenizer, None for one of tiktoken's encodings.
 
     Raises:
-        InputError: the name is neither a file's nor one that tiktoken knows.
+        InputError: the name is neither a file's nor one of tiktoken's.
     """
     if name is not None and name not in _encoding_names():
         if directory is None or not (Path(name).suffix or (directory / name).exists()):
-            raise _unknown(name)
+            raise _unknown_name(name)
         return directory / name
-    paths = [directory / own for own in _OF_DIRECTORY] if directory else []
+    paths = [directory / own for own in _TOKENIZER_FILES] if directory else []
     return next((path for path in paths if path.exists()), None)
 
 
-def _of_file(path: Path, vocab_size: int | None) -> Tokenizer:
-    """The tokenizer in a file, and in those that belong to it; its name tells the format."""
+def _read_file(path: Path, vocab_size: int | None) -> Tokenizer:
+    """Read a tokenizer file, and its partner if it has one; the file's name tells the format."""
     suffix = path.suffix.lower()
     if suffix == ".tiktoken":
-        from gptcli.tokenizer.encodings import beginning, read_rank_file  # noqa: PLC0415  # 0.03 s
+        from gptcli.tokenizer.encodings import read_rank_file, with_bos_token  # noqa: PLC0415  # 0.03 s
 
-        return beginning(read_rank_file(path, vocab_size), path.parent)
+        return with_bos_token(read_rank_file(path, vocab_size), path.parent)
     if path.name in VOCABULARIES:
         from gptcli.tokenizer.huggingface import read_merges  # noqa: PLC0415  # 0.02 s
 
-        return read_merges(_beside(path, MERGES), path)
+        return read_merges(_partner_file(path, MERGES), path)
     if suffix == ".json":
-        return _of_json(path)
+        return _read_json(path)
     if suffix in {".bpe", ".txt"} and path.name != "vocab.txt":
         from gptcli.tokenizer.huggingface import read_merges  # noqa: PLC0415  # 0.02 s
 
-        return read_merges(path, _beside(path, VOCABULARIES))
+        return read_merges(path, _partner_file(path, VOCABULARIES))
     if _UNREADABLE.fullmatch(path.name):
         raise _unreadable(path)
     expected = "expected .tiktoken, .bpe, .txt or .json"
     raise InputError(shown(path), f'cannot tell the format from "{shown(suffix)}" ({expected})')
 
 
-def _of_json(path: Path) -> Tokenizer:
-    if path.name == CHARACTERS:
+def _read_json(path: Path) -> Tokenizer:
+    if path.name == CHARACTER_VOCABULARY:
         from gptcli.tokenizer.characters import read_characters  # noqa: PLC0415  # as the others
 
         return read_characters(path)
@@ -343,17 +340,17 @@ def _of_json(path: Path) -> Tokenizer:
     return read_tokenizer_json(path)
 
 
-def _beside(path: Path, names: Sequence[str]) -> Path:
-    """The file that belongs to another; GPT-2's own pair goes together, and so does the newer."""
+def _partner_file(path: Path, names: Sequence[str]) -> Path:
+    """The other file of a pair: vocab.bpe with encoder.json, merges.txt with vocab.json."""
     ordered = names if path.name in {MERGES[0], VOCABULARIES[0]} else names[::-1]
     paths = [path.with_name(name) for name in ordered]
     return next((path for path in paths if path.exists()), paths[0])
 
 
-def _named(name: str, directory: Path | None, offline: bool) -> Tokenizer:
-    from gptcli.tokenizer.encodings import beginning, named_tokenizer  # noqa: PLC0415  # 0.03 s
+def _load_encoding(name: str, directory: Path | None, offline: bool) -> Tokenizer:
+    from gptcli.tokenizer.encodings import named_tokenizer, with_bos_token  # noqa: PLC0415  # 0.03 s
 
-    return beginning(named_tokenizer(name, offline=offline), directory)
+    return with_bos_token(named_tokenizer(name, offline=offline), directory)
 
 
 def _encoding_names() -> list[str]:
@@ -362,47 +359,47 @@ def _encoding_names() -> list[str]:
     return encoding_names()
 
 
-def _settle_ends(tokenizer: Tokenizer, ends: EndTokens) -> None:
-    """What the files name ends a text; the tokenizer's own end of text where they name nothing."""
-    if ends.named:
+def _set_eos(tokenizer: Tokenizer, ends: EosTokens) -> None:
+    """Use the files' EOS tokens; where they name none the tokenizer keeps its own."""
+    if ends.is_named:
         tokenizer.eos_id = ends.ids[0] if ends.ids else None
         tokenizer.eos_ids = frozenset(ends.ids)
     tokenizer.notices = (*tokenizer.notices, *ends.notices)
 
 
-def _refuse_to_guess(directory: Path | None, vocab_size: int | None) -> None:
-    """GPT-2's tokenizer is a good guess for a model without one, and a bad one for any other."""
+def _check_gpt2_is_a_good_guess(directory: Path | None, vocab_size: int | None) -> None:
+    """Refuse to guess GPT-2's tokenizer where the files or the vocabulary tell of another."""
     if directory is not None:
         _refuse_unreadable(directory)
     if vocab_size is not None and vocab_size not in GPT2_SIZES:
-        raise _none_named(directory, vocab_size)
+        raise _no_tokenizer(directory, vocab_size)
 
 
 def _refuse_unreadable(directory: Path) -> None:
-    """Refuse a directory with a tokenizer of a kind that is not read here: its ids are others."""
+    """Refuse a directory with a tokenizer of an unsupported kind: its ids would be others."""
     names = sorted(entry.name for entry in directory.iterdir())
     for name in names:
         if _UNREADABLE.fullmatch(name):
             raise _unreadable(directory / name)
-    kind = read_json_object(directory / SETTINGS).get("tokenizer_class")
+    kind = read_json_object(directory / TOKENIZER_CONFIG).get("tokenizer_class")
     if kind is not None and kind not in GPT2_CLASSES:
         problem = f"names a tokenizer whose files are not there (tokenizer_class {shown(kind)})"
-        raise InputError(shown(directory / SETTINGS), problem, _UNSAVED)
+        raise InputError(shown(directory / TOKENIZER_CONFIG), problem, _SAVE_HINT)
 
 
 def _unreadable(path: Path) -> InputError:
     if path.name in VOCABULARIES:
         other = MERGES[VOCABULARIES.index(path.name)]
-        return InputError(shown(path), f"has no {other} beside it, which belongs to it", _UNSAVED)
+        return InputError(shown(path), f"has no {other} beside it, which belongs to it", _SAVE_HINT)
     if path.suffix.lower() in {".pkl", ".pickle"}:
-        hint = _UNSAVED
+        hint = _SAVE_HINT
         if path.stem == "meta":
-            hint = f"Write its stoi and itos to {CHARACTERS}, as JSON"
+            hint = f"Write its stoi and itos to {CHARACTER_VOCABULARY}, as JSON"
         return InputError(shown(path), "a pickle is never read, as it may run code", hint)
-    return InputError(shown(path), "a tokenizer of a kind that is not read here", _UNSAVED)
+    return InputError(shown(path), "a tokenizer of a kind that is not supported", _SAVE_HINT)
 
 
-def _none_named(directory: Path | None, vocab_size: int | None) -> InputError:
+def _no_tokenizer(directory: Path | None, vocab_size: int | None) -> InputError:
     where = f"{shown(directory)}: " if directory else ""
     problem = (
         f"{where}the model has no tokenizer, and its vocabulary is not GPT-2's "
@@ -421,7 +418,7 @@ def _too_large(tokenizer: Tokenizer, vocab_size: int) -> InputError:
     return InputError(f"tokenizer {shown(tokenizer.name)}", problem, hint)
 
 
-def _unknown(name: str) -> InputError:
+def _unknown_name(name: str) -> InputError:
     names = _encoding_names()
     near = get_close_matches(name, names, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"tiktoken knows {', '.join(names)}"

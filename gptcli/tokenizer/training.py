@@ -1,4 +1,4 @@
-"""Train a byte-level BPE with the `tokenizers` library, as ranks for tiktoken."""
+"""Train a byte-level BPE with the `tokenizers` library; the result is ranks for tiktoken."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -8,14 +8,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from gptcli.tokenizer.encodings import ranks_of_merges
 
 BYTES = 256
-MAX_PIECE = 1 << 16  # the library's own word table needs no longer texts than this
+MAX_PIECE = 1 << 16  # characters; longer documents are passed to the library line by line
 
 
 def train_ranks(documents: Iterable[str], vocab_size: int) -> dict[bytes, int]:
-    """Documents → the bytes of each token and its rank, at most `vocab_size` - 1 of them.
+    """Documents → ranks by bytes, at most `vocab_size` - 1 of them.
 
-    The id left over is the end of text's. Little text has fewer pairs to merge and gives fewer
-    tokens. The same documents give the same ranks.
+    The last id is left to the end of text. Little text gives fewer tokens, for lack of pairs to
+    merge. The same documents give the same ranks.
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -32,7 +32,7 @@ def train_ranks(documents: Iterable[str], vocab_size: int) -> dict[bytes, int]:
 
 
 def _short(documents: Iterable[str]) -> Iterator[str]:
-    """Long documents by lines: the split into words is slow on very long texts."""
+    """Long documents line by line: pre-tokenization is slow on very long texts."""
     for document in documents:
         if len(document) <= MAX_PIECE:
             yield document

@@ -24,7 +24,7 @@ from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import FloatDtype
 from gptcli.model.gpt import GPTModel
 from gptcli.tokenizer.encodings import rank_lines
-from gptcli.tokenizer.export import beginning, files_of
+from gptcli.tokenizer.export import tokenizer_files, with_bos_token
 from gptcli.tokenizer.special_tokens import END_OF_TEXT
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.training import train_ranks
@@ -80,7 +80,7 @@ def start(
     tokenizer = _new_tokenizer(recipe, documents, group, keep=keep)
     config = _new_config(recipe, tokenizer)
     model = initialised(config, seed, recipe.initialisation)
-    return StartingPoint(model, tokenizer, files=beginning({}, END_OF_TEXT))
+    return StartingPoint(model, tokenizer, files=with_bos_token({}, END_OF_TEXT))
 
 
 def initialised(config: GPTConfig, seed: int, initialisation: Initialisation) -> GPTModel:
@@ -128,11 +128,11 @@ def _from_base(recipe: Recipe, target: Target) -> StartingPoint:
     config = model.config
     name, size = config.tokenizer, config.vocab_size
     tokenizer = load_tokenizer(name, target.directory, vocab_size=size)
-    file, files = files_of(name, target.directory, TOKENIZER)
+    file, files = tokenizer_files(name, target.directory, TOKENIZER)
     model.config = replace(config, tokenizer=file)
     digest = sha256_of(header.path for header in read_headers(target.weights))
     base = Base(_short_name(target), digest, _texts(folder / CARD))
-    files = beginning(files, _end_of(tokenizer))
+    files = with_bos_token(files, _end_of(tokenizer))
     return StartingPoint(model, tokenizer, base, files)
 
 

@@ -15,7 +15,7 @@ from gptcli.cli import run
 from gptcli.generation.llm import LLM
 from gptcli.generation.model_spec import ModelSpec
 from gptcli.tokenizer.conversion import huggingface_files, merges_of
-from gptcli.tokenizer.encodings import of_ranks, read_ranks
+from gptcli.tokenizer.encodings import from_ranks, read_ranks
 
 PROMPTS = ["Once upon a time", " two  spaces", "caf\u00e9, na\u00efve \u65e5\u672c\n\nend", "a"]
 STORIES = Path(__file__).parents[2] / "gptcli" / "data" / "stories"
@@ -67,7 +67,7 @@ def test_what_a_gpt2_config_says_survives(changes: dict[str, object], tmp_path: 
     shape = {"vocab_size": 257, "n_positions": 32, "n_embd": 16, "n_head": 2, "n_layer": 2}
     oracle = lively_gpt2(**shape, **changes)
     oracle.save_pretrained(tmp_path / "in")
-    tokenizer = of_ranks("bytes", {bytes([byte]): byte for byte in range(256)}, eos_id=256)
+    tokenizer = from_ranks("bytes", {bytes([byte]): byte for byte in range(256)}, eos_id=256)
     for name, contents in huggingface_files(tokenizer, 32).items():
         (tmp_path / "in" / name).write_bytes(contents)
     assert run(["export", "-m", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-q"]) == 0

@@ -47,8 +47,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @each
 @given(text=TEXT)
 def test_prompts_have_the_ids_of_transformers(pair: Pair, text: str) -> None:
-    assert pair.ours.prompt(text) == pair.theirs(text, split_special_tokens=True).input_ids
-    assert pair.ours.prompt(text, special=True) == pair.theirs(text).input_ids
+    assert pair.ours.encode_prompt(text) == pair.theirs(text, split_special_tokens=True).input_ids
+    assert pair.ours.encode_prompt(text, special=True) == pair.theirs(text).input_ids
 
 
 @each
@@ -94,7 +94,7 @@ def test_a_completion_continues_its_prompt_as_if_both_were_one_text(
 @each
 @given(text=TEXT)
 def test_a_special_token_that_a_text_spells_is_found(pair: Pair, text: str) -> None:
-    spelled = pair.ours.spelled_special(text)
+    spelled = pair.ours.find_special_token(text)
     assert (spelled is not None) == any(token in text for token in pair.ours.special_tokens)
 
 

@@ -75,7 +75,7 @@ def in_pieces(text: str, sizes: list[int]) -> list[str]:
 
 def check(tokenizer: Tokenizer, text: str, sizes: list[int], *, special: bool) -> None:
     stream = tokenizer.encode_stream(in_pieces(text, sizes), special=special)
-    whole = tokenizer.prompt(text, special=special)
+    whole = tokenizer.encode_prompt(text, special=special)
     assert [id for ids in stream for id in ids] == whole
 
 

@@ -121,7 +121,7 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch) 
         (b"YQ== 1\n" + b"YQ" * 2000 + b" 2", "line 2: a token of 3,000 bytes (expected 1 to"),
         (b"YQ== -1\n", 'line 1: expected a rank below 16,777,216, found "-1"'),
         (b"YQ== 99999999999\n", "expected a rank below"),
-        (b"YQ== 1\nYQ== 2\n", "line 2: the token of an earlier line"),
+        (b"YQ== 1\nYQ== 2\n", "line 2: a token that an earlier line has"),
         (b"YQ== 0\n", "255 of the 256 bytes have no rank (0x00, 0x01"),
         (b"", "256 of the 256 bytes have no rank"),
     ],
@@ -177,7 +177,7 @@ def test_ranks_from_the_merges_alone_are_tiktokens(
 def test_a_download_that_is_something_else_is_refused(network, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     network["vocab.bpe"] = b"<html>Please log in"
-    with pytest.raises(RunError, match="tokenizer gpt2: what was downloaded is not its data"):
+    with pytest.raises(RunError, match="tokenizer gpt2: the download is damaged"):
         load_tokenizer("gpt2")
     assert list(tmp_path.iterdir()) == []
 
@@ -209,13 +209,13 @@ def test_a_prompt_begins_with_the_token_that_the_model_was_trained_with(
     tmp_path: Path, token: dict[str, object]
 ) -> None:
     tokenizer = of_directory(tmp_path, {"add_bos_token": True, **token})
-    assert tokenizer.prompt("Hi") == [256, *b"Hi"]
+    assert tokenizer.encode_prompt("Hi") == [256, *b"Hi"]
     assert tokenizer.encode("Hi") == [*b"Hi"]
 
 
 @pytest.mark.parametrize("said", [None, {}, {"add_bos_token": False}, {"add_bos_token": "no"}])
 def test_otherwise_a_prompt_is_its_own_text(tmp_path: Path, said: dict[str, object] | None) -> None:
-    assert of_directory(tmp_path, said).prompt("Hi") == [*b"Hi"]
+    assert of_directory(tmp_path, said).encode_prompt("Hi") == [*b"Hi"]
 
 
 def test_a_beginning_that_is_no_token_is_refused(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_directorys_own_files_go_before_a_download(tmp_path: Path, monkeypatch
         ("notes.md", r'cannot tell the format from "\.md"'),
         ("folder.json", "not a regular file"),
         ("cl100k_base.tiktoken", 'Write "tokenizer: cl100k_base"'),
-        ("spiece.model", r"spiece\.model: a tokenizer of a kind that is not read here"),
+        ("spiece.model", r"spiece\.model: a tokenizer of a kind that is not supported"),
         ("meta.pkl", r"meta\.pkl: a pickle is never read"),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_name_that_leads_nowhere_says_so(tmp_path: Path, name: str, message: s
     [
         (["spiece.model"], r"spiece\.model: a tokenizer of a kind"),
         (["sentencepiece.bpe.model", "added_tokens.json"], r"sentencepiece\.bpe\.model"),
-        (["vocab.txt", "tokenizer_config.json"], r"vocab\.txt: .* not read here\. Save it as"),
+        (["vocab.txt", "tokenizer_config.json"], r"vocab\.txt: .* not supported\. Save it as"),
         (["vocab.json"], r"vocab\.json: has no merges\.txt beside it"),
         (["merges.txt"], r"vocab\.json: no such file"),
         (["encoder.json"], r"encoder\.json: has no vocab\.bpe beside it"),
@@ -181,9 +181,9 @@ def test_a_prompt_with_a_token_that_the_model_lacks_is_refused(tmp_path: Path) -
     library.add_tokens(["mRNA"])
     library.save(str(tmp_path / "tokenizer.json"))
     tokenizer = load_tokenizer(None, tmp_path, vocab_size=380)
-    assert tokenizer.prompt("the mrna")
+    assert tokenizer.encode_prompt("the mrna")
     with pytest.raises(UsageError, match=r"the model's vocabulary lacks \(id 380, expected below"):
-        tokenizer.prompt("the mRNA")
+        tokenizer.encode_prompt("the mRNA")
 
 
 def test_a_vocabulary_that_is_too_large_says_where_it_came_from(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_what_tokenizer_config_calls_special_is_no_token_of_a_rank_file(tmp_path
     write_json(tmp_path / "tokenizer_config.json", {"eos_token": "</s>"})
     tokenizer = load_tokenizer(None, tmp_path)
     assert tokenizer.eos_ids == frozenset()
-    assert 'eos_token "</s>" is no token' in tokenizer.notices[0]
+    assert 'eos_token "</s>" is not in the vocabulary' in tokenizer.notices[0]
 
 
 @pytest.mark.parametrize("content", ["[", "[]", '{"a": 1, "a": 2}'])
@@ -218,15 +218,19 @@ def characters(directory: Path, ids: object) -> Path:
 
 def test_nanogpts_characters_are_read(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(None, characters(tmp_path, {"\n": 0, "a": 1, "é": 2}), vocab_size=3)
-    assert tokenizer.prompt("éa\n") == [2, 1, 0]
+    assert tokenizer.encode_prompt("éa\n") == [2, 1, 0]
     assert tokenizer.decode([2, 1, 0, 9]) == "éa\n\ufffd"
-    assert (tokenizer.n_vocab, tokenizer.eos_id, tokenizer.spelled_special("a")) == (3, None, None)
+    assert (tokenizer.n_vocab, tokenizer.eos_id, tokenizer.find_special_token("a")) == (
+        3,
+        None,
+        None,
+    )
 
 
 def test_a_character_without_an_id_is_named(tmp_path: Path) -> None:
     tokenizer = load_tokenizer("meta.json", characters(tmp_path, {"n": 0, "a": 1}))
     with pytest.raises(UsageError, match=r'has "ï", which .* \(U\+00EF at character 3\)'):
-        tokenizer.prompt("naïve")
+        tokenizer.encode_prompt("naïve")
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_the_new_directory_has_the_bases_tokenizer(
     list(job.training.run())
     assert load_model(resolve(str(tmp_path / "model"))).config == job.config
     before, after = tokenizer_of(base), tokenizer_of(tmp_path / "model")
-    assert after.prompt("the cat") == [before.eos_id, *before.prompt("the cat")]
+    assert after.encode_prompt("the cat") == [before.eos_id, *before.encode_prompt("the cat")]
     sizes = [(t.n_vocab, t.eos_ids, t.encode("a b")) for t in (before, after)]
     assert sizes[0] == sizes[1]
 

@@ -79,7 +79,7 @@ def test_training_learns_and_ends_in_a_directory_that_generates(tmp_path: Path, 
         "tokenizer_config.json",
     ]
     tokenizer = load_tokenizer("tokenizer.tiktoken", tmp_path)
-    assert tokenizer.prompt("A")[0] == tokenizer.eos_id  # as every text began in training
+    assert tokenizer.encode_prompt("A")[0] == tokenizer.eos_id  # as every text began in training
     card = (tmp_path / "MODEL_CARD.md").read_text()
     for fact in (job.texts[0].sha256, "Licence: none.", "gptcli train x.txt", f"{final:.6g}"):
         assert fact in card

@@ -104,10 +104,10 @@ def _huggingface(llm: "LLM", weights: "Weights", directory: Path) -> None:
 def _book(llm: "LLM", weights: "Weights", directory: Path) -> None:
     from gptcli.checkpoint.export import float_tensors
     from gptcli.checkpoint.save import save_weights
-    from gptcli.tokenizer.export import files_of
+    from gptcli.tokenizer.export import tokenizer_files
 
     config = weights.config
-    name, files = files_of(config.tokenizer, llm.target.directory, _TOKENIZER)
+    name, files = tokenizer_files(config.tokenizer, llm.target.directory, _TOKENIZER)
     for file, contents in files.items():
         write_atomically(directory / file, contents)
     floats = replace(

@@ -87,10 +87,10 @@ def _floats(target: "ModelTarget") -> Checkpoint:
 def _write(target: "ModelTarget", weights: Weights, output: Path, width: Width) -> None:
     """Write weights and config last: an interrupted directory is then not a model."""
     from gptcli.checkpoint.save import save_weights
-    from gptcli.tokenizer.export import files_of
+    from gptcli.tokenizer.export import tokenizer_files
 
     shape = weights.config
-    name, files = files_of(shape.tokenizer, target.directory, _TOKENIZER)
+    name, files = tokenizer_files(shape.tokenizer, target.directory, _TOKENIZER)
     files[CARD] = _card(target, width).encode()
     if target.directory and (card := target.directory / CARD).is_file():
         files[ORIGINAL_CARD] = read_bounded(card, _MAX_CARD)

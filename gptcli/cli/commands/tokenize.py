@@ -177,7 +177,7 @@ def _noticing(pieces: Iterable[str], tokenizer: "Tokenizer") -> Iterator[str]:
     longest = max(map(len, tokenizer.special_tokens), default=0)
     tail, spelled = "", None
     for piece in pieces:
-        if longest and spelled is None and (spelled := tokenizer.spelled_special(tail + piece)):
+        if longest and spelled is None and (spelled := tokenizer.find_special_token(tail + piece)):
             notice_special(spelled, "text")
         tail = (tail + piece)[-longest:]
         yield piece
