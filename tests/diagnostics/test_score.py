@@ -32,7 +32,7 @@ class Bytes:
     def token_bytes(self, id: int) -> bytes:
         return bytes([id]) if id < END else b""
 
-    def prompt(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str) -> list[int]:
         return self.encode(text)
 
     def encode(self, text: str, _limit: int | None = None) -> list[int]:
