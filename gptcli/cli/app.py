@@ -29,7 +29,7 @@ COMMANDS = {
     "tokenize": "Show the tokens of a text, count them, or turn ids back into text.",
     "count-params": "Count parameters exactly, and say why others count differently.",
     "inspect": "Show the architecture as a tree, and what the weight files hold.",
-    "train": "Train a tokenizer and a model on TEXT, or a model that is there on more text.",
+    "train": "Train a tokenizer and a model on TEXT, or an existing model on more text.",
     "export": "Write a model for other programs.",
     "quantize": "Write a model with its weights rounded: a half or a quarter of the bytes.",
     "bench": "Measure a model's speed and memory, next to what the machine reaches by itself.",

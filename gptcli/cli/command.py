@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from gptcli.cli.completion import completer_of
+from gptcli.cli.shell_completion import completer_of
 from gptcli.core.errors import GptcliError, UsageError, spelled, spelled_text
 from gptcli.core.escape import shown
 from gptcli.core.options import Argument, OptionField

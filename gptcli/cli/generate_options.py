@@ -1,4 +1,4 @@
-"""Options of `generate` besides model and sampling; checked without importing torch."""
+"""Options of `generate` beside model and sampling; checked without importing torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,18 +18,20 @@ from gptcli.generation.text_options import (
 )
 from gptcli.sampling.params import SAMPLING, STOPPING
 
-Shows = Literal["probs"]
-OF_DRAWS = ("temperature", "greedy", "top_k", "top_p", "min_p", "typical_p")
+ShowMode = Literal["probs"]
+SAMPLING_ONLY = ("temperature", "greedy", "top_k", "top_p", "min_p", "typical_p")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Number of samples, stopping, and how completions are shown.
+class GenerateOptions:
+    """Number of samples, stopping, speculation, and how completions are shown.
 
     Attributes:
-        show: "probs" colours the text by probability, or lists it where there is no colour.
+        show: "probs" colours each token by its probability, or prints a table without colour.
         top: alternatives to list for each token; with `beams`, how many of their texts to list.
         logprobs: whether the JSON has log-probabilities.
+        draft: the draft model of speculative decoding.
+        lookup: speculative decoding with drafts from the text so far.
     """
 
     special: Special = False
@@ -42,7 +44,7 @@ class Plan:
     beams: Annotated[
         int | None,
         Option(
-            "Search with N beams for the likeliest text; no sampling.",
+            "Beam search with N beams for the likeliest text; no sampling.",
             SAMPLING,
             metavar="N",
             ge=1,
@@ -53,13 +55,13 @@ class Plan:
     json: Json = False
     logprobs: Annotated[bool, Option("Add log-probabilities to the JSON.", OUTPUT)] = False
     show: Annotated[
-        Shows | None,
+        ShowMode | None,
         Option("Colour each token by its probability; without colour, a table.", OUTPUT),
     ] = None
     top: Annotated[
         int | None,
         Option(
-            "List N likely tokens for each place, or the N best texts of `beams`.",
+            "List the N likeliest tokens at each position, or the N best texts of `beams`.",
             OUTPUT,
             metavar="N",
             ge=1,
@@ -68,7 +70,7 @@ class Plan:
     wrap: Annotated[
         bool,
         Option(
-            "Break lines between words on a terminal, where a paragraph is then copied as lines.",
+            "Wrap lines between words on a terminal; copied text then has these line breaks.",
             OUTPUT,
         ),
     ] = True
@@ -77,15 +79,15 @@ class Plan:
         False
     )
     dry_run: Annotated[
-        bool, Option("Print tokens, room and memory, and generate nothing.", OUTPUT)
+        bool, Option("Print token counts and memory, and generate nothing.", OUTPUT)
     ] = False
     lookup: Annotated[
-        bool, Option("Speculate from the text so far; same text, sooner.", MACHINE)
+        bool, Option("Speculative decoding from the text so far: same text, sooner.", MACHINE)
     ] = False
     draft: Annotated[
         str | None,
         Option(
-            "Speculate with a smaller model of the same tokenizer; same text, sooner.",
+            "Speculative decoding with a smaller model of the same tokenizer: same text, sooner.",
             MACHINE,
             metavar="TARGET",
         ),
@@ -97,7 +99,7 @@ class Plan:
         self._refuse("show", self.show, {"json": self.json, "raw": self.raw})
         self._refuse("raw", self.raw, {"json": self.json, "top": self.top})
         if self.logprobs and not self.json:
-            raise UsageError("logprobs", "needs `json`", "To see them: `show=probs`")
+            raise UsageError("logprobs", "needs `json`", "To see them, use `show=probs`")
         self._refuse("lookup", self.lookup, {"draft": self.draft})
         self._check_beams()
 
@@ -108,13 +110,13 @@ class Plan:
         return (self.top or 0) if wanted else None
 
     def refuse_unused(self, is_given: Callable[[str], bool]) -> None:
-        """Refuse options of sampling that a beam search, which draws nothing, does not use.
+        """Refuse sampling options with a beam search, which draws nothing.
 
         Raises:
             UsageError: one of them was given.
         """
         if self.beams is not None:
-            self._refuse("beams", self.beams, {name: is_given(name) for name in OF_DRAWS})
+            self._refuse("beams", self.beams, {name: is_given(name) for name in SAMPLING_ONLY})
 
     def _check_beams(self) -> None:
         if self.beams is None:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from gptcli.cli.model_options import book_model, found
+from gptcli.cli.model_loading import find_model, load_book_model
 from gptcli.cli.prompt_input import read_prompt
 from gptcli.core.errors import UsageError
 from gptcli.core.escape import shown
@@ -134,11 +134,11 @@ def analyse(spec: ModelSpec, options: AnalysisOptions, *, every_map: bool = Fals
     from gptcli.generation.llm import LLM
 
     spec = replace(spec, seed=SEED if spec.seed is None else spec.seed)
-    llm = LLM.of_target(spec, found(spec, option="TARGET"))
+    llm = LLM.of_target(spec, find_model(spec, option="TARGET"))
     # What tokenizer and config can refuse is refused before weights are read.
     ids = llm.tokenizer.encode_prompt(options.text)
     heads_to_show(ids, options, llm.config)
-    model = book_model(llm)
+    model = load_book_model(llm)
     heads = heads_to_show(ids, options, model.config)
     kept = range(model.config.n_layers) if every_map else {layer for layer, _ in heads}
     forward = None

@@ -310,7 +310,7 @@ def test_the_summary_counts_what_was_read_once_for_several(tmp_path: Path) -> No
     files = [tmp_path / "in", "-o", tmp_path / "out", "-m", model / "config.json"]
     done = run("batch", *files, *SAMPLING, "--json")
     assert (done.code, json.loads(done.out)["shared_tokens"]) == (0, 138)
-    assert b"138 of prompts read once for several" in done.err
+    assert b"138 prompt tokens from the prefix cache" in done.err
 
 
 def test_summaries_exit_codes_and_silence(folder: Path, tmp_path: Path) -> None:

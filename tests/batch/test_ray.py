@@ -30,7 +30,7 @@ from gptcli.batch.runner import InterruptedJobError
 from gptcli.batch.worker import BatchWorker
 from gptcli.checkpoint.load import load_model
 from gptcli.checkpoint.resolve import resolve
-from gptcli.cli.ray_cluster import ClusterOptions
+from gptcli.cli.ray_options import ClusterOptions
 from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.generation.llm import LLM
 from gptcli.generation.model_spec import ModelSpec

@@ -78,7 +78,7 @@ USAGE = [
     ),
     (["generate", "x", "--stop", ""], "--stop: must not be empty"),
     (["generate", "x", "--logit-bias", "a=1"], '--logit-bias: must be ID=NUMBER, got "a=1"'),
-    (["generate", "x", "--logprobs"], "--logprobs: needs --json. To see them: --show probs"),
+    (["generate", "x", "--logprobs"], "--logprobs: needs --json. To see them, use --show probs"),
     (["generate", "x", "--json", "--show", "probs"], "--show: cannot be used together with --json"),
     (
         ["generate", "x", "--beams", "2", "--num-samples", "3"],

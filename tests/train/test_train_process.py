@@ -15,7 +15,7 @@ import pytest
 from story_text import write_stories
 
 from gptcli.cli import run
-from gptcli.cli.train_run import command_for_the_card
+from gptcli.cli.commands.train import command_for_the_card
 
 COMMAND = [sys.executable, "-m", "gptcli", "train"]
 OPTIONS = [
@@ -94,10 +94,10 @@ def test_a_signal_ends_it_with_its_code_and_nothing_is_lost(tmp_path: Path, text
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "")
-    (step,) = re.findall(r"interrupted after step ([\d,]+); go on with --resume", err)
+    (step,) = re.findall(r"interrupted after step ([\d,]+); continue with --resume", err)
     code, _, err = train(text, "-o", directory, "--steps", int(step.replace(",", "")), "--resume")
     assert code == 0, err
-    assert f"going on after step {step}" in err
+    assert f"continuing after step {step}" in err
     assert leftovers(directory) == DONE
 
 

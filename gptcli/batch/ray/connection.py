@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -75,6 +75,25 @@ class Cluster:
             problem = f"no worker can start ({brief(error)})"
             raise RunError("`engine=ray`", problem, SAME_INSTALL) from None
         return found
+
+
+class LazyCluster:
+    """A cluster that is connected when it is first needed."""
+
+    def __init__(self, plan: ClusterPlan, stack: ExitStack) -> None:
+        """The connection ends with `stack`."""
+        self.plan, self._stack = plan, stack
+        self._cluster: Cluster | None = None
+
+    def get(self) -> Cluster:
+        """The connection.
+
+        Raises:
+            RunError: there is no cluster at the address, or none can be started here.
+        """
+        if self._cluster is None:
+            self._cluster = self._stack.enter_context(connected(self.plan))
+        return self._cluster
 
 
 @contextmanager

@@ -6,16 +6,22 @@ worker, and a slow chunk is sent to a second worker as well.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from gptcli.batch.job import JobSpec
 from gptcli.batch.ray.connection import SAME_INSTALL, Cluster, brief
 from gptcli.batch.ray.worker import PackedError, RayWorker, Ready, Result, WorkerPlan
 from gptcli.batch.request import Failure, Record
+from gptcli.checkpoint.presets import PRESETS
 from gptcli.core.errors import RunError
+from gptcli.generation.llm import LLM
+from gptcli.generation.model_spec import ModelSpec
+from gptcli.version import __version__
 
 _WAIT = 0.1  # seconds to wait for replies between two calls of `on_token`
 _CHUNKS_PER_BATCH, _CHUNKS_AHEAD = 4, 2
@@ -272,3 +278,43 @@ class _ChunkSource:
         except StopIteration:
             self.is_exhausted = True
             return None
+
+
+def start_pool(
+    cluster: Cluster,
+    llm: LLM,
+    spec: JobSpec,
+    identity: Mapping[str, Any],
+    *,
+    rows: int | None,
+    max_tokens: int | None,
+) -> WorkerPool:
+    """Start the cluster's workers, which begin to load the model of `llm`.
+
+    `identity` is what the output's header says about the model; `rows` and `max_tokens` limit each
+    worker's batch.
+    """
+    plan = WorkerPlan(
+        model=_for_any_directory(llm, cluster.plan.threads),
+        spec=spec,
+        identity={**identity, "version": __version__},
+        rows=rows,
+        sharing=cluster.workers_per_node(),
+        max_tokens=max_tokens,
+    )
+    return WorkerPool(cluster, plan)
+
+
+def _for_any_directory(llm: LLM, threads: int) -> ModelSpec:
+    """The model with absolute paths, and with what "auto" has chosen on this machine."""
+    spec = llm.spec
+    is_path = spec.model is not None and llm.name not in PRESETS and Path(spec.model).exists()
+    return replace(
+        spec,
+        model=str(Path(spec.model).absolute()) if is_path and spec.model else spec.model,
+        config=spec.config and spec.config.absolute(),
+        weights=spec.weights and spec.weights.absolute(),
+        dtype=llm.dtype,
+        threads=threads,
+        engine="native" if llm.is_native else "torch",
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptcli.cli.command import CommandFunction, Without, was_given
-from gptcli.cli.model_options import opened
+from gptcli.cli.model_loading import open_model
 from gptcli.cli.options import Details, Json, Quiet, Target, with_target
 from gptcli.cli.render import console
 from gptcli.cli.render.bench_report import show
@@ -38,7 +38,7 @@ def bench(
     same conditions; shown are the median and the extremes. A busy machine gives wide extremes.
     """
     console.Settings.quiet = quiet
-    llm = opened(replace(with_target(model, target), seed=0))
+    llm = open_model(replace(with_target(model, target), seed=0))
     asked = {name: value for name, value in asdict(workload).items() if was_given(context, name)}
     work = fitted(llm.config.context_length, **asked)
     document = _document(llm, work, _measure(llm, work))

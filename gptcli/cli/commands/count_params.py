@@ -10,14 +10,6 @@ from typing import Annotated, Literal
 
 from gptcli.cli.command import CommandFunction
 from gptcli.cli.options import CONFIGS, WEIGHTS, Details, Json
-from gptcli.cli.parameter_counts import (
-    Fit,
-    ModelCount,
-    Usage,
-    changes,
-    count_parameters,
-    largest_fit,
-)
 from gptcli.cli.render import console
 from gptcli.cli.render.count_params_report import SCHEMA, document, fit_document, sentences, show
 from gptcli.core.errors import UsageError
@@ -25,6 +17,14 @@ from gptcli.core.escape import shown
 from gptcli.core.options import Argument, Option
 from gptcli.core.units import parse_bytes
 from gptcli.generation.model_spec import MODEL
+from gptcli.interpret.parameter_counts import (
+    Fit,
+    ModelCount,
+    Usage,
+    changes,
+    count_parameters,
+    largest_fit,
+)
 from gptcli.model.config import GPTConfig
 
 MEMORY = "Memory"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptcli.cli.command import CommandFunction, Without, was_given
-from gptcli.cli.model_files import ModelFiles, read_model_files
 from gptcli.cli.options import OUTPUT, Details
 from gptcli.cli.render import console, inspect_report
 from gptcli.cli.render.table import Canvas, Report
@@ -20,6 +19,7 @@ from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.options import SEEDS, Argument, Option, check
 from gptcli.generation.model_spec import ModelSpec
+from gptcli.interpret.model_files import ModelFiles, read_model_files
 
 if TYPE_CHECKING:
     from gptcli.interpret.tensor_stats import Stats

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint
 from gptcli.cli.command import CommandFunction, Only
-from gptcli.cli.model_options import found
+from gptcli.cli.model_loading import find_model
 from gptcli.cli.options import JOB, Json, Quiet, Target, with_target
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError
@@ -57,7 +57,7 @@ def quantize(
     console.Settings.quiet = quiet
     spec = with_target(model, target)
     refuse_filled(output)
-    source = found(spec)
+    source = find_model(spec)
     checkpoint = _floats(source)
     before = sum(header.size for header in checkpoint.headers)
     weights = checkpoint.weights(

@@ -20,7 +20,7 @@ from gptcli.batch.result_lines import RecordedAnswer, spec_of
 from gptcli.batch.runner import RecordStream
 from gptcli.batch.worker import BatchWorker
 from gptcli.cli.command import CommandFunction, Only
-from gptcli.cli.model_options import opened, ready
+from gptcli.cli.model_loading import load_weights, open_model
 from gptcli.cli.options import JOB, BatchSize, Details, Json, Quiet
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError, UsageError
@@ -138,10 +138,10 @@ def _replay(
     batch_size: int | None,
     name: str,
 ) -> list[Difference]:
-    llm = opened(model)
+    llm = open_model(model)
     full = str(header.get("weights")).startswith("full:")
     _require_same_model(header, identity(llm, full=full), name)
-    ready(llm)
+    load_weights(llm)
     rows = batch_size or default_rows(llm.config)
     answerer = BatchWorker(llm.engine, llm.tokenizer, spec, rows=rows)
     return list(run_again(pairs, answerer, llm.engine))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gptcli.cli.command import CommandFunction, Without
-from gptcli.cli.model_options import opened, ready
+from gptcli.cli.model_loading import load_weights, open_model
 from gptcli.cli.options import OUTPUT, Json, Quiet
 from gptcli.cli.render import console, score_report
 from gptcli.cli.render.progress import Line
@@ -143,8 +143,8 @@ def _load(spec: ModelSpec, name: str) -> "Model":
 
     target, at, width = name.rpartition("@")
     if not at or width not in WIDTHS or Path(name).exists():
-        llm = ready(opened(replace(spec, model=name or None)))
+        llm = load_weights(open_model(replace(spec, model=name or None)))
         return Model(llm.name, llm.engine, llm.tokenizer)
     of_width: dict[str, Any] = {"quantize" if width in {"int8", "int4"} else "dtype": width}
-    llm = ready(opened(replace(spec, model=target or None, **of_width)))
+    llm = load_weights(open_model(replace(spec, model=target or None, **of_width)))
     return Model(f"{llm.name}@{width}", llm.engine, llm.tokenizer)

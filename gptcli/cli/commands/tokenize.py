@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 from gptcli.cli.command import CommandFunction, Only
-from gptcli.cli.model_options import found
+from gptcli.cli.model_loading import find_model
 from gptcli.cli.options import OUTPUT, Json, Quiet
 from gptcli.cli.prompt_input import argument_text, notice_special, parse_ids
 from gptcli.cli.render import console
@@ -67,7 +67,7 @@ def tokenize(
         return
     if text is not None and file is not None:
         raise UsageError("file", "cannot be used together with TEXT")
-    target = found(model, need_weights=False)
+    target = find_model(model, need_weights=False)
     tokenizer = _tokenizer(model, target)
     given = _pieces(file) if text is None or text == "-" else [argument_text(text)]
     read = _Reading(given, keep=json)
@@ -227,7 +227,7 @@ def _print_json(
 
 
 def _show_decoded(model: ModelSpec, ids: tuple[int, ...], *, json: bool) -> None:
-    target = found(model, need_weights=False)
+    target = find_model(model, need_weights=False)
     tokenizer = _tokenizer(model, target)
     text = tokenizer.decode(ids)
     if json:

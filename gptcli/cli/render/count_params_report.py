@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from gptcli.cli.parameter_counts import Fit, ModelCount, Usage
 from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row
 from gptcli.cli.render.word_wrap import folded
 from gptcli.core.escape import shown
 from gptcli.core.units import bytes_text, plural
+from gptcli.interpret.parameter_counts import Fit, ModelCount, Usage
 from gptcli.interpret.weight_summary import FileTotals
 from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.memory_estimate import PROGRAM, Running, Training

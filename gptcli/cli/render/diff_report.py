@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
-from gptcli.cli.model_files import ModelFiles
 from gptcli.cli.render.inspect_report import NUMBERED, gathered
 from gptcli.cli.render.progress import reading
 from gptcli.cli.render.table import Report, Row
@@ -24,6 +23,7 @@ from gptcli.interpret.model_diff import (
     compare,
     config_changes,
 )
+from gptcli.interpret.model_files import ModelFiles
 
 MOST_ROWS, MOST_VALUES = 6, 10  # without --details
 SCHEMA = "gptcli.inspect-diff/1"

@@ -6,7 +6,7 @@ many as fit), end_of_context (in words), parameters, weights_bytes, cache_bytes,
 
 from typing import TYPE_CHECKING, Any
 
-from gptcli.cli.generate_options import Plan
+from gptcli.cli.generate_options import GenerateOptions
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError
 from gptcli.core.units import bytes_text, plural
@@ -20,17 +20,21 @@ SCHEMA = "gptcli.dry-run/1"
 
 
 def show_dry_run(
-    target: "Target", params: SamplingParams, ids: list[int] | None, *, dtype: str, plan: Plan
+    target: "Target",
+    params: SamplingParams,
+    options: GenerateOptions,
+    ids: list[int],
+    dtype: str,
 ) -> None:
-    """Print the forecast as a table, or as JSON.
+    """Print the estimates as a table, or as JSON.
 
     Raises:
         InputError: there is no config to compute from.
     """
-    if target.config is None or ids is None:
+    if target.config is None:
         raise InputError(target.name, "no config beside the weights", "Name one with --config")
-    facts = forecast(target.name, target.config, params, len(ids), dtype, plan)
-    if plan.json:
+    facts = _estimates(target.name, target.config, params, options, len(ids), dtype)
+    if options.json:
         console.print_json({"schema": SCHEMA, **facts})
         return
     from gptcli.cli.render.table import Report
@@ -40,26 +44,31 @@ def show_dry_run(
     report.pairs([(key.replace("_", " "), _words(key, value)) for key, value in facts.items()])
 
 
-def forecast(
-    name: str, config: "GPTConfig", params: SamplingParams, prompt: int, dtype: str, plan: Plan
+def _estimates(
+    name: str,
+    config: "GPTConfig",
+    params: SamplingParams,
+    options: GenerateOptions,
+    prompt: int,
+    dtype: str,
 ) -> dict[str, Any]:
-    """The figures of one run with `prompt` tokens of prompt."""
+    """Token counts and bytes of one run with `prompt` prompt tokens."""
     from gptcli.model.memory_estimate import running
     from gptcli.model.parameters import BYTES, cache_bytes, count
 
     most = params.max_new_tokens
-    # The token after a full context can still be chosen; only then nothing fits.
+    # One token more than the context: the last new token needs no position.
     room = max(0, config.context_length - prompt + 1)
     cache_dtype = dtype if dtype in BYTES else "float32"
     return {
         "model": name,
         "prompt_tokens": prompt,
         "context_length": config.context_length,
-        "max_new_tokens": most if plan.overflow == "slide" else min(most, room),
-        "end_of_context": _outcome(prompt, most, room, config.context_length, plan.overflow),
+        "max_new_tokens": most if options.overflow == "slide" else min(most, room),
+        "end_of_context": _outcome(prompt, most, room, config.context_length, options.overflow),
         "parameters": count(config).total,
         "weights_bytes": running(config, dtype, 1, 1).weights,
-        "cache_bytes": (plan.beams or 1)
+        "cache_bytes": (options.beams or 1)
         * cache_bytes(config, min(prompt + most, config.context_length), cache_dtype),
         "dtype": dtype,
     }
@@ -67,7 +76,7 @@ def forecast(
 
 def _outcome(prompt: int, most: int, room: int, context: int, overflow: str) -> str:
     if prompt > context:
-        dropped = f"the first {prompt - context:,} prompt tokens are not seen"
+        dropped = f"the first {prompt - context:,} prompt tokens are dropped"
         return dropped if overflow == "slide" else "the prompt is too long: exit 2"
     if most <= room:
         return "not reached"

@@ -7,11 +7,11 @@ from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME, TensorInfo
 from gptcli.checkpoint.layouts import all_tensors
-from gptcli.cli.model_files import ModelFiles, WeightFiles
 from gptcli.cli.render.count_params_report import config_document
 from gptcli.cli.render.table import WRONG, Canvas, Report, Row
 from gptcli.core.escape import shown
 from gptcli.core.units import bytes_text, plural
+from gptcli.interpret.model_files import ModelFiles, WeightFiles
 from gptcli.interpret.weight_summary import FileTotals, file_totals
 from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.parameters import Part, architecture

@@ -8,13 +8,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
-from gptcli.cli.model_files import ModelFiles
 from gptcli.cli.render.inspect_report import NUMBERED
 from gptcli.cli.render.progress import reading
 from gptcli.cli.render.table import WRONG, Canvas, Report, Row
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
 from gptcli.core.units import plural
+from gptcli.interpret.model_files import ModelFiles
 from gptcli.interpret.tensor_stats import Stats, merged, statistics
 
 BARS = "▁▂▃▄▅▆▇█"

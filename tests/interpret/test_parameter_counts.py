@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from gptcli.checkpoint.presets import PRESETS, preset_config
 from gptcli.cli import run
-from gptcli.cli.parameter_counts import changed, changes
 from gptcli.core.errors import UsageError
+from gptcli.interpret.parameter_counts import changed, changes
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
 from gptcli.model.memory_estimate import running, training

@@ -1,4 +1,4 @@
-"""From a `ModelSpec` to a model, with what a terminal shows meanwhile."""
+"""Load models, with progress and notices on the terminal."""
 
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from gptcli.model.gpt import GPTModel
 
 
-def found(spec: ModelSpec, *, need_weights: bool = True, option: str = "model") -> "Target":
-    """The files of the model, downloaded if they must be; `option` is what errors name."""
+def find_model(spec: ModelSpec, *, need_weights: bool = True, option: str = "model") -> "Target":
+    """Resolve the model's files, downloading what is missing; errors name `option`."""
     from gptcli.checkpoint.resolve import resolve
 
     with progress.downloads() as report:
@@ -28,15 +28,15 @@ def found(spec: ModelSpec, *, need_weights: bool = True, option: str = "model") 
         )
 
 
-def opened(spec: ModelSpec) -> "LLM":
-    """The model, its weights not read yet."""
+def open_model(spec: ModelSpec) -> "LLM":
+    """Open the model without reading its weights."""
     from gptcli.generation.llm import LLM
 
-    return LLM.of_target(spec, found(spec))
+    return LLM.of_target(spec, find_model(spec))
 
 
-def ready(llm: "LLM") -> "LLM":
-    """The model, its weights read, with what a user should know about it on stderr."""
+def load_weights(llm: "LLM") -> "LLM":
+    """Read the model's weights and print its notices → the same model."""
     with console.waiting(f"loading {shown(llm.name, 60)} ..."):
         assert llm.engine
     for line in llm.notices:
@@ -44,8 +44,8 @@ def ready(llm: "LLM") -> "LLM":
     return llm
 
 
-def book_model(llm: "LLM") -> "GPTModel":
-    """The book's network in PyTorch, rounded weights as floats: for looking inside."""
+def load_book_model(llm: "LLM") -> "GPTModel":
+    """The model as the book's network in PyTorch; quantised weights become floats."""
     spec = llm.spec
     with console.waiting(f"loading {shown(llm.name, 60)} ..."):
         from gptcli.checkpoint.load import load_model

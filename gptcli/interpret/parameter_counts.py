@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gptcli.checkpoint.presets import BUILT_IN, PRESETS, preset_config
-from gptcli.cli.model_files import read_model_files
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.suggest import did_you_mean, nearest
+from gptcli.interpret.model_files import read_model_files
 from gptcli.interpret.weight_summary import FileTotals, file_totals
 from gptcli.model.config import KEYS, GPTConfig
 from gptcli.model.memory_estimate import (
