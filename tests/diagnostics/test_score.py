@@ -183,7 +183,7 @@ def test_other_tokens_are_compared_by_the_bytes_of_documents(models) -> None:
 
         name, n_vocab, eos_id, eos_ids = "halves", 33, 32, frozenset({32})
         token_bytes = staticmethod(lambda id: bytes([id]))
-        prompt = staticmethod(lambda _text: [])
+        encode_prompt = staticmethod(lambda _text: [])
 
         @staticmethod
         def encode(text: str, _limit: object) -> list[int]:
