@@ -101,7 +101,7 @@ def _show(checks: "Sequence[Check]") -> None:
     report.heading("Result")
     seconds = sum(check.seconds for check in checks)
     verdict = f"{len(wrong)} of {len(checks)} checks deviate" if wrong else "Everything holds"
-    report.points([f"{verdict} ({seconds:.1f} s)."], WRONG if wrong else "")
+    report.bullets([f"{verdict} ({seconds:.1f} s)."], WRONG if wrong else "")
     if not library.library_path().exists():
         reason = library.why_unavailable()
-        report.points([f"PyTorch computes; the kernels were not checked: {reason}."])
+        report.bullets([f"PyTorch computes; the kernels were not checked: {reason}."])

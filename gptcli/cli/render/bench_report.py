@@ -1,4 +1,4 @@
-"""The report of `bench`: speeds, compared with the machine's own, and memory."""
+"""The report of `bench`: speeds, compared with the machine's own rates, and memory."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from gptcli.core.units import bytes_text
 from gptcli.model.config import GPTConfig
 from gptcli.model.parameters import count
 
-Spread = dict[str, float]
+Spread = dict[str, float]  # median, low, high
 _KEYS = ("median", "low", "high")
 
 NOTES = (
@@ -24,42 +24,42 @@ NOTES = (
 
 
 def show(document: dict[str, Any], *, details: bool = False) -> None:
-    """Print a document of `gptcli.cli.commands.bench`; with `details` what is measured."""
-    report, work, found = Report(), document["workload"], document["summary"]
+    """Print the JSON of `bench` as a table; with `details` what the figures mean."""
+    report, work, summary = Report(), document["workload"], document["summary"]
     total = count(GPTConfig(**document["config"])).total
     report.title(
         f"{shown(document['model'])}: {total:,} parameters, {document['width']}, "
         f"{document['device']}, threads {document['threads']}, runs {work['runs']}"
     )
     report.title(f"{shown(document['processor'])}, {document['engine']}", QUIET)
-    report.rows(list(_rows(work, found)), right=range(1, 4))
+    report.rows(list(_rows(work, summary)), right=range(1, 4))
     if details:
         report.heading("What is measured")
-        report.points(NOTES)
+        report.bullets(NOTES)
     else:
-        report.space()
-        report.more("what is measured")
+        report.blank_line()
+        report.more_details("what is measured")
 
 
-def _rows(work: dict[str, int], found: dict[str, Any]) -> Iterator[Row]:
+def _rows(work: dict[str, int], summary: dict[str, Any]) -> Iterator[Row]:
     yield from _section("Speed", _KEYS)
-    yield _line("load", found["load"], 1, "s")
-    yield _line(f"first token after {work['prompt']}", found["first"], 1e3, "ms")
-    yield _line(f"prefill of {work['prefill']}", found["prefill"], 1, "tok/s")
-    yield _line(f"decode {work['new_tokens']}", found["decode"], 1, "tok/s")
-    yield _line("  each token", found["token"], 1e3, "ms")
-    yield _line("  outside the engine", found["outside"], 1e3, "ms")
-    if found["batch"]:
+    yield _speed("load", summary["load"], 1, "s")
+    yield _speed(f"first token after {work['prompt']}", summary["first"], 1e3, "ms")
+    yield _speed(f"prefill of {work['prefill']}", summary["prefill"], 1, "tok/s")
+    yield _speed(f"decode {work['new_tokens']}", summary["decode"], 1, "tok/s")
+    yield _speed("  each token", summary["token"], 1e3, "ms")
+    yield _speed("  outside the engine", summary["outside"], 1e3, "ms")
+    if summary["batch"]:
         name = f"batch, {work['rows']} x {work['row_tokens']}"
-        yield _line(name, found["batch"], 1, "tok/s")
+        yield _speed(name, summary["batch"], 1, "tok/s")
     yield from _section("Compared with the machine", ("model", "machine", "share"))
-    yield _compared("decode, memory", found["memory"], "GB/s")
-    yield _compared("prefill, matmul", found["products"], "GFLOP/s")
-    if found["batch_products"]:
-        yield _compared("batch, matmul", found["batch_products"], "GFLOP/s")
+    yield _comparison("decode, memory", summary["memory"], "GB/s")
+    yield _comparison("prefill, matmul", summary["products"], "GFLOP/s")
+    if summary["batch_products"]:
+        yield _comparison("batch, matmul", summary["batch_products"], "GFLOP/s")
     yield from _section("Memory", ("",))
-    yield Row(("weights read per token", bytes_text(found["weights"])), "  ", "  ")
-    yield Row(("peak, one sequence", _peak(found["peak"])), "  ", "  ")
+    yield Row(("weights read per token", bytes_text(summary["weights"])), "  ", "  ")
+    yield Row(("peak, one sequence", _peak(summary["peak"])), "  ", "  ")
 
 
 def _section(title: str, columns: Iterable[str]) -> Iterator[Row]:
@@ -67,20 +67,20 @@ def _section(title: str, columns: Iterable[str]) -> Iterator[Row]:
     yield Row((title, *columns), style=HEADING)
 
 
-def _line(name: str, spread: Spread, scale: float, unit: str) -> Row:
-    cells = (f"{_three(spread[key] * scale)} {unit}" for key in _KEYS)
+def _speed(name: str, spread: Spread, scale: float, unit: str) -> Row:
+    cells = (f"{_three_digits(spread[key] * scale)} {unit}" for key in _KEYS)
     return Row((name, *cells), "  ", "  ")
 
 
-def _compared(name: str, pair: dict[str, Spread], unit: str) -> Row:
-    rates = (f"{_three(pair[key]['median'] / 1e9)} {unit}" for key in ("model", "machine"))
+def _comparison(name: str, pair: dict[str, Spread], unit: str) -> Row:
+    rates = (f"{_three_digits(pair[key]['median'] / 1e9)} {unit}" for key in ("model", "machine"))
     share = pair["share"]
     spread = f"{share['median']:.0%} ({share['low']:.0%} to {share['high']:.0%})"
     return Row((name, *rates, spread), "  ", "  ")
 
 
-def _three(number: float) -> str:
-    """Three digits that matter: 0.312, 48.2, 1,270."""
+def _three_digits(number: float) -> str:
+    """Three significant digits: 0.312, 48.2, 1,270."""
     if number >= 100:
         return f"{number:,.0f}"
     return f"{number:.1f}" if number >= 10 else f"{number:.{2 if number >= 1 else 3}f}"

@@ -1,7 +1,7 @@
-"""The report of `count-params`, models side by side, and its JSON.
+"""The report of `count-params` and its JSON: models side by side.
 
-Without --details: parts, totals and memory. With it all of `SECTIONS`, and why other programs count
-differently.
+Without --details: parts, totals and memory. With it all of `SECTIONS`, and why other programs'
+counts differ.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row
+from gptcli.cli.render.table import GAP, HEADING, TITLE, WRONG, Report, Row, body_row
 from gptcli.cli.render.word_wrap import folded
 from gptcli.core.escape import shown
 from gptcli.core.units import bytes_text, plural
@@ -34,7 +34,7 @@ SCHEMA = "gptcli.count-params/1"
 Value = Callable[[ModelCount], str]
 Lines = Sequence[tuple[str, Value]]
 TOTALS = {"total", "sum"}
-MAX_NAME = 24  # columns; a longer name is folded
+MAX_NAME_COLUMNS = 24  # a longer name is folded
 
 
 def _integer(get: Callable[[ModelCount], int]) -> Value:
@@ -46,7 +46,7 @@ def _flag(get: Callable[[ModelCount], bool]) -> Value:
 
 
 def _exact(label: str, get: Callable[[ModelCount], int]) -> Lines:
-    """Exact bytes, and below them MiB as the book prints them."""
+    """A line of exact bytes, and one of MiB as the book prints them."""
     return [(label, _integer(get)), ("", _mib(get))]
 
 
@@ -81,10 +81,9 @@ def _estimate(size: int) -> str:
 
 
 def _bytes_of_weights(one: ModelCount) -> int:
-    """Bytes of the parameters; for int8 and int4 what this program keeps of them in memory."""
-    width = BYTES.get(one.usage.dtype)
-    held = one.usage.running(one.config).weights
-    return one.counts.total * width if width else held
+    """Bytes of the parameters; for int8 and int4, of the quantised weights in memory."""
+    size = BYTES.get(one.usage.dtype)
+    return one.counts.total * size if size else one.usage.running(one.config).weights
 
 
 PARTS: Lines = [
@@ -105,8 +104,8 @@ TIED_AND_UNTIED: Lines = [
 ]
 
 
-def _first(usage: Usage) -> dict[str, Lines]:
-    """What is shown without --details."""
+def _short_sections(usage: Usage) -> dict[str, Lines]:
+    """The sections without --details."""
     length = "full context" if usage.tokens is None else plural(usage.tokens, "token")
     return {
         "Parameters": [*PARTS, *((f"  if {label}", value) for label, value in TIED_AND_UNTIED)],
@@ -213,36 +212,36 @@ TIED = (
 )
 
 
-def show(models: Sequence[ModelCount], first: Sequence[str] = (), *, details: bool = False) -> None:
+def show(models: Sequence[ModelCount], fits: Sequence[str] = (), *, details: bool = False) -> None:
     """Print the models side by side, in several tables where the terminal is narrow.
 
-    `first` are sentences to say before, on what --fit found.
+    `fits` are the `sentences` on what --fit found.
     """
     report = Report()
     wrong = [f"{shown(one.name)}: {text}" for one in models for text in one.problems]
-    if first:
+    if fits:
         report.title("The largest that fits")
-        report.points(first)
-        report.space()
-    sections = _sections(models) if details else _first(models[0].usage)
+        report.bullets(fits)
+        report.blank_line()
+    sections = _all_sections(models) if details else _short_sections(models[0].usage)
     for number, group in enumerate(_groups(models, sections, report.width)):
         space = [Row(("",))] if number else []
         report.rows([*space, *_rows(group, sections)], right=range(1, len(group) + 1))
     if details:
         report.heading("Why the totals differ")
-        report.points([*WHY, WHY_STORED] if "In the files" in sections else WHY)
+        report.bullets([*WHY, WHY_STORED] if "In the files" in sections else WHY)
     else:
-        report.space()
+        report.blank_line()
         report.paragraph(TIED)
     if wrong:
         report.heading("The files and the config do not agree")
-        report.points(wrong, WRONG)
+        report.bullets(wrong, WRONG)
     if not details:
-        report.more("config, exact bytes, FLOPs, and why others count differently")
+        report.more_details("config, exact bytes, FLOPs, and why others count differently")
 
 
-def _sections(models: Sequence[ModelCount]) -> dict[str, Lines]:
-    """Everything; the sums over files where there are some."""
+def _all_sections(models: Sequence[ModelCount]) -> dict[str, Lines]:
+    """The sections with --details; totals of files if a model has some."""
     sections = SECTIONS | {"Config": [*SECTIONS["Config"], *_optional_keys(models)]}
     if any(one.stored for one in models):
         quantized = any(one.stored and one.stored.scales for one in models)
@@ -251,7 +250,7 @@ def _sections(models: Sequence[ModelCount]) -> dict[str, Lines]:
 
 
 def _optional_keys(models: Sequence[ModelCount]) -> Iterator[tuple[str, Value]]:
-    """The optional keys that differ from GPT-2's in at least one of the models."""
+    """Optional keys that at least one model's config sets."""
     for key in OPTIONAL_KEYS:
         if key not in {"tokenizer", "tie_weights"} and any(
             key in one.config.to_dict() for one in models
@@ -260,8 +259,11 @@ def _optional_keys(models: Sequence[ModelCount]) -> Iterator[tuple[str, Value]]:
 
 
 def _setting(key: str, one: ModelCount) -> str:
-    """A config's value as a file would have it."""
-    value = getattr(one.config, key)
+    return value_text(getattr(one.config, key))
+
+
+def value_text(value: object) -> str:
+    """A config's value as a config file spells it; integers with commas."""
     if isinstance(value, bool):
         return str(value).lower()
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else shown(value)
@@ -270,12 +272,12 @@ def _setting(key: str, one: ModelCount) -> str:
 def _groups(
     models: Sequence[ModelCount], sections: dict[str, Lines], width: int | None
 ) -> Iterator[list[ModelCount]]:
-    """Split the models into tables: as many in one as fit beside the labels, at least one."""
+    """Split the models into tables: as many in each as fit next to the labels, at least one."""
     label = max(cell_len(name) for lines in sections.values() for name, _ in lines) + 2
     group: list[ModelCount] = []
     used = label
     for one in models:
-        needs = len(GAP) + _column(one, sections)
+        needs = len(GAP) + _column_width(one, sections)
         if group and width is not None and used + needs > width:
             yield group
             group, used = [], label
@@ -284,33 +286,33 @@ def _groups(
     yield group
 
 
-def _column(one: ModelCount, sections: dict[str, Lines]) -> int:
-    name = min(cell_len(shown(one.name)), MAX_NAME)
+def _column_width(one: ModelCount, sections: dict[str, Lines]) -> int:
+    name = min(cell_len(shown(one.name)), MAX_NAME_COLUMNS)
     return max(name, *(cell_len(value(one)) for lines in sections.values() for _, value in lines))
 
 
 def _rows(models: Sequence[ModelCount], sections: dict[str, Lines]) -> Iterator[Row]:
-    """The names over their columns, folded to their width, and section by section."""
-    names = [list(folded(shown(one.name), _column(one, sections))) for one in models]
-    *above, beside = zip_longest(*names, fillvalue="")
-    for line in above:
+    """The names above their columns, folded to the column's width; then the sections."""
+    names = [list(folded(shown(one.name), _column_width(one, sections))) for one in models]
+    *upper_lines, last_line = zip_longest(*names, fillvalue="")
+    for line in upper_lines:
         yield Row(("", *line), style=TITLE)
     for number, (title, lines) in enumerate(sections.items()):
         if number:
             yield Row(("",))
-        yield Row((title, *beside) if not number else (title,), style=HEADING)
+        yield Row((title, *last_line) if not number else (title,), style=HEADING)
         for label, value in lines:
-            cells = (label, *(value(one) for one in models))
-            yield Row(cells, "  ", "    ", TITLE if label in TOTALS else "")
+            style = TITLE if label in TOTALS else ""
+            yield body_row(label, *(value(one) for one in models), style=style)
 
 
 def sentences(fit: Fit, *, train: bool) -> Iterator[str]:
     """What --fit found, in sentences."""
-    config, to = fit.config, "to train" if train else "to generate"
+    config, purpose = fit.config, "to train" if train else "to generate"
     yield (
         f"like {shown(fit.like)}: emb_dim {config.emb_dim:,}, n_layers {config.n_layers:,}, "
         f"n_heads {config.n_heads:,}, context_length {config.context_length:,}; "
-        f"{count(config).total:,} parameters, {bytes_text(fit.needs)} {to}."
+        f"{count(config).total:,} parameters, {bytes_text(fit.needs)} {purpose}."
     )
     if not train and fit.loading > fit.budget:
         yield f"While it is loaded, it takes {bytes_text(fit.loading)} for a moment, which is more."
@@ -320,7 +322,7 @@ def sentences(fit: Fit, *, train: bool) -> Iterator[str]:
 
 
 def fit_document(fit: Fit, *, train: bool) -> dict[str, Any]:
-    """What --json has in "fits": the largest config, and what each of the book's sizes needs."""
+    """What --json has as "fits": the largest config, and the bytes that the book's sizes need."""
     return {
         "like": fit.like,
         "budget_bytes": fit.budget,
@@ -374,13 +376,13 @@ def document(one: ModelCount) -> dict[str, Any]:
 
 
 def _memory(one: ModelCount) -> dict[str, Any]:
-    """Bytes to generate and to train; `gptcli.model.memory_estimate` defines each."""
-    write, train = one.usage.running(one.config), one.usage.training(one.config)
+    """Bytes to generate and to train, as `gptcli.model.memory_estimate` defines them."""
+    generate, train = one.usage.running(one.config), one.usage.training(one.config)
     return {
         "texts": one.usage.texts,
         "tokens": one.usage.length(one.config),
         "dtype": one.usage.dtype,
-        "write": asdict(write) | {"total": write.total},
+        "write": asdict(generate) | {"total": generate.total},
         "train": asdict(train) | {"total": train.total},
     }
 

@@ -1,7 +1,4 @@
-"""`gptcli inspect A B`: what differs between two models, as a report and in --json.
-
-Reads the data of both where both have some, and needs no torch for it.
-"""
+"""The report of `inspect A B` and its JSON: the differences between two models."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,12 +6,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
-from gptcli.cli.render.inspect_report import NUMBERED, gathered
+from gptcli.cli.render.inspect_report import IN_BLOCK, rows_by_block, shape_text
 from gptcli.cli.render.progress import reading
-from gptcli.cli.render.table import Report, Row
+from gptcli.cli.render.table import Report, Row, body_row
 from gptcli.core.escape import listed, shown
 from gptcli.core.units import plural
-from gptcli.interpret.canonical_weights import NamedTensor, Shape, Weights
+from gptcli.interpret.canonical_weights import NamedTensor, Weights
 from gptcli.interpret.model_diff import (
     Comparison,
     Distance,
@@ -36,15 +33,15 @@ TYING = {
 
 
 def compare_models(a: ModelFiles, b: ModelFiles) -> Comparison:
-    """Compare two targets by the book's names; by the files' own where one is no GPT-2.
+    """Compare two targets by the book's tensor names; by the files' own if one is no GPT-2.
 
     Raises:
         RunError: a file changed, or cannot be read.
     """
     raw = any(one.weights and one.weights.layout is None for one in (a, b))
-    first, second = _weights(a, raw=raw), _weights(b, raw=raw)
-    with reading(bytes_to_read(first, second)) as on_read:
-        found = compare(first, second, on_read)
+    weights_a, weights_b = _weights(a, raw=raw), _weights(b, raw=raw)
+    with reading(bytes_to_read(weights_a, weights_b)) as on_read:
+        found = compare(weights_a, weights_b, on_read)
     if a.config and b.config:
         unknown = (
             set() if a.knows_heads and b.knows_heads else {"n_heads", "drop_rate", "tokenizer"}
@@ -80,18 +77,18 @@ def diff_document(names: tuple[str, str], found: Comparison) -> dict[str, Any]:
         "equal": found.is_equal,
         "config": {key: {"a": a, "b": b} for key, (a, b) in found.config.items()},
         "tying": {"a": found.tying[0], "b": found.tying[1]},
-        "removed": [_lone(name, tensor) for name, tensor in found.removed.items()],
-        "added": [_lone(name, tensor) for name, tensor in found.added.items()],
-        "tensors": [_both(pair) for pair in found.pairs],
+        "removed": [_tensor(name, tensor) for name, tensor in found.removed.items()],
+        "added": [_tensor(name, tensor) for name, tensor in found.added.items()],
+        "tensors": [_pair(pair) for pair in found.pairs],
         "whole": asdict(found.whole) if found.whole else None,
     }
 
 
-def _lone(name: str, tensor: NamedTensor) -> dict[str, Any]:
+def _tensor(name: str, tensor: NamedTensor) -> dict[str, Any]:
     return {"name": name, "shape": tensor.shape, "dtype": tensor.dtype}
 
 
-def _both(pair: Pair) -> dict[str, Any]:
+def _pair(pair: Pair) -> dict[str, Any]:
     distance = asdict(pair.distance) | {"at": pair.argmax or None} if pair.distance else None
     return {
         "name": pair.name,
@@ -105,48 +102,48 @@ def _both(pair: Pair) -> dict[str, Any]:
 def show_diff(names: tuple[str, str], found: Comparison, *, details: bool = False) -> None:
     """Print what differs and by how much.
 
-    Without `details` the first rows of each kind, of other values those that differ most.
+    Without `details`: the first tensors of each kind, and those whose values differ most.
     """
     report = Report()
     for letter, name in zip("AB", names, strict=True):
         report.title(f"{letter}  {shown(name)}")
     report.heading("Result")
-    report.points(_result(found))
+    report.bullets(_result(found))
     if found.config:
         report.heading("Config")
         changes = found.config.items()
-        report.pairs((key, f"{_plain(a)} → {_plain(b)}") for key, (a, b) in changes)
+        report.pairs((key, f"{_value(a)} → {_value(b)}") for key, (a, b) in changes)
     for title, tensors in (("Only in A", found.removed), ("Only in B", found.added)):
         if tensors:
             report.heading(f"{title}: {_tensors(len(tensors))}")
             described = {name: _described(tensor) for name, tensor in tensors.items()}
             if not details:
                 described = _by_block(described, [pair.name for pair in found.pairs])
-            rows = gathered(described.items())
+            rows = rows_by_block(described.items())
             report.first_rows(rows, len(rows) if details else MOST_ROWS)
-    unlike = [pair for pair in found.pairs if pair.shapes[0] != pair.shapes[1]]
-    if unlike:
-        report.heading(f"Other shape: {_tensors(len(unlike))}")
-        rows = gathered((pair.name, _shapes(pair)) for pair in unlike)
+    reshaped = [pair for pair in found.pairs if pair.shapes[0] != pair.shapes[1]]
+    if reshaped:
+        report.heading(f"Other shape: {_tensors(len(reshaped))}")
+        rows = rows_by_block((pair.name, _shapes(pair)) for pair in reshaped)
         report.first_rows(rows, len(rows) if details else MOST_ROWS)
     changed = [pair for pair in found.pairs if pair.distance and not pair.is_equal]
     _show_values(report, changed, details=details)
 
 
 def _by_block(described: Mapping[str, str], common: Iterable[str]) -> dict[str, str]:
-    """The tensors with one entry for each block of which the other model has no tensor."""
-    shared = {match.group(1, 2) for name in common if (match := NUMBERED.fullmatch(name))}
+    """Descriptions by name; a block that the other model lacks is one entry."""
+    shared = {match.group(1, 2) for name in common if (match := IN_BLOCK.fullmatch(name))}
     blocks: dict[str, int] = {}
-    short: dict[str, str] = {}
+    shortened: dict[str, str] = {}
     for name, what in described.items():
-        match = NUMBERED.fullmatch(name)
+        match = IN_BLOCK.fullmatch(name)
         if match is None or match.group(1, 2) in shared:
-            short[name] = what
+            shortened[name] = what
             continue
         block = f"{match[1]}{match[2]}.*"
         blocks[block] = blocks.get(block, 0) + 1
-        short[block] = f"{_tensors(blocks[block])} each"
-    return short
+        shortened[block] = f"{_tensors(blocks[block])} each"
+    return shortened
 
 
 def _show_values(report: Report, changed: Sequence[Pair], *, details: bool) -> None:
@@ -155,21 +152,21 @@ def _show_values(report: Report, changed: Sequence[Pair], *, details: bool) -> N
     title = f"Other values or dtype: {_tensors(len(changed))}"
     if len(changed) > MOST_VALUES and not details:
         title += f", the {MOST_VALUES} that differ most (--details: all)"
-        changed = sorted(changed, key=_relative, reverse=True)[:MOST_VALUES]
+        changed = sorted(changed, key=_by_relative_difference, reverse=True)[:MOST_VALUES]
     report.heading(title)
     titles = ("differing", "max |a-b|", "at", "relative", "cosine", "dtype")
-    report.numbers(titles, [_value_row(pair) for pair in changed], right=(1, 2, 4, 5))
+    report.titled_rows(titles, [_value_row(pair) for pair in changed], right=(1, 2, 4, 5))
 
 
-def _relative(pair: Pair) -> float:
-    """Sort key: relative difference; infinite where values are not finite."""
+def _by_relative_difference(pair: Pair) -> float:
+    """Sort key; infinite if values are not finite."""
     assert pair.distance is not None, pair.name
     relative = pair.distance.relative
     return math.inf if pair.distance.not_finite or relative is None else relative
 
 
 def _result(found: Comparison) -> Iterator[str]:
-    """The result in sentences, the answer first."""
+    """The result in sentences, the verdict first."""
     if found.is_equal:
         yield "The same model." if found.whole else "The same shapes; no values were compared."
     else:
@@ -189,10 +186,10 @@ def _result(found: Comparison) -> Iterator[str]:
     else:
         yield f"Output head: in A {TYING[found.tying[0]]}, in B {TYING[found.tying[1]]}."
     if found.whole:
-        yield _whole(found.whole)
+        yield _total(found.whole)
 
 
-def _whole(whole: Distance) -> str:
+def _total(whole: Distance) -> str:
     if not whole.differing:
         return f"All {whole.elements:,} values that both have are equal."
     broken = f" ({whole.not_finite:,} of them not finite)" if whole.not_finite else ""
@@ -207,11 +204,7 @@ def _tensors(count: int) -> str:
     return plural(count, "tensor")
 
 
-def _shape(shape: Shape) -> str:
-    return " x ".join(str(size) for size in shape) or "scalar"
-
-
-def _plain(value: object) -> str:
+def _value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else shown(value)
 
 
@@ -220,18 +213,18 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _described(tensor: NamedTensor) -> str:
-    return f"{_shape(tensor.shape)}  {tensor.dtype or ''}".rstrip()
+    return f"{shape_text(tensor.shape)}  {tensor.dtype or ''}".rstrip()
 
 
 def _shapes(pair: Pair) -> str:
-    return f"{_shape(pair.shapes[0])} → {_shape(pair.shapes[1])}"
+    return f"{shape_text(pair.shapes[0])} → {shape_text(pair.shapes[1])}"
 
 
 def _value_row(pair: Pair) -> Row:
     distance = pair.distance
     assert distance is not None, pair.name
     a, b = (dtype or "zero" for dtype in pair.dtypes)
-    cells = (
+    return body_row(
         shown(pair.name, MAX_NAME),
         f"{distance.differing:,}",
         "not finite" if distance.not_finite else f"{distance.maximum:.3g}",
@@ -240,4 +233,3 @@ def _value_row(pair: Pair) -> Row:
         _number(distance.cosine, 9),
         a if a == b else f"{a} → {b}",
     )
-    return Row(cells, "  ", "    ")

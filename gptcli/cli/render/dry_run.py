@@ -1,4 +1,4 @@
-"""The report of `generate --dry-run`: tokens and memory, without weights or torch.
+"""The report of `generate --dry-run` and its JSON: tokens and memory, without reading weights.
 
 The JSON has the schema "gptcli.dry-run/1": model, prompt_tokens, context_length, max_new_tokens (as
 many as fit), end_of_context (in words), parameters, weights_bytes, cache_bytes, dtype.

@@ -1,4 +1,4 @@
-"""The report of `inspect --gradients`: a model with and without shortcuts, and the book's demo."""
+"""The report of `inspect --gradients` and its JSON: gradients with and without shortcuts."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from gptcli.cli.render.console import json_number
 from gptcli.cli.render.heatmap import bar
-from gptcli.cli.render.table import QUIET, Report, Row, thinned
+from gptcli.cli.render.table import Report, Row, body_row, evenly_spaced, header_row
 
 if TYPE_CHECKING:
     from gptcli.interpret.gradients import Gradients
 
 _BLOCKS = "trf_blocks."
 _BAR = 10
-_DECADES = 8  # a bar begins this many powers of ten below the largest gradient
+_DECADES = 8  # of the logarithmic bars: powers of ten below the largest gradient
 
 
 def show(report: Report, both: "tuple[Gradients, Gradients]", *, details: bool = False) -> None:
@@ -23,8 +23,8 @@ def show(report: Report, both: "tuple[Gradients, Gradients]", *, details: bool =
         f"loss {ours.loss:.4f} nats a token with shortcuts, {without.loss:.4f} without"
     )
     report.heading("Mean absolute gradient of each block's weights (bars are logarithmic)")
-    header, *rows = _compared(ours, without)
-    report.table([header, *thinned(rows, details=details)], right=(1, 3), optional=(4, 2))
+    header, *rows = _by_block(ours, without)
+    report.table([header, *evenly_spaced(rows, details=details)], right=(1, 3), optional=(4, 2))
     for found in both if details else ():
         name = "with" if found.shortcuts else "without"
         report.heading(f"Mean absolute gradient by kind of parameter, {name} shortcuts")
@@ -33,18 +33,18 @@ def show(report: Report, both: "tuple[Gradients, Gradients]", *, details: bool =
         report.table(rows, right=range(1, columns), optional=range(2, columns - 1))
     _show_demonstration(report)
     if not details:
-        report.space()
-        report.more("each kind of parameter")
+        report.blank_line()
+        report.more_details("each kind of parameter")
 
 
-def _compared(ours: "Gradients", without: "Gradients") -> Iterator[Row]:
-    yield Row(("", "with shortcuts", "", "without", ""), "  ", "    ", QUIET)
-    pairs = [found.by_part() for found in (ours, without)]
-    largest = max((value for pair in pairs for value in pair.values()), default=0.0)
-    for group, value in pairs[0].items():
-        other = pairs[1][group]
-        cells = (group, _short(value), _bar(value, largest), _short(other), _bar(other, largest))
-        yield Row(cells, "  ", "    ")
+def _by_block(ours: "Gradients", without: "Gradients") -> Iterator[Row]:
+    yield header_row("", "with shortcuts", "", "without", "")
+    means, others = ours.by_part(), without.by_part()
+    largest = max(*means.values(), *others.values(), 0.0)
+    for part, mean in means.items():
+        other = others[part]
+        bars = (_bar(mean, largest), _bar(other, largest))
+        yield body_row(part, _short(mean), bars[0], _short(other), bars[1])
 
 
 def _bar(value: float, largest: float) -> str:
@@ -58,33 +58,31 @@ def _short(value: float) -> str:
 
 
 def _by_kind(means: dict[str, float]) -> Iterator[Row]:
-    """A row for each kind of parameter, with the first, the middle and the last block."""
+    """A row for each kind of parameter: the first, the middle and the last block."""
     blocks = sorted({int(n.split(".")[1]) for n in means if n.startswith(_BLOCKS)})
     some = sorted({blocks[0], blocks[len(blocks) // 2], blocks[-1]})
-    yield Row(("", *(f"block {block}" for block in some)), "  ", "    ", QUIET)
+    yield header_row("", *(f"block {block}" for block in some))
     prefix = f"{_BLOCKS}{blocks[0]}."
     for name in means:
         if name.startswith(prefix):
             kind = name.removeprefix(prefix)
             values = [means[f"{_BLOCKS}{block}.{kind}"] for block in some]
-            yield Row((kind, *map(_short, values)), "  ", "    ")
+            yield body_row(kind, *map(_short, values))
     for name, value in means.items():
         if not name.startswith(_BLOCKS):
-            yield Row((name, _short(value), *[""] * (len(some) - 1)), "  ", "    ")
+            yield body_row(name, _short(value), *[""] * (len(some) - 1))
 
 
 def _show_demonstration(report: Report) -> None:
     from gptcli.model.shortcut import BOOK_GRADIENTS, demonstration
 
     report.heading("The book's five layers (seed 123, input 1, 0, -1)")
-    names = ("layer", "without", "in the book", "with shortcuts", "in the book")
     columns: list[Sequence[float]] = []
     for shortcut in (False, True):
         columns += [demonstration(shortcut), BOOK_GRADIENTS[shortcut]]
-    rows = [Row(names, "  ", "    ", QUIET)]
+    rows = [header_row("layer", "without", "in the book", "with shortcuts", "in the book")]
     for layer, values in enumerate(zip(*columns, strict=True)):
-        cells = (str(layer), *(f"{value:.8f}" for value in values))
-        rows.append(Row(cells, "  ", "    "))
+        rows.append(body_row(str(layer), *(f"{value:.8f}" for value in values)))
     report.table(rows, right=range(1, 5), optional=(4, 2))
 
 

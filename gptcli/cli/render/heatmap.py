@@ -1,7 +1,7 @@
-"""Heat maps of numbers from 0 to 1, and attention weights drawn as such.
+"""Heat maps of values from 0 to 1, and attention weights as heat maps.
 
-In colour where there is colour, else in shades of block characters. A picture is lines of
-(text, style) pieces, no line wider than was asked for.
+In colour where there is colour, else in shades of block characters. A picture is a list of lines,
+each of them a list of (text, style).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,23 +18,23 @@ Matrix = Sequence[Sequence[float | None]]
 
 SHADES = " ·░▒▓█"
 _RAMP = ((20, 33, 61), (31, 78, 121), (42, 157, 143), (167, 201, 87), (255, 230, 109))
-_BLOCK = "▀"  # the upper half of a cell; the lower half is its background
-_THUMBNAIL = 16  # the most columns of one map among many
-TOKEN_WIDTH = 8  # columns of a token in a grid, its gap not counted
-UNLIMITED = 100  # columns where nothing limits them
+_UPPER_HALF = "▀"  # the lower half is the background
+_MAX_THUMBNAIL = 16  # columns of one map among many
+TOKEN_WIDTH = 8  # columns of a token in a grid, without the gap
+PIPE_WIDTH = 100  # columns of a picture on a pipe
 
 
 def color(value: float) -> str:
-    """0 to 1 → "#rrggbb", from dark blue over green to yellow. Small values spread by the root."""
-    at = _clamped(value) ** 0.5 * (len(_RAMP) - 1)
-    low = min(int(at), len(_RAMP) - 2)
-    share = at - low
+    """0 to 1 → "#rrggbb", from dark blue to yellow; the square root spreads small values."""
+    place = _clamped(value) ** 0.5 * (len(_RAMP) - 1)
+    low = min(int(place), len(_RAMP) - 2)
+    share = place - low
     mixed = (round(a + (b - a) * share) for a, b in zip(_RAMP[low], _RAMP[low + 1], strict=True))
     return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
 def shade(value: float) -> str:
-    """0 to 1 → one of six shades; a blank only for what rounds to 0."""
+    """0 to 1 → one of six shades; the square root spreads small values."""
     root = _clamped(value) ** 0.5
     return SHADES[min(int(root * len(SHADES)), len(SHADES) - 1)]
 
@@ -45,7 +45,7 @@ def _clamped(value: float) -> float:
 
 
 def cell(value: float | None, text: str, *, colored: bool) -> tuple[str, str]:
-    """`text` on the value's colour, or as wide a shade; blanks for None."""
+    """`text` on the value's colour, or a shade of the same width; blanks for None."""
     if value is None:
         return " " * len(text), ""
     if colored:
@@ -71,7 +71,7 @@ def _largest(rows: Iterator[Sequence[float | None]]) -> float | None:
 
 
 def thumbnail(matrix: Matrix, size: int, *, colored: bool) -> list[Spans]:
-    """Draw a square matrix with `size` columns and half as many lines: two rows on each."""
+    """Draw a square matrix with `size` columns and half as many lines, two rows on each."""
     small = pooled(matrix, size)
     if len(small) % 2:
         small.append([None] * len(small[0]))
@@ -91,11 +91,11 @@ def _half(upper: float | None, lower: float | None, *, colored: bool) -> tuple[s
     if upper is None:
         return "▄", color(lower or 0.0)
     if lower is None:
-        return _BLOCK, color(upper)
-    return _BLOCK, f"{color(upper)} on {color(lower)}"
+        return _UPPER_HALF, color(upper)
+    return _UPPER_HALF, f"{color(upper)} on {color(lower)}"
 
 
-def beside(pictures: Sequence[list[Spans]], gap: str = " ") -> list[Spans]:
+def side_by_side(pictures: Sequence[list[Spans]], gap: str = " ") -> list[Spans]:
     """Pictures of equal height side by side."""
     lines: list[Spans] = []
     for parts in zip(*pictures, strict=True):
@@ -107,13 +107,13 @@ def beside(pictures: Sequence[list[Spans]], gap: str = " ") -> list[Spans]:
 
 
 def bar(share: float, width: int) -> str:
-    """0 to 1 → a bar of at most `width` columns, drawn to an eighth of one."""
+    """0 to 1 → a bar of at most `width` columns, to an eighth of a column."""
     eighths = round(_clamped(share) * width * 8)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
 def show_maps(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
-    """Draw the heads that were asked for, with tokens, or all heads as a grid of thumbnails."""
+    """Draw the chosen heads with their tokens, or all heads as a grid of thumbnails."""
     if not forward.maps:
         return
     if len(forward.maps) == analysis.config.n_layers * analysis.config.n_heads > 1:
@@ -121,11 +121,11 @@ def show_maps(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> N
         return
     for layer, head in forward.maps:
         report.heading(f"Attention of head {layer}.{head}: each line a token, where it looks")
-        report.spans(_map(report, analysis, _causal(forward, layer, head)))
-        report.points(_strongest(analysis, forward, layer, head), QUIET)
+        report.spans(_map(report, analysis, _visible_weights(forward, layer, head)))
+        report.bullets(_strongest(analysis, forward, layer, head), QUIET)
 
 
-def _causal(forward: ForwardPass, layer: int, head: int) -> Matrix:
+def _visible_weights(forward: ForwardPass, layer: int, head: int) -> Matrix:
     weights = forward.activations.blocks[layer].attention
     assert weights is not None, "the maps to show are kept"
     rows = weights[head].tolist()
@@ -133,26 +133,26 @@ def _causal(forward: ForwardPass, layer: int, head: int) -> Matrix:
 
 
 def _map(report: Report, analysis: TextAnalysis, matrix: Matrix) -> Iterator[Spans]:
-    """Cells of two columns, or one where there is little room; then tokens are pooled."""
-    room = (report.width or UNLIMITED) - 6 - TOKEN_WIDTH - 1
-    wide = 2 if 2 * len(matrix) <= room else 1
-    small = pooled(matrix, room // wide)
+    """Cells of two columns; of one where room is short, and then tokens are pooled too."""
+    room = (report.width or PIPE_WIDTH) - 6 - TOKEN_WIDTH - 1
+    cell_width = 2 if 2 * len(matrix) <= room else 1
+    small = pooled(matrix, room // cell_width)
     step = -(-len(matrix) // len(small))
     indent = " " * (6 + TOKEN_WIDTH)
-    marks = "".join(f"{i * step:<{10 * wide}}" for i in range(0, len(small), 10))
+    marks = "".join(f"{i * step:<{10 * cell_width}}" for i in range(0, len(small), 10))
     yield [(f"{indent} {marks[: room + 1]}".rstrip(), QUIET)]
     for index, row in enumerate(small):
-        word = token_cell(analysis, analysis.ids[index * step])
-        line: Spans = [(f"{index * step:>5} ", QUIET), (f"{word} ", "")]
+        token = token_cell(analysis, analysis.ids[index * step])
+        line: Spans = [(f"{index * step:>5} ", QUIET), (f"{token} ", "")]
         for value in row[: index + 1]:
-            line.append(cell(value, " " * wide, colored=report.colored))
+            line.append(cell(value, " " * cell_width, colored=report.colored))
         yield _joined(line)
 
 
 def _strongest(
     analysis: TextAnalysis, forward: ForwardPass, layer: int, head: int
 ) -> Iterator[str]:
-    """Which tokens the last token attends to, in words."""
+    """The tokens that the last token attends to most, in words."""
     weights = forward.activations.blocks[layer].attention
     assert weights is not None, "the maps to show are kept"
     values, places = weights[head, -1].topk(min(3, weights.shape[-1]))
@@ -164,25 +164,25 @@ def _strongest(
 
 
 def _show_grid(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
-    step = -(-len(analysis.ids) // _THUMBNAIL)
-    size = max(4, -(-len(analysis.ids) // step))  # 4 columns for its name
-    many = max(1, ((report.width or UNLIMITED) - 6) // (size + 1))
+    step = -(-len(analysis.ids) // _MAX_THUMBNAIL)
+    size = max(4, -(-len(analysis.ids) // step))  # 4 columns for the name
+    per_line = max(1, ((report.width or PIPE_WIDTH) - 6) // (size + 1))
     report.heading("Attention of all heads: a token looks along a line, from top to bottom")
     heads = analysis.config.n_heads
     for layer in range(analysis.config.n_layers):
-        for first in range(0, heads, many):
-            some = range(first, min(first + many, heads))
+        for first in range(0, heads, per_line):
+            some = range(first, min(first + per_line, heads))
             pictures = [
-                thumbnail(_causal(forward, layer, head), size, colored=report.colored)
+                thumbnail(_visible_weights(forward, layer, head), size, colored=report.colored)
                 for head in some
             ]
             names = " ".join(f"{f'{layer}.{head}':<{size}}"[:size] for head in some)
             report.spans([[(f"  {names}", QUIET)]])
-            report.spans(_joined([("  ", ""), *line]) for line in beside(pictures))
+            report.spans(_joined([("  ", ""), *line]) for line in side_by_side(pictures))
 
 
 def _joined(line: Spans) -> Spans:
-    """Join neighbours of one style, so that a terminal is written to once for them."""
+    """Join neighbours of one style, so that they are one write to the terminal."""
     joined: Spans = []
     for text, style in line:
         if joined and joined[-1][1] == style:
@@ -193,7 +193,7 @@ def _joined(line: Spans) -> Spans:
 
 
 def token_cell(analysis: TextAnalysis, id: int) -> str:
-    """A token in exactly TOKEN_WIDTH columns, without the blank it begins with."""
+    """A token cut or padded to TOKEN_WIDTH columns, without a leading blank."""
     text = token_text(analysis.tokenizer, id)[1:-1].removeprefix(" ")
     piece = next(folded(text, TOKEN_WIDTH), "")
     return piece + " " * (TOKEN_WIDTH - cell_len(piece))

@@ -1,4 +1,4 @@
-"""The report of `inspect`: the architecture as a tree, and the weight files; its JSON."""
+"""The report of `inspect` and its JSON: the architecture as a tree, and the weight files."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME, TensorInfo
 from gptcli.checkpoint.layouts import all_tensors
-from gptcli.cli.render.count_params_report import config_document
-from gptcli.cli.render.table import WRONG, Canvas, Report, Row
+from gptcli.cli.render.count_params_report import config_document, value_text
+from gptcli.cli.render.table import WRONG, Canvas, Report, Row, body_row
 from gptcli.core.escape import shown
 from gptcli.core.units import bytes_text, plural
 from gptcli.interpret.model_files import ModelFiles, WeightFiles
@@ -17,20 +17,18 @@ from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
 from gptcli.model.parameters import Part, architecture
 
 SCHEMA = "gptcli.inspect/1"
-NUMBERED = re.compile(r"(\D*\.|)(\d{1,9})(\..*)", re.DOTALL)  # h.0.attn.c_attn.weight
+IN_BLOCK = re.compile(r"(\D*\.|)(\d{1,9})(\..*)", re.DOTALL)  # h.0.attn.c_attn.weight
 LAYOUTS = {
     "book": "the book's names",
     "huggingface": "Hugging Face's GPT-2: query, key and value fused, inputs before outputs",
     "nanogpt": "nanoGPT's: query, key and value fused, outputs before inputs as in the book",
     "quantized": "quantised by gptcli: the book's names, each matrix as whole numbers and scales",
 }
-
-
 MOST_ROWS = 20  # of tensors that belong to no GPT-2
 
 
 def show(files: ModelFiles, canvas: Canvas | None = None, *, details: bool = False) -> None:
-    """Print the tree and a summary of the files; with `details` every tensor of them."""
+    """Print the tree and a summary of the files; with `details` every tensor too."""
     report = Report(canvas)
     name = shown(files.target.name)
     if files.config and not details:
@@ -51,13 +49,19 @@ def show(files: ModelFiles, canvas: Canvas | None = None, *, details: bool = Fal
     if files.weights:
         _show_notes(report, files.weights)
     if not details:
-        report.more("every tensor and the whole config" if files.weights else "the whole config")
+        report.more_details(
+            "every tensor and the whole config" if files.weights else "the whole config"
+        )
 
 
 def _config_line(files: ModelFiles, config: GPTConfig) -> str:
     heads = f"{plural(config.n_heads, 'head')} of {config.head_dim:,}"
-    named = {"tokenizer", "tie_weights"}
-    other = {k: v for k, v in config.to_dict().items() if k in OPTIONAL_KEYS and k not in named}
+    shown_apart = {"tokenizer", "tie_weights"}
+    optional = [
+        f"{key} {shown(value)}"
+        for key, value in config.to_dict().items()
+        if key in OPTIONAL_KEYS and key not in shown_apart
+    ]
     parts = [
         plural(config.n_layers, "layer"),
         heads if files.knows_heads else "heads not in the weights",
@@ -65,16 +69,16 @@ def _config_line(files: ModelFiles, config: GPTConfig) -> str:
         f"dropout {config.drop_rate:g}" if files.knows_heads else "",
         "qkv bias" if config.qkv_bias else "",
         "tied" if config.tie_weights else "untied",
-        *(f"{key} {shown(value)}" for key, value in other.items()),
+        *optional,
     ]
     return ", ".join(filter(None, parts))
 
 
-def _show_config(report: Report, found: ModelFiles, config: GPTConfig) -> None:
-    report.heading("Config" if found.knows_heads else "Config, as far as the weights tell")
-    values = {key: shown(_plain(value)) for key, value in config.to_dict().items()}
-    values |= {"tie_weights": _plain(config.tie_weights)}
-    if found.knows_heads:
+def _show_config(report: Report, files: ModelFiles, config: GPTConfig) -> None:
+    report.heading("Config" if files.knows_heads else "Config, as far as the weights tell")
+    values = {key: value_text(value) for key, value in config.to_dict().items()}
+    values |= {"tie_weights": value_text(config.tie_weights)}
+    if files.knows_heads:
         values["n_heads"] += f", each {config.head_dim:,} wide"
     else:
         values["n_heads"] = "not in the weights" + _likely_heads(config)
@@ -87,14 +91,8 @@ def _likely_heads(config: GPTConfig) -> str:
     return f"; {heads:,} if a head is 64 wide, as GPT-2's are" if heads and not rest else ""
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _tree(part: Part, total: int, first: str = "", rest: str = "") -> Iterator[Row]:
-    """A module, then its children; its own tensors stand on its line, as shapes."""
+    """A module, then its children; its own tensors are shapes on its line."""
     inner = [child for child in part.parts if not child.shape]
     if part.kind == "TransformerBlock":
         yield _branch(
@@ -111,15 +109,15 @@ def _tree(part: Part, total: int, first: str = "", rest: str = "") -> Iterator[R
 
 
 def _branch(
-    name: str, what: str, count: int, total: int, first: str, rest: str, inside: int
+    name: str, what: str, count: int, total: int, first: str, rest: str, children: int
 ) -> Row:
     share = "" if not count else f"{count / total:.2%}" if count / total >= 0.0001 else "<0.01%"
     number = f"{count:,}" if count or "is" in what else ""
-    return Row((name, what, number, share), first, rest + ("│ " if inside else " "))
+    return Row((name, what, number, share), first, rest + ("│ " if children else " "))
 
 
 def _short_tree(part: Part, total: int, first: str = "", rest: str = "") -> Iterator[Row]:
-    """The tree on one screen: no dropout, and a module with a single child stands with it."""
+    """The tree without dropout, and with a module's only child on the module's line."""
     inner = [child for child in part.parts if not child.shape and child.kind != "Dropout"]
     name, what = part.name, _described(part)
     if len(inner) == 1:  # ff.layers
@@ -134,11 +132,12 @@ def _short_tree(part: Part, total: int, first: str = "", rest: str = "") -> Iter
 
 
 def _described(part: Part) -> str:
-    shapes = " + ".join(_shape(child.shape) for child in part.parts if child.shape)
+    shapes = " + ".join(shape_text(child.shape) for child in part.parts if child.shape)
     return " ".join(filter(None, (part.kind, shapes, part.detail)))
 
 
-def _shape(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """`768 x 3072`; `scalar` for no dimensions."""
     return " x ".join(str(size) for size in shape) or "scalar"
 
 
@@ -157,12 +156,14 @@ def _show_weights(report: Report, weights: WeightFiles) -> None:
 
 
 def _summarise_weights(report: Report, weights: WeightFiles) -> None:
-    """Path, size, layout, and how many tensors; all names only where it is no GPT-2."""
-    report.space()
+    """Path, size, layout and number of tensors; the names too if it is no GPT-2."""
+    report.blank_line()
     report.pairs(_short_facts(weights))
     if weights.layout is None:
         infos = all_tensors(weights.headers).values()
-        rows = gathered((info.name, f"{_shape(info.shape)}  {info.dtype}") for info in infos)
+        rows = rows_by_block(
+            (info.name, f"{shape_text(info.shape)}  {info.dtype}") for info in infos
+        )
         report.heading("Tensors")
         report.first_rows(rows, MOST_ROWS)
 
@@ -177,12 +178,12 @@ def _short_facts(weights: WeightFiles) -> Iterator[tuple[str, str]]:
     yield "layout", LAYOUTS[weights.layout.name]
     infos = all_tensors(weights.headers)
     sums = file_totals(weights.headers, weights.layout)
-    inside = [match for name in infos if (match := NUMBERED.fullmatch(name))]
-    blocks = {match[2] for match in inside}
-    repeated = len({match[3] for match in inside})
+    in_blocks = [match for name in infos if (match := IN_BLOCK.fullmatch(name))]
+    blocks = {match[2] for match in in_blocks}
+    repeated = len({match[3] for match in in_blocks})
     text = f"{len(infos):,} in {'+'.join(sums.dtypes)}"
-    if len(blocks) > 1 and repeated * len(blocks) == len(inside):
-        outside = len(infos) - len(inside)
+    if len(blocks) > 1 and repeated * len(blocks) == len(in_blocks):
+        outside = len(infos) - len(in_blocks)
         text += f": {repeated:,} in each of {len(blocks):,} blocks, {outside:,} outside them"
     yield "tensors", text
 
@@ -194,18 +195,18 @@ def _show_notes(report: Report, weights: WeightFiles) -> None:
     ):
         if texts:
             report.heading(title)
-            report.points(texts, style)
+            report.bullets(texts, style)
 
 
-def gathered(tensors: Iterable[tuple[str, str]]) -> list[Row]:
-    """(name, description) → a row each, one for alike tensors of blocks that follow each other."""
+def rows_by_block(tensors: Iterable[tuple[str, str]]) -> list[Row]:
+    """Rows of (name, description); equal ones of consecutive blocks share a row."""
     numbers: dict[tuple[str, str, str], list[int]] = {}
     for name, what in tensors:
-        match = NUMBERED.fullmatch(name)
+        match = IN_BLOCK.fullmatch(name)
         start, number, rest = match.groups() if match else (name, "0", "")
         numbers.setdefault((start, rest, what), []).append(int(number))
     return [
-        Row((shown(start, MAX_NAME) + _numbers(first, last, rest), what), "  ", "    ")
+        body_row(shown(start, MAX_NAME) + _block_range(first, last, rest), what)
         for (start, rest, what), found in numbers.items()
         for first, last in _runs(sorted(found))
     ]
@@ -222,7 +223,7 @@ def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield first, last
 
 
-def _numbers(first: int, last: int, rest: str) -> str:
+def _block_range(first: int, last: int, rest: str) -> str:
     return rest and (f"{first}{rest}" if first == last else f"{first}-{last}{rest}")
 
 
@@ -254,27 +255,26 @@ def _split(sums: FileTotals) -> str:
 
 
 def _tensor_row(info: TensorInfo) -> Row:
-    cells = (
+    return body_row(
         shown(info.name, MAX_NAME),
-        _shape(info.shape),
+        shape_text(info.shape),
         info.dtype,
         f"{info.nbytes:,}",
         f"{info.start:,}",
         f"{info.end:,}",
     )
-    return Row(cells, lead="  ", below="    ")
 
 
-def document(found: ModelFiles) -> dict[str, Any]:
+def document(files: ModelFiles) -> dict[str, Any]:
     """The object that --json prints: offsets and sizes in bytes, `share` from 0 to 1."""
-    config = found.config
+    config = files.config
     tree = architecture(config) if config else None
     return {
         "schema": SCHEMA,
-        "name": found.target.name,
-        "config": config_document(config, knows_heads=found.knows_heads) if config else None,
+        "name": files.target.name,
+        "config": config_document(config, knows_heads=files.knows_heads) if config else None,
         "architecture": _part(tree, tree.count) if tree else None,
-        "weights": _weights_document(found.weights) if found.weights else None,
+        "weights": _weights_document(files.weights) if files.weights else None,
     }
 
 
@@ -282,8 +282,8 @@ def _part(part: Part, total: int) -> dict[str, Any]:
     count = {"parameters": part.count, "share": part.count / total}
     if part.shape:
         return {"name": part.name, "shape": part.shape, "shared": part.is_shared, **count}
-    inside = [_part(inner, total) for inner in part.parts]
-    return {"name": part.name, "kind": part.kind, "copies": part.copies, **count, "parts": inside}
+    parts = [_part(child, total) for child in part.parts]
+    return {"name": part.name, "kind": part.kind, "copies": part.copies, **count, "parts": parts}
 
 
 def _weights_document(weights: WeightFiles) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The report of `inspect --prompt`: tokens, predictions, and each block in numbers; its JSON.
+"""The report of `inspect --prompt` and its JSON: tokens, predictions, each block's activations.
 
 The JSON has the schema "gptcli.probe/1". One object; numbers have seven digits, and null stands
 for what is not finite.
@@ -42,15 +42,15 @@ from gptcli.cli.render.console import json_number
 from gptcli.cli.render.count_params_report import config_document
 from gptcli.cli.render.gradient_report import gradients_document
 from gptcli.cli.render.heatmap import (
+    PIPE_WIDTH,
     TOKEN_WIDTH,
-    UNLIMITED,
     Spans,
     bar,
     cell,
     show_maps,
     token_cell,
 )
-from gptcli.cli.render.table import GAP, QUIET, Report, Row, thinned
+from gptcli.cli.render.table import GAP, QUIET, Report, Row, body_row, evenly_spaced, header_row
 from gptcli.cli.text_analysis import LENS_TOP, ForwardPass, TextAnalysis
 from gptcli.core.escape import shown
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from gptcli.interpret.activations import BlockStats, Moments, NormStats, Prediction
 
 SCHEMA = "gptcli.probe/1"
-_LABEL = 10  # columns of a row's name in the grid of the logit lens
+_LABEL = 10  # columns of a row's name in the logit lens
 SHORT, SHORT_CANDIDATES = 8, 5  # tokens and candidates without --details
 MOST_TOKENS = 64  # lines of the table of tokens; --json has all
 _INKS = ("black on cyan", "black on yellow", "black on green", "black on magenta")
@@ -75,9 +75,9 @@ def show(
     details: bool = False,
     candidates: int | None = None,
 ) -> None:
-    """Print tokens, next token and a line for each block; with `details` all of it.
+    """Print tokens, the next token and a line for each block; with `details` everything.
 
-    `candidates` is how many next tokens to list where that was asked for.
+    `candidates` is how many next tokens to list; None is SHORT_CANDIDATES.
     """
     if details:
         _show_everything(report, analysis, forward)
@@ -88,12 +88,12 @@ def show(
         best = forward.next.best[: candidates or SHORT_CANDIDATES]
         report.table(list(_candidates(analysis, best)), right=(0, 1, 2, 4), optional=(2, 3, 4))
         report.heading("Norms of the residual stream, what is added to it, and the logit lens")
-        header, *rows = _block_lines(analysis, forward)
-        report.table([header, *thinned(rows)], right=range(1, 5), optional=(4, 1))
+        header, *rows = _block_summaries(analysis, forward)
+        report.table([header, *evenly_spaced(rows)], right=range(1, 5), optional=(4, 1))
     show_maps(report, analysis, forward)
     if not details:
-        report.space()
-        report.more("every token, LayerNorm, each head's entropy, the whole logit lens")
+        report.blank_line()
+        report.more_details("every token, LayerNorm, each head's entropy, the whole logit lens")
 
 
 def _summary(analysis: TextAnalysis, forward: ForwardPass) -> str:
@@ -107,10 +107,9 @@ def _summary(analysis: TextAnalysis, forward: ForwardPass) -> str:
     return f"{text}, loss {mean:.4f} nats a token, perplexity {math.exp(min(mean, 700)):,.2f}"
 
 
-def _block_lines(analysis: TextAnalysis, forward: ForwardPass) -> Iterator[Row]:
-    """A line for the embedding and for each block; means over positions, lens of the last one."""
-    names = ("after", "norm", "attention", "feed-forward", "head entropy", "says next")
-    yield Row(names, "  ", "    ", QUIET)
+def _block_summaries(analysis: TextAnalysis, forward: ForwardPass) -> Iterator[Row]:
+    """A row for the embedding and each block: means over positions, lens of the last one."""
+    yield header_row("after", "norm", "attention", "feed-forward", "head entropy", "says next")
     norms = forward.activations.residual_norms()
     for stage, norm in enumerate(norms):
         id, logprob = forward.lens[stage][-1].best[0]
@@ -121,7 +120,7 @@ def _block_lines(analysis: TextAnalysis, forward: ForwardPass) -> Iterator[Row]:
             added = (block.attention_adds.mean().item(), block.feed_forward_adds.mean().item())
             shares = (f"+{_share(part, norms[stage - 1])}" for part in added)
             adds = (*shares, f"{block.heads.entropy.mean().item():.2f}")
-        yield Row((_stage(stage), f"{norm:.2f}", *adds, says), "  ", "    ")
+        yield body_row(_stage(stage), f"{norm:.2f}", *adds, says)
 
 
 def _show_everything(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
@@ -137,20 +136,20 @@ def _show_everything(report: Report, analysis: TextAnalysis, forward: ForwardPas
 
 
 def _show_tokens(report: Report, analysis: TextAnalysis, forward: ForwardPass, most: int) -> None:
-    """The text in colours, where there are any, and a line for each of the last `most` tokens."""
+    """The text coloured by token, and a row for each of the last `most` tokens."""
     count = len(analysis.ids)
     if report.colored:
         report.spans(list(_pieces(analysis, report.width or 80))[: None if most > SHORT else 3])
     first = max(0, count - most)
     if first:
         report.paragraph(f"  the last {most} of them:", QUIET)
-    header = Row(("at", "id", "token", "probability", "rank", "bytes"), "  ", "    ", QUIET)
-    rows = [_token(analysis, forward, position) for position in range(first, count)]
+    header = header_row("at", "id", "token", "probability", "rank", "bytes")
+    rows = [_token_row(analysis, forward, position) for position in range(first, count)]
     report.table([header, *rows], right=(1, 3, 4), optional=(5, 4))
 
 
 def _pieces(analysis: TextAnalysis, width: int) -> Iterator[list[tuple[str, str]]]:
-    """The text, neighbouring tokens in different colours."""
+    """Lines of the text, neighbouring tokens in different colours."""
     line: list[tuple[str, str]] = []
     used = 0
     for position, id in enumerate(analysis.ids):
@@ -163,10 +162,10 @@ def _pieces(analysis: TextAnalysis, width: int) -> Iterator[list[tuple[str, str]
     yield line
 
 
-def _token(analysis: TextAnalysis, forward: ForwardPass, position: int) -> Row:
+def _token_row(analysis: TextAnalysis, forward: ForwardPass, position: int) -> Row:
     id = analysis.ids[position]
     before = forward.predictions[position - 1] if position else forward.next
-    cells = (
+    return body_row(
         str(position),
         str(id),
         token_text(analysis.tokenizer, id),
@@ -174,16 +173,18 @@ def _token(analysis: TextAnalysis, forward: ForwardPass, position: int) -> Row:
         "" if before.rank is None else f"{before.rank:,}",
         analysis.tokenizer.token_bytes(id).hex(" "),
     )
-    return Row(cells, "  ", "    ")
 
 
 def _show_next(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> None:
     prediction = forward.next
     report.heading("What may come next")
-    alike = math.exp(min(prediction.entropy, 700))
+    equally_likely = math.exp(min(prediction.entropy, 700))
     report.pairs(
         [
-            ("entropy", f"{prediction.entropy:.4f} nats, as of {alike:,.1f} equally likely tokens"),
+            (
+                "entropy",
+                f"{prediction.entropy:.4f} nats, as of {equally_likely:,.1f} equally likely tokens",
+            ),
             ("margin", f"{prediction.margin:.4f} in log-probability between the first two"),
         ]
     )
@@ -192,23 +193,22 @@ def _show_next(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> 
 
 
 def _candidates(analysis: TextAnalysis, best: Sequence[tuple[int, float]]) -> Iterator[Row]:
-    yield Row(("rank", "probability", "log-probability", "", "id", "token"), "  ", "    ", QUIET)
+    yield header_row("rank", "probability", "log-probability", "", "id", "token")
     for rank, (id, logprob) in enumerate(best, 1):
         p = math.exp(logprob)
         text = token_text(analysis.tokenizer, id)
-        cells = (str(rank), f"{p:.4%}", f"{logprob:.4f}", bar(p, _BAR), str(id), text)
-        yield Row(cells, "  ", "    ")
+        yield body_row(str(rank), f"{p:.4%}", f"{logprob:.4f}", bar(p, _BAR), str(id), text)
 
 
 def _show_blocks(report: Report, forward: ForwardPass) -> None:
     report.heading("The residual stream: norms, and what each block adds (means over positions)")
     names = ("block", "enters", "attention", "", "feed-forward", "", "leaves", "GELU<0")
-    rows = [Row(names, "  ", "    ", QUIET)]
+    rows = [header_row(*names)]
     norms = forward.activations.residual_norms()
     for layer, block in enumerate(forward.activations.blocks):
-        rows.append(_block(layer, block, norms[layer], norms[layer + 1]))
+        rows.append(_block_row(layer, block, norms[layer], norms[layer + 1]))
     report.table(rows, right=range(1, len(names)), optional=(3, 5, 1, 6))
-    report.points(
+    report.bullets(
         [
             "a share is of what enters the block",
             "GELU<0: the share of its inputs that it suppresses, to at least -0.17",
@@ -217,11 +217,11 @@ def _show_blocks(report: Report, forward: ForwardPass) -> None:
     )
 
 
-def _block(layer: int, block: "BlockStats", enters: float, leaves: float) -> Row:
+def _block_row(layer: int, block: "BlockStats", enters: float, leaves: float) -> Row:
     added = (block.attention_adds.mean().item(), block.feed_forward_adds.mean().item())
     shares = [text for norm in added for text in (f"{norm:.2f}", _share(norm, enters))]
     suppressed = f"{block.suppressed.mean().item():.1%}"
-    return Row((str(layer), f"{enters:.2f}", *shares, f"{leaves:.2f}", suppressed), "  ", "    ")
+    return body_row(str(layer), f"{enters:.2f}", *shares, f"{leaves:.2f}", suppressed)
 
 
 def _share(part: float, whole: float) -> str:
@@ -231,24 +231,24 @@ def _share(part: float, whole: float) -> str:
 def _show_norms(report: Report, forward: ForwardPass) -> None:
     report.heading("LayerNorm: before → after (means over positions)")
     names = ("", "mean", "variance", "norm", "→ mean", "→ variance", "→ norm")
-    rows = [Row(names, "  ", "    ", QUIET)]
-    found = forward.activations
-    every = [norm for block in found.blocks for norm in (block.norm1, block.norm2)]
-    rows += [_norm(norm) for norm in (*every, found.final_norm)]
+    rows = [header_row(*names)]
+    activations = forward.activations
+    norms = [norm for block in activations.blocks for norm in (block.norm1, block.norm2)]
+    rows += [_norm_row(norm) for norm in (*norms, activations.final_norm)]
     report.table(rows, right=range(1, len(names)), optional=(6, 3, 1, 4))
 
 
-def _norm(norm: "NormStats") -> Row:
+def _norm_row(norm: "NormStats") -> Row:
     numbers = [
         _fixed(value.mean().item(), digits)
         for moments in (norm.before, norm.after)
         for value, digits in ((moments.mean, 3), (moments.variance, 3), (moments.norm, 2))
     ]
-    return Row((norm.name.removeprefix("trf_blocks."), *numbers), "  ", "    ")
+    return body_row(norm.name.removeprefix("trf_blocks."), *numbers)
 
 
 def _fixed(value: float, digits: int) -> str:
-    """A number with `digits` decimals, and no minus sign before zero."""
+    """A number with `digits` decimals; never "-0.000"."""
     text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 
@@ -257,17 +257,14 @@ def _show_heads(report: Report, forward: ForwardPass) -> None:
     report.heading("Attention entropy of each head (nats, means over positions)")
     blocks = forward.activations.blocks
     count = len(blocks[0].heads.entropy)
-    rows = [Row(("block", *(str(head) for head in range(count))), "  ", "    ", QUIET)]
+    rows = [header_row("block", *(str(head) for head in range(count)))]
     for layer, block in enumerate(blocks):
-        rows.append(Row((str(layer), *_decimals(block.heads.entropy.tolist())), "  ", "    "))
+        entropies = (f"{entropy:.2f}" for entropy in block.heads.entropy.tolist())
+        rows.append(body_row(str(layer), *entropies))
     report.rows(rows, right=range(1, count + 1))
     length = len(forward.activations.ids)
-    most = sum(math.log(seen) for seen in range(1, length + 1)) / length
-    report.points([f"0 looks at one token, {most:.2f} at all alike"], QUIET)
-
-
-def _decimals(values: Sequence[float]) -> list[str]:
-    return [f"{value:.2f}" for value in values]
+    uniform = sum(math.log(seen) for seen in range(1, length + 1)) / length
+    report.bullets([f"0 looks at one token, {uniform:.2f} at all alike"], QUIET)
 
 
 def title(analysis: TextAnalysis) -> str:
@@ -303,23 +300,22 @@ def _lens_rows(
         if width is None or 2 + _LABEL + count * (max(widths) + len(GAP)) <= width:
             break
     for index, candidates in enumerate(cells):
-        yield Row((_stage(index), *candidates[:count]), "  ", "    ")
+        yield body_row(_stage(index), *candidates[:count])
 
 
 def _lens_grid(report: Report, analysis: TextAnalysis, forward: ForwardPass) -> Iterator[Spans]:
-    """Blocks downwards, positions to the right: as many of the last ones as fit."""
-    room = (report.width or UNLIMITED) - 2 - _LABEL
+    """Blocks downwards, positions to the right: as many of the last positions as fit."""
+    room = (report.width or PIPE_WIDTH) - 2 - _LABEL
     count = max(1, min(len(forward.lens[0]), room // (TOKEN_WIDTH + 1)))
     label = f"  {'after':<{_LABEL}}"
-    words = [token_cell(analysis, id) for id in analysis.ids[-count:]]
-    yield [(label + " ".join(words), QUIET)]
+    tokens = [token_cell(analysis, id) for id in analysis.ids[-count:]]
+    yield [(label + " ".join(tokens), QUIET)]
     for index, row in enumerate(forward.lens):
         line: Spans = [(f"  {_stage(index):<{_LABEL}}", "")]
         for prediction in row[-count:]:
             id, logprob = prediction.best[0]
-            word = token_cell(analysis, id)
-            value = math.exp(logprob)
-            line.append(cell(value, word, colored=True) if report.colored else (word, ""))
+            token, p = token_cell(analysis, id), math.exp(logprob)
+            line.append(cell(p, token, colored=True) if report.colored else (token, ""))
             line.append((" ", ""))
         yield line
 
@@ -332,13 +328,13 @@ def document(analysis: TextAnalysis) -> dict[str, Any]:
         "config": config_document(analysis.config, knows_heads=True),
         "seed": analysis.seed,
         "text": analysis.text,
-        "tokens": tokens(analysis),
+        "tokens": _tokens_document(analysis),
         "prompt": _forward_document(analysis, analysis.forward) if analysis.forward else None,
         "gradients": gradients_document(analysis.gradients) if analysis.gradients else None,
     }
 
 
-def tokens(analysis: TextAnalysis) -> list[dict[str, Any]]:
+def _tokens_document(analysis: TextAnalysis) -> list[dict[str, Any]]:
     """Each token of the text, with its log-probability and rank."""
     found = []
     predictions = analysis.forward.predictions if analysis.forward else []
@@ -430,13 +426,13 @@ def _moments_document(moments: "Moments") -> dict[str, float | None]:
 
 
 def _lens_document(analysis: TextAnalysis, forward: ForwardPass) -> dict[str, Any]:
-    named = {id for row in forward.lens for prediction in row for id, _ in prediction.best}
+    ids = {id for row in forward.lens for prediction in row for id, _ in prediction.best}
     return {
         "first_position": len(analysis.ids) - len(forward.lens[0]),
         "readings": [
             [_prediction_document(prediction) for prediction in row] for row in forward.lens
         ],
-        "vocabulary": {str(id): plain_token(analysis.tokenizer, id) for id in sorted(named)},
+        "vocabulary": {str(id): plain_token(analysis.tokenizer, id) for id in sorted(ids)},
     }
 
 
@@ -453,8 +449,8 @@ def _map_document(forward: ForwardPass, layer: int, head: int) -> dict[str, Any]
     weights = forward.activations.blocks[layer].attention
     assert weights is not None, "the maps to show are kept"
     rows = weights[head].tolist()
-    cut = [[json_number(value) for value in row[: i + 1]] for i, row in enumerate(rows)]
-    return {"layer": layer, "head": head, "weights": cut}
+    visible = [[json_number(value) for value in row[: i + 1]] for i, row in enumerate(rows)]
+    return {"layer": layer, "head": head, "weights": visible}
 
 
 def _mean(values: "Tensor") -> float | None:

@@ -25,13 +25,13 @@ def show(scores: "Sequence[Score]") -> None:
     for number, (_, group) in enumerate(groupby(scores, key=lambda found: found.text)):
         found = list(group)
         if number:
-            report.space()
+            report.blank_line()
         first = found[0]
         documents = plural(len(first.document_bytes), "document")
         report.title(f"{shown(first.text)}: {documents}, {plural(first.bytes, 'byte')}")
         titles = _TITLES + (_COMPARED if len(found) > 1 else ())
         rows = [Row(_cells(each, len(found) > 1)) for each in found]
-        report.numbers(titles, rows, right=range(1, len(titles) + 1))
+        report.titled_rows(titles, rows, right=range(1, len(titles) + 1))
     if any(found.comparison for found in scores):
         report.paragraph(
             "difference in nats a token (bits a byte where the tokens are others) from the first"

@@ -1,16 +1,13 @@
-"""`gptcli inspect --stats`: statistics of each tensor's values, as a table and in --json.
-
-Reads tensor data, and needs no torch for it.
-"""
+"""The report of `inspect --stats` and its JSON: statistics of each tensor's values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
-from gptcli.cli.render.inspect_report import NUMBERED
+from gptcli.cli.render.inspect_report import IN_BLOCK
 from gptcli.cli.render.progress import reading
-from gptcli.cli.render.table import WRONG, Canvas, Report, Row
+from gptcli.cli.render.table import WRONG, Canvas, Report, Row, body_row
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
 from gptcli.core.units import plural
@@ -18,7 +15,7 @@ from gptcli.interpret.model_files import ModelFiles
 from gptcli.interpret.tensor_stats import Stats, merged, statistics
 
 BARS = "▁▂▃▄▅▆▇█"
-NUMBERS = ("min", "max", "mean", "deviation", "norm")
+COLUMNS = ("min", "max", "mean", "deviation", "norm")
 EXPLANATION = (
     "Of finite values: deviation is the square root of the mean squared distance from the mean, "
     "norm the square root of the sum of squares. The bars are 12 equal ranges from min to max. "
@@ -26,17 +23,17 @@ EXPLANATION = (
 )
 
 
-def read_statistics(found: ModelFiles) -> list[Stats]:
+def read_statistics(files: ModelFiles) -> list[Stats]:
     """Read every tensor of a target's files.
 
     Raises:
         InputError: the target has no weights.
         RunError: a file changed, or cannot be read.
     """
-    if found.weights is None:
+    if files.weights is None:
         problem = "has no weights whose values could be measured"
-        raise InputError(shown(found.target.name), problem)
-    headers = found.weights.headers
+        raise InputError(shown(files.target.name), problem)
+    headers = files.weights.headers
     with reading(2 * sum(header.size - header.header_bytes for header in headers)) as on_read:
         return list(statistics(headers, on_read))
 
@@ -52,43 +49,43 @@ def stats_document(measures: Sequence[Stats]) -> list[dict[str, Any]]:
 
 
 def show_stats(
-    found: ModelFiles,
+    files: ModelFiles,
     measures: Sequence[Stats],
     canvas: Canvas | None = None,
     *,
     details: bool = False,
 ) -> None:
-    """Print the table, and below it what looks wrong.
+    """Print the table, and what looks wrong.
 
-    Without `details` tensors that repeat by block are one line, without a histogram.
+    Without `details` the tensors of one name in all blocks are one row, without a histogram.
     """
     report = Report(canvas)
-    report.title(shown(found.target.name))
-    titles, rows = _table(measures if details else by_kind(measures))
+    report.title(shown(files.target.name))
+    titles, rows = _table(measures if details else over_blocks(measures))
     columns = [number for number, title in enumerate(titles, 1) if title != "histogram"]
-    report.numbers(titles, rows, right=columns)
+    report.titled_rows(titles, rows, right=columns)
     if details:
         report.heading("What the numbers are")
-        report.points([EXPLANATION])
+        report.bullets([EXPLANATION])
     if sentences := list(suspicious(measures)):
         report.heading("Suspicious")
-        report.points(sentences, WRONG)
+        report.bullets(sentences, WRONG)
     if not details:
-        report.space()
-        report.more("each tensor by itself, with a histogram")
+        report.blank_line()
+        report.more_details("each tensor by itself, with a histogram")
 
 
-def by_kind(measures: Sequence[Stats]) -> list[Stats]:
-    """One entry for the tensors of the same name in all blocks."""
+def over_blocks(measures: Sequence[Stats]) -> list[Stats]:
+    """Statistics of the tensors of one name in all blocks together."""
     kinds: dict[tuple[str, str], list[Stats]] = {}
     for one in measures:
-        match = NUMBERED.fullmatch(one.name)
+        match = IN_BLOCK.fullmatch(one.name)
         start, rest = (match[1], match[3]) if match else (one.name, "")
         kinds.setdefault((start, rest), []).append(one)
-    return [_together(start, rest, some) for (start, rest), some in kinds.items()]
+    return [_merged_blocks(start, rest, some) for (start, rest), some in kinds.items()]
 
 
-def _together(start: str, rest: str, some: Sequence[Stats]) -> Stats:
+def _merged_blocks(start: str, rest: str, some: Sequence[Stats]) -> Stats:
     if not rest:
         return replace(some[0], histogram=())
     numbers = [int(one.name.removeprefix(start).partition(".")[0]) for one in some]
@@ -97,7 +94,7 @@ def _together(start: str, rest: str, some: Sequence[Stats]) -> Stats:
 
 
 def suspicious(measures: Sequence[Stats]) -> Iterator[str]:
-    """Sentences on what a trained model should not have: NaN, constant tensors."""
+    """Sentences on what a trained model should not have: NaN, infinity, constant tensors."""
     broken = [one for one in measures if one.nan or one.infinite]
     if broken:
         nan, infinite = sum(one.nan for one in broken), sum(one.infinite for one in broken)
@@ -129,7 +126,7 @@ def _counts(one: Stats) -> list[str]:
 
 
 def _table(measures: Sequence[Stats]) -> tuple[list[str], list[Row]]:
-    """Titles, and a row for each tensor; columns of counts only if one of them is not 0."""
+    """Titles and a row for each tensor; a column of counts only if one of them is not 0."""
     counts = [_counts(one) for one in measures]
     used = [column for column in (0, 1) if any(cells[column] != "0" for cells in counts)]
     drawn = any(one.histogram for one in measures)
@@ -138,12 +135,12 @@ def _table(measures: Sequence[Stats]) -> tuple[list[str], list[Row]]:
         values = (*_numbers(one), *(cells[column] for column in used))
         values += (bars(one.histogram),) if drawn else ()
         style = WRONG if one.nan or one.infinite else ""
-        rows.append(Row((shown(one.name, MAX_NAME), *values), "  ", "    ", style))
+        rows.append(body_row(shown(one.name, MAX_NAME), *values, style=style))
     counted = [("zeros", "damaged")[column] for column in used]
-    return [*NUMBERS, *counted, *(["histogram"] if drawn else [])], rows
+    return [*COLUMNS, *counted, *(["histogram"] if drawn else [])], rows
 
 
 def bars(counts: Sequence[int]) -> str:
-    """A histogram as a line of bars: the lowest bar stands for few values, a space for none."""
+    """A histogram as a line of bars: the lowest bar for a few values, a space for none."""
     most = max(counts, default=0)
     return "".join(" " if not n else BARS[(len(BARS) * n - 1) // most] for n in counts)

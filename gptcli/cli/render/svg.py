@@ -1,6 +1,6 @@
-"""A terminal view as an SVG file, drawn by Rich.
+"""Terminal output as an SVG file, drawn by Rich.
 
-Rich's own template fetches a font from the network; this one uses what the reader's system has.
+Rich's own template fetches a font from the network; this one uses fonts of the reader's system.
 """
 
 import io
@@ -36,7 +36,7 @@ xmlns="http://www.w3.org/2000/svg">
 
 
 class Picture:
-    """Collects what is written to it, like `console.Output`, as a picture."""
+    """A `Canvas` whose text becomes an SVG picture."""
 
     def __init__(self, width: int = WIDTH) -> None:
         from rich.console import Console
@@ -62,5 +62,5 @@ class Picture:
         self._console.out(visible(text), style=style, highlight=False, end="")
 
     def svg(self, title: str) -> str:
-        """Everything written so far, as a file that refers to no other."""
+        """The SVG of everything written so far; it refers to no other file."""
         return self._console.export_svg(title=title, code_format=_FORMAT, clear=False)
