@@ -15,40 +15,40 @@ from torch import distributed as dist
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """This process's place among those that train together."""
+    """The processes of a training, as seen from this one."""
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process writes files and reports."""
         return self.rank == 0
 
-    def agreed(self, value: float) -> float:
-        """The leader's value, in all processes."""
-        return self._shared(value if self.leads else 0.0, dist.ReduceOp.SUM)
+    def broadcast(self, value: float) -> float:
+        """The leader's value, in every process."""
+        return self._all_reduce(value if self.is_leader else 0.0, dist.ReduceOp.SUM)
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in some process."""
-        return self._shared(float(flag), dist.ReduceOp.MAX) > 0
+        """Whether the flag is set in any process."""
+        return self._all_reduce(float(flag), dist.ReduceOp.MAX) > 0
 
     def total(self, value: float) -> float:
         """The sum over all processes."""
-        return self._shared(value, dist.ReduceOp.SUM)
+        return self._all_reduce(value, dist.ReduceOp.SUM)
 
-    def _shared(self, value: float, operation: "dist.ReduceOp.RedOpType") -> float:
+    def _all_reduce(self, value: float, operation: "dist.ReduceOp.RedOpType") -> float:
         if self.size == 1:
             return value
-        held = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(held, op=operation)
-        return float(held)
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(shared, op=operation)
+        return float(shared)
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Group]:
-    """The group that `torchrun` describes in the environment, left again at the end."""
+def process_group(device: str) -> Iterator[Group]:
+    """Context of the group that `torchrun` describes in the environment; left at the end."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Group(device=device)

@@ -1,7 +1,7 @@
-"""Bits per byte of a text under a model.
+"""Bits per byte of a text under a model: comparable between tokenizers, unlike a loss per token.
 
-Every token of every document counts, and so does each document's end; the divisor is the UTF-8
-bytes of the documents alone. Comparable between tokenizers, unlike a loss per token.
+The loss of every token and of each document's end token is counted. It is divided by the UTF-8
+bytes of the documents, ends not counted.
 """
 
 import math
@@ -13,54 +13,58 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptcli.train.packing import IGNORED, Ids
+from gptcli.train.packing import IGNORE_INDEX, Ids
 
-_TOKENS = 8192  # in one pass: enough to keep a processor busy, little enough for any memory
+_BATCH_TOKENS = 8192  # enough to keep a processor busy, few enough for any memory
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutText:
-    """A validation text: documents as ids, and their bytes."""
+class ValidationText:
+    """A validation text: its documents as ids, and their size in UTF-8 bytes."""
 
     documents: Sequence[Ids]
     size: int
 
     @property
     def targets(self) -> int:
-        """Tokens that are predicted: all, and each document's end."""
+        """Number of predicted tokens: all tokens, and an end for each document."""
         return sum(len(document) + 1 for document in self.documents)
 
 
-def bits_per_byte(model: nn.Module, held: HeldOutText, eos_id: int, length: int) -> float:
-    """Bits that `model` needs for the held text, over its bytes."""
+def bits_per_byte(model: nn.Module, text: ValidationText, eos_id: int, length: int) -> float:
+    """The loss of a text in bits, per byte; arguments as in `total_nats`."""
     training = model.training
     model.eval()
-    needed = nats(model, held, eos_id, length, next(model.parameters()).device)
+    nats = total_nats(model, text, eos_id, length, next(model.parameters()).device)
     model.train(training)
-    return needed / math.log(2) / held.size
+    return nats / math.log(2) / text.size
 
 
-def nats(
+def total_nats(
     logits_of: Callable[[Tensor], Tensor],
-    held: HeldOutText,
+    text: ValidationText,
     eos_id: int,
     length: int,
     device: torch.device | str = "cpu",
 ) -> float:
-    """Nats for all targets of the held text; over `held.targets`, the log of the perplexity.
+    """The summed cross-entropy of a text in nats; over `text.targets`, the log of the perplexity.
 
-    A document starts after the end of text, as when the model begins one. One longer than
-    `length`, the context, is read in windows that overlap by half, each token once.
+    Each document follows an end of text, as in training. A document longer than the context is
+    read in windows that overlap by half; each token is a target once.
 
     Args:
-        logits_of: (B, T) ids on `device` → (B, T, V).
+        logits_of: (B, T) ids on `device` → (B, T, V) logits.
+        text: the documents.
+        eos_id: id of the end of text.
+        length: of the context.
+        device: where `logits_of` computes.
     """
-    windows = sorted(_windows(held.documents, eos_id, length), key=lambda pair: len(pair[0]))
-    return sum(_nats(logits_of, batch, device) for batch in _batches(windows))
+    windows = sorted(_windows(text.documents, eos_id, length), key=lambda pair: len(pair[0]))
+    return sum(_batch_nats(logits_of, batch, device) for batch in _batches(windows))
 
 
 def _windows(documents: Sequence[Ids], eos_id: int, length: int) -> Iterator[tuple[Ids, Ids]]:
-    """(T,) ids and (T,) targets, T at most `length`; each target of a document counts once."""
+    """(T,) ids and (T,) targets, T at most `length`; each token of a document is a target once."""
     end = np.array([eos_id], np.int32)
     for document in documents:
         whole = np.concatenate([end, document, end])
@@ -70,7 +74,7 @@ def _windows(documents: Sequence[Ids], eos_id: int, length: int) -> Iterator[tup
             ids, targets = whole[start : start + length], whole[start + 1 : start + length + 1]
             ids = ids[: len(targets)]
             targets = targets.copy()
-            targets[: counted - start] = IGNORED
+            targets[: counted - start] = IGNORE_INDEX
             counted = start + len(targets)
             yield ids, targets
 
@@ -78,25 +82,25 @@ def _windows(documents: Sequence[Ids], eos_id: int, length: int) -> Iterator[tup
 def _batches(
     windows: Sequence[tuple[Ids, Ids]],
 ) -> Iterator[Sequence[tuple[Ids, Ids]]]:
-    """Windows of similar lengths, together at most `_TOKENS` with their padding."""
+    """Windows of similar lengths, at most `_BATCH_TOKENS` tokens with their padding."""
     start = 0
     while start < len(windows):
         end = start + 1
-        while end < len(windows) and (end + 1 - start) * len(windows[end][0]) <= _TOKENS:
+        while end < len(windows) and (end + 1 - start) * len(windows[end][0]) <= _BATCH_TOKENS:
             end += 1
         yield windows[start:end]
         start = end
 
 
 @torch.no_grad()
-def _nats(
+def _batch_nats(
     logits_of: Callable[[Tensor], Tensor],
     windows: Sequence[tuple[Ids, Ids]],
     device: torch.device | str,
 ) -> float:
     width = max(len(ids) for ids, _ in windows)
     ids = np.zeros((len(windows), width), np.int64)
-    targets = np.full((len(windows), width), IGNORED, np.int64)
+    targets = np.full((len(windows), width), IGNORE_INDEX, np.int64)
     for row, (window, wanted) in enumerate(windows):
         ids[row, : len(window)] = window
         targets[row, : len(wanted)] = wanted
@@ -104,7 +108,7 @@ def _nats(
     losses = F.cross_entropy(
         logits.flatten(0, 1),
         torch.from_numpy(targets).to(device).flatten(),
-        ignore_index=IGNORED,
+        ignore_index=IGNORE_INDEX,
         reduction="none",
     )
     return float(losses.double().sum())

@@ -8,6 +8,7 @@ import torch
 
 from gptcli.checkpoint.load import load_weights
 from gptcli.core.files import write_atomically
+from gptcli.core.units import plural
 from gptcli.model.gpt import GPTModel
 from gptcli.train.evaluate import bits_per_byte
 from gptcli.train.model_card import CardFacts, machine, render
@@ -16,7 +17,9 @@ from gptcli.train.setup import PreparedTraining
 
 
 def finish(job: PreparedTraining, command: Sequence[str], notes: Sequence[str] = ()) -> float:
-    """Bits per byte of the weights file itself, in float32; then the card, then no more state.
+    """Evaluate the weights file in float32, write the card, delete the state → bits per byte.
+
+    `command` is the arguments after `gptcli`, for the card.
 
     Raises:
         RunError: the card cannot be written; the weights and the state are intact.
@@ -24,7 +27,7 @@ def finish(job: PreparedTraining, command: Sequence[str], notes: Sequence[str] =
     directory = job.recipe.directory
     model = GPTModel(job.config).eval()
     load_weights(model, directory / WEIGHTS)
-    bits = bits_per_byte(model, job.held, job.eos_id, job.config.context_length)
+    bits = bits_per_byte(model, job.validation, job.eos_id, job.config.context_length)
     card = render(_facts(job, command, notes, bits))
     write_atomically(directory / CARD, card.encode())
     (directory / STATE).unlink(missing_ok=True)
@@ -34,7 +37,7 @@ def finish(job: PreparedTraining, command: Sequence[str], notes: Sequence[str] =
 def _facts(
     job: PreparedTraining, command: Sequence[str], notes: Sequence[str], bits: float
 ) -> CardFacts:
-    progress = job.training.progress
+    progress = job.trainer.progress
     recent = [entry["loss"] for entry in progress.history[-100:]]
     results = {
         "validation bits per byte": bits,
@@ -49,17 +52,17 @@ def _facts(
         title=job.recipe.directory.resolve().name,
         command=command,
         base=job.base,
-        texts=[_text(job, number) for number in range(len(job.texts))],
+        texts=[_text_row(job, number) for number in range(len(job.texts))],
         validation=_validation(job),
         config=job.config.to_dict(),
-        settings=asdict(job.settings) | _prepared(job),
+        settings=asdict(job.settings) | _recipe_settings(job),
         results=results,
         notes=notes,
         software=software,
     )
 
 
-def _text(job: PreparedTraining, number: int) -> dict[str, Any]:
+def _text_row(job: PreparedTraining, number: int) -> dict[str, Any]:
     text, source = job.texts[number], job.recipe.sources[number]
     same = source.start == source.end
     weight = f"{source.start:g}" if same else f"{source.start:g} to {source.end:g}"
@@ -74,13 +77,14 @@ def _text(job: PreparedTraining, number: int) -> dict[str, Any]:
 
 
 def _validation(job: PreparedTraining) -> str:
-    size = f"{len(job.held.documents):,} documents of {job.held.size:,} bytes"
+    validation = job.validation
+    size = f"{plural(len(validation.documents), 'document')} of {validation.size:,} bytes"
     if job.valid is None:
         return f"{job.recipe.valid_share:.2%} of the texts, held out ({size})"
     return f"{job.valid.path.name} ({size}, sha256 {job.valid.sha256})"
 
 
-def _prepared(job: PreparedTraining) -> dict[str, Any]:
+def _recipe_settings(job: PreparedTraining) -> dict[str, Any]:
     recipe = job.recipe
     return {
         "fold_quotes": recipe.fold_quotes,

@@ -1,6 +1,6 @@
-"""The model card: what a model was trained on, how, and how well it came out.
+"""The model card: what a model was trained on, how, and with what result.
 
-The front matter is Hugging Face's, so that the card shows up well there.
+The front matter follows Hugging Face's format, for models that are uploaded there.
 """
 
 import platform
@@ -16,13 +16,13 @@ _TEXTS = "## Texts"
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """The model that a training went on from.
+class BaseModel:
+    """The model that `init_from` names.
 
     Attributes:
-        name: a preset's, or that of a directory or file, without folders.
-        sha256: of its weight files, one after the other.
-        texts: the lines of its own card's table of texts; none where it has no such card.
+        name: of the preset, directory or file, without folders.
+        sha256: of its weight files, concatenated.
+        texts: the lines of the table of texts in its own card; empty without such a card.
     """
 
     name: str
@@ -32,24 +32,24 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
-    """Everything a card says.
+    """The contents of a card.
 
     Attributes:
         title: the model's name.
         command: the arguments after `gptcli`.
         base: None for a model trained from scratch.
-        texts: a mapping for each text: name, documents, bytes, sha256, weight, rows.
-        validation: what the bits per byte were measured on.
-        config: the book's keys.
+        texts: for each text its name, documents, bytes, sha256, weight and rows.
+        validation: a description of the validation text.
+        config: of the model, by the book's keys.
         settings: of the training.
         results: name → value, in order.
-        notes: of the user: the licence of the texts, say.
+        notes: by the user, for example the licence of the texts.
         software: library → version, and the machine.
     """
 
     title: str
     command: Sequence[str]
-    base: Base | None
+    base: BaseModel | None
     texts: Sequence[Mapping[str, Any]]
     validation: str
     config: Mapping[str, Any]
@@ -76,7 +76,7 @@ def render(facts: CardFacts) -> str:
         f"A GPT trained {how} by gptcli {__version__}. It writes more of what it was",
         "trained on, and knows nothing else.",
         "",
-        *_began(facts.base),
+        *_base_line(facts.base),
         *notes,
         _TEXTS,
         "",
@@ -88,7 +88,7 @@ def render(facts: CardFacts) -> str:
         *_earlier(facts.base),
         "## Results",
         "",
-        *_pairs(facts.results),
+        *_key_value_table(facts.results),
         "",
         "## Make it again",
         "",
@@ -96,28 +96,28 @@ def render(facts: CardFacts) -> str:
         "",
         "## Model",
         "",
-        *_pairs(facts.config),
+        *_key_value_table(facts.config),
         "",
         "## Training",
         "",
-        *_pairs(facts.settings),
+        *_key_value_table(facts.settings),
         "",
         "## Machine",
         "",
-        *_pairs(facts.software),
+        *_key_value_table(facts.software),
         "",
     ]
     return "\n".join(lines)
 
 
 def text_rows(card: str) -> list[str]:
-    """The lines of the table of texts in a card that `render` made, none in any other."""
+    """The lines of the table of texts in a card by `render`; empty for any other."""
     section = card.partition(f"\n{_TEXTS}\n")[2].partition("\n## ")[0]
     return [line for line in section.splitlines() if line.startswith("|")]
 
 
 def machine() -> dict[str, str]:
-    """What the numbers may depend on."""
+    """Versions and system, which the results may depend on."""
     return {
         "gptcli": __version__,
         "Python": platform.python_version(),
@@ -125,17 +125,17 @@ def machine() -> dict[str, str]:
     }
 
 
-def _began(base: Base | None) -> list[str]:
+def _base_line(base: BaseModel | None) -> list[str]:
     return [] if base is None else [f"Began from: {shown(base.name)} (sha256 {base.sha256}).", ""]
 
 
-def _earlier(base: Base | None) -> list[str]:
+def _earlier(base: BaseModel | None) -> list[str]:
     if base is None or not base.texts:
         return []
     return [f"{_TEXTS} of {shown(base.name)}, before", "", *base.texts, ""]
 
 
-def _pairs(values: Mapping[str, Any]) -> list[str]:
+def _key_value_table(values: Mapping[str, Any]) -> list[str]:
     return _table(("what", "value"), [[key, value] for key, value in values.items()])
 
 

@@ -14,11 +14,11 @@ Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
 Initialisation = Literal["auto", "book", "gpt2"]
 
-# The files of a model directory; the state is there only until the training is finished.
+# The files of a model directory; the state is deleted when the training is finished.
 TOKENIZER, CONFIG, WEIGHTS = "tokenizer.tiktoken", "config.yaml", "model.safetensors"
 STATE, CARD = "training.safetensors", "MODEL_CARD.md"
 
-# By --size. Tied: a head of its own would be half of a model this small.
+# By --size. Tied: an output head of its own would be half of so small a model.
 SIZES = {
     "tiny": GPTConfig(
         vocab_size=1024, context_length=128, emb_dim=64, n_heads=2, n_layers=2, tie_weights=True
@@ -51,15 +51,15 @@ class TrainSettings:
     """How to train.
 
     Attributes:
-        steps: 0 follows from the recipe's epochs.
-        batch_size: over all processes.
+        steps: 0 derives them from the recipe's epochs.
+        batch_size: sequences a step, over all processes.
         optimizer: adamw, or muon for the matrices inside the blocks.
-        warmup: at most a tenth of all steps.
+        warmup: is limited to a tenth of all steps.
         beta1: AdamW's decay of the mean of gradients.
         beta2: AdamW's decay of the mean of their squares.
-        average: decay of the running average of the weights.
-        seed: of initialisation, dropout, order and mixture.
-        precision: auto is bfloat16 where the processor has it.
+        average: decay of the moving average of the weights.
+        seed: of initialisation, dropout, shuffling and mixture.
+        precision: auto is bfloat16 where the processor computes it fast.
     """
 
     steps: Annotated[
@@ -140,20 +140,21 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to train on and into what; `TrainSettings` says how.
+    """What to train, on which texts, and where to write it; `TrainSettings` says how to train.
 
     Attributes:
         sources: texts and their weights.
-        directory: made if it is not there.
-        config: the shape; its vocab_size and tokenizer follow from the tokenizer in the end.
+        directory: of the new model; created if it is missing.
+        config: of the model; vocab_size and tokenizer are replaced by those of the tokenizer.
         tokenizer: None trains one of config.vocab_size tokens.
-        valid: None holds out `valid_share` of the documents of each source.
-        initialisation: the book's, GPT-2's, or GPT-2's where the head is tied.
-        init_from: its weights, shape and tokenizer take the place of config, tokenizer and
+        valid: validation text; None holds out `valid_share` of the documents of each source.
+        initialisation: the book's, GPT-2's, or auto: GPT-2's where the head is tied.
+        init_from: a model whose weights, config and tokenizer replace config, tokenizer and
             initialisation.
-        offline: use of `init_from` what is on this machine.
-        context_length: of `init_from` at most as many; the positions behind are cut.
-        threads: None is PyTorch's choice; another number of threads may round sums otherwise.
+        offline: download nothing for `init_from`.
+        context_length: instead of the config's; at most that of `init_from`, whose later positions
+            are dropped.
+        threads: None is PyTorch's choice. Results may differ in rounding between thread counts.
     """
 
     sources: Annotated[

@@ -1,7 +1,7 @@
-"""The training state in one safetensors file: tensors, and the rest as JSON in its metadata.
+"""Write and read the training state: a safetensors file with the rest as JSON in its metadata.
 
-The file is replaced atomically, so a process that is killed at any moment leaves the state before
-or after, never a mixture.
+The file is replaced atomically: a process that is killed leaves the state before or after, never a
+mixture.
 """
 
 import json
@@ -18,7 +18,7 @@ from torch import nn
 from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
 from gptcli.core.files import write_atomically
-from gptcli.train.optimizer import Average
+from gptcli.train.optimizer import WeightAverage
 
 _KEY = "gptcli.training"
 _OPTIMIZER = "optimizer."
@@ -26,16 +26,17 @@ _OPTIMIZER = "optimizer."
 
 @dataclass(slots=True)
 class Progress:
-    """What a training has reached.
+    """How far a training has come.
 
     Attributes:
         step: optimizer steps done.
-        tokens: tokens learnt from.
+        tokens: targets trained on.
         seconds: time spent, over all resumes.
         best: lowest validation bits per byte, None before the first validation.
-        best_step: the step it was reached at.
-        stale: validations since then.
-        history: a record for each report: step, training loss (nats per token), bits per byte.
+        best_step: the step of `best`.
+        stale: validations since `best_step`.
+        history: for each step its number, training loss (nats per token) and, if validated, bits
+            per byte.
         stopped: whether early stopping ended the training.
     """
 
@@ -50,43 +51,47 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """What a step changes: the weights, the optimizers' memories, the running average."""
+class TrainedState:
+    """What a training step changes: weights, optimizer states, average of the weights."""
 
     model: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
-    average: Average | None
+    average: WeightAverage | None
 
 
-def write_state(path: Path, held: Trained, progress: Progress, identity: dict[str, Any]) -> None:
-    """Write all that the next step depends on. `identity` tells this training from others.
+def write_state(
+    path: Path, trained: TrainedState, progress: Progress, identity: dict[str, Any]
+) -> None:
+    """Write everything that the next step depends on.
+
+    `identity` holds the settings and digests that must be equal to resume.
 
     Raises:
-        RunError: the disk is full, say; the state that was there is intact.
+        RunError: the file cannot be written; the previous state is intact.
     """
-    tensors = {f"model.{name}": p.detach() for name, p in held.model.named_parameters()}
-    for name, parameter in held.model.named_parameters():
-        for optimizer in held.optimizers:
+    tensors = {f"model.{name}": p.detach() for name, p in trained.model.named_parameters()}
+    for name, parameter in trained.model.named_parameters():
+        for optimizer in trained.optimizers:
             for key, tensor in optimizer.state.get(parameter, {}).items():
                 tensors[f"{_OPTIMIZER}{key}.{name}"] = tensor
-    if held.average is not None:
-        tensors |= {f"average.{name}": tensor for name, tensor in held.average.weights.items()}
+    if trained.average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in trained.average.weights.items()}
     record = json.dumps({"progress": asdict(progress), "identity": identity})
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(contiguous, {_KEY: record}))
 
 
-def read_state(path: Path, held: Trained, identity: dict[str, Any]) -> Progress:
-    """Put a written state back, in place.
+def read_state(path: Path, trained: TrainedState, identity: dict[str, Any]) -> Progress:
+    """Load a state into `trained`, in place.
 
     Raises:
-        InputError: not a state, damaged, or that of a training with other settings or text.
+        InputError: not a state, damaged, or that of a training with other settings or texts.
     """
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})[_KEY])
             _check_identity(record["identity"], identity, path)
-            _fill(file, held)
+            _fill(file, trained)
             return Progress(**record["progress"])
     except (SafetensorError, LookupError, ValueError, TypeError, OSError, RuntimeError) as error:
         problem = f"not the state of a training ({shown(error)})"
@@ -103,17 +108,17 @@ def _check_identity(found: dict[str, Any], expected: dict[str, Any], path: Path)
 
 
 @torch.no_grad()
-def _fill(file: Any, held: Trained) -> None:
-    parameters = dict(held.model.named_parameters())
+def _fill(file: Any, trained: TrainedState) -> None:
+    parameters = dict(trained.model.named_parameters())
     for name, parameter in parameters.items():
         parameter.copy_(file.get_tensor(f"model.{name}"))
-        if held.average is not None:
-            held.average.weights[name].copy_(file.get_tensor(f"average.{name}"))
+        if trained.average is not None:
+            trained.average.weights[name].copy_(file.get_tensor(f"average.{name}"))
     for entry in file.keys():  # noqa: SIM118  # a safetensors file is no mapping
         if entry.startswith(_OPTIMIZER):
             key, name = entry.removeprefix(_OPTIMIZER).split(".", 1)
             parameter = parameters[name]
-            owner = next(o for o in held.optimizers if _owns(o, parameter))
+            owner = next(o for o in trained.optimizers if _owns(o, parameter))
             owner.state[parameter][key] = file.get_tensor(entry).to(parameter.device)
 
 

@@ -16,7 +16,7 @@ MAX_BYTES = 1 << 34
 _GZIP = b"\x1f\x8b"
 _SEPARATOR = re.compile(rf"(?m)^{re.escape(SEPARATOR)}$")  # in a longer line it is ordinary text
 
-# Typographic characters whose plain twin says the same; one spelling each is easier to learn.
+# Typographic characters → ASCII: one spelling each is easier to learn.
 _FOLDED = str.maketrans(
     {
         "\u2018": "'",
@@ -35,10 +35,10 @@ _FOLDED = str.maketrans(
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
-    """One TEXT argument: a file and how often it is read, relative to its size.
+    """One TEXT argument: a file and its weight, how often it is read relative to its size.
 
-    `start` is the weight at the beginning of the training, `end` at its end; in between it
-    changes linearly. With 1 everywhere each token of all files is read equally often.
+    `start` is the weight at the beginning of the training and `end` at its end; it changes
+    linearly. With all weights 1, every token of all files is read equally often.
     """
 
     path: Path
@@ -47,10 +47,10 @@ class TextSource:
 
 
 def parse_source(argument: str) -> TextSource:
-    """`FILE`, `FILE@WEIGHT` or `FILE@START:END`; a file whose name holds an @ goes first.
+    """Parse `FILE`, `FILE@WEIGHT` or `FILE@START:END`; an existing file with an @ in its name wins.
 
     Raises:
-        UsageError: the weights are not numbers of 0 or more.
+        UsageError: a weight is not a number >= 0.
     """
     name, at, weights = argument.rpartition("@")
     if not at or Path(argument).exists():
@@ -67,7 +67,7 @@ def parse_source(argument: str) -> TextSource:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The documents of a file, in its order, and the sha256 of the file as it lies on disk."""
+    """The documents of a file, in order, and the sha256 of the file itself (gzipped or not)."""
 
     path: Path
     documents: tuple[str, ...]
@@ -80,14 +80,14 @@ class Text:
 
 
 def read_text(path: Path, *, fold_quotes: bool = False) -> Text:
-    """All documents of a file. A gzip file is known by its first bytes, not by its name.
+    """All documents of a file; gzip is recognised by its first bytes, not by the file's name.
 
     Raises:
-        InputError: not readable, not UTF-8, a broken or truncated gzip, or no text in it.
+        InputError: not readable, not UTF-8, a damaged or truncated gzip, or without text.
     """
     data = read_bounded(path, MAX_BYTES)
     digest = hashlib.sha256(data).hexdigest()
-    text = decode_utf8(_unpacked(data, path), path)
+    text = decode_utf8(_decompress(data, path), path)
     documents = split_documents(text, fold_quotes=fold_quotes)
     if not documents:
         raise InputError(shown(path), "has no text")
@@ -95,14 +95,14 @@ def read_text(path: Path, *, fold_quotes: bool = False) -> Text:
 
 
 def split_documents(text: str, *, fold_quotes: bool = False) -> tuple[str, ...]:
-    """What stands between lines of `<|endoftext|>`, without empty lines around it."""
+    """Split a text at its `<|endoftext|>` lines; documents lose empty lines around them."""
     text = text.replace("\r\n", "\n")
     if fold_quotes:
         text = text.translate(_FOLDED)
     return tuple(piece for part in _SEPARATOR.split(text) if (piece := part.strip("\n")))
 
 
-def _unpacked(data: bytes, path: Path) -> bytes:
+def _decompress(data: bytes, path: Path) -> bytes:
     if not data.startswith(_GZIP):
         return data
     try:
@@ -112,22 +112,24 @@ def _unpacked(data: bytes, path: Path) -> bytes:
         raise InputError(shown(path), f"the gzip file {why}") from None
 
 
-def held_out(documents: tuple[str, ...], share: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def split_validation(
+    documents: tuple[str, ...], share: float
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Documents → those to train on and those to validate on, at least one of each.
 
-    The choice depends on the texts alone: the documents whose sha256 is lowest. Of a single
-    document the end is held out, cut where a line ends if there is one.
+    Held out are the documents with the lowest sha256, a choice that depends on the texts alone. Of
+    a single document the end is held out, from a new line on if possible.
     """
     if len(documents) == 1:
-        return _cut(documents[0], share)
+        return _split_document(documents[0], share)
     count = min(max(1, round(share * len(documents))), len(documents) - 1)
     order = sorted(documents, key=lambda document: hashlib.sha256(document.encode()).digest())
-    chosen = set(order[:count])  # equal documents fall on the same side
+    chosen = set(order[:count])  # a set, so that equal documents fall on the same side
     train = tuple(document for document in documents if document not in chosen)
     return train or documents, tuple(order[:count])
 
 
-def _cut(document: str, share: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _split_document(document: str, share: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
     middle = max(1, int(len(document) * (1 - share)))
     line = document.rfind("\n", middle // 2, middle)
     at = line + 1 if line > 0 else middle

@@ -1,6 +1,6 @@
 """The training loop.
 
-Every random number, for dropout and for the data, comes from (seed, step), and the state is written
+All random numbers, for dropout and data, derive from (seed, step), and the state is written
 atomically. So a training that was killed and resumed ends with the same weights, bit for bit on the
 same machine.
 """
@@ -23,17 +23,27 @@ from gptcli.engine.pytorch import wants_bfloat16
 from gptcli.model.gpt import GPTModel, TransformerBlock
 from gptcli.train import optimizer as optimizers
 from gptcli.train.distributed import Group
-from gptcli.train.evaluate import HeldOutText, bits_per_byte
+from gptcli.train.evaluate import ValidationText, bits_per_byte
 from gptcli.train.options import TrainSettings
-from gptcli.train.packing import IGNORED, Ids, Mixture, generator
-from gptcli.train.state import Progress, Trained, read_state, write_state
+from gptcli.train.packing import IGNORE_INDEX, Ids, Mixture, seeded_generator
+from gptcli.train.state import Progress, TrainedState, read_state, write_state
 
-_CHANGEABLE = ("steps", "warmup", "save_every")  # when resuming; another end, another schedule
+_CHANGEABLE = ("steps", "warmup", "save_every")  # settings that may differ when resuming
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What happened at a step. `loss` is nats per token; `bits` per byte, None if not validated."""
+class StepReport:
+    """The result of one optimizer step.
+
+    Attributes:
+        step: its number, counted from 1.
+        loss: mean training loss in nats per token.
+        rate: learning rate.
+        tokens: trained on so far.
+        seconds: spent so far.
+        bits: validation bits per byte, None where the step was not validated.
+        best: whether these are the lowest so far.
+    """
 
     step: int
     loss: float
@@ -52,15 +62,17 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The logits are float32 from here on, whatever the precision of the products."""
+        """The loss is computed in float32, whatever the dtype of the matmuls."""
         logits = self.model(ids).float().flatten(0, 1)
-        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return F.cross_entropy(
+            logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+        )
 
 
-class Training:
-    """The training loop's state: everything that a step needs.
+class Trainer:
+    """The training loop, and everything that a step needs.
 
-    `keep` is called with the weights whenever they validate better than ever before.
+    `save_best` is called with the model whenever its validation loss is the lowest so far.
     """
 
     def __init__(
@@ -69,48 +81,52 @@ class Training:
         model: GPTModel,
         settings: TrainSettings,
         mixture: Mixture,
-        held: HeldOutText,
+        validation: ValidationText,
         eos_id: int,
         state: Path,
-        keep: Callable[[GPTModel], None],
+        save_best: Callable[[GPTModel], None],
         identity: dict[str, Any],
         group: Group | None = None,
     ) -> None:
         self.group = group or Group()
         self.settings, self.progress = settings, Progress()
-        self._mixture, self._held_out, self._eos = mixture, held, eos_id
-        self._state, self._keep = state, keep
+        self._mixture, self._validation, self._eos = mixture, validation, eos_id
+        self._state, self._save_best = state, save_best
         fixed = {k: v for k, v in asdict(settings).items() if k not in _CHANGEABLE}
         self._identity = {**identity, **fixed}
         self._model = model.to(self.group.device)
         if not settings.attention_dropout:
             for block in model.trf_blocks:
                 cast(TransformerBlock, block).att.drop_rate = 0.0
-        self._autocast = wants_bfloat16(settings.precision, self.group.device)
-        self._average = optimizers.Average(model, settings.average) if settings.average else None
-        self._trained = Trained(model, optimizers.build(model, settings), self._average)
+        self._use_bfloat16 = wants_bfloat16(settings.precision, self.group.device)
+        self._average = (
+            optimizers.WeightAverage(model, settings.average) if settings.average else None
+        )
+        self._trained = TrainedState(
+            model, optimizers.build_optimizers(model, settings), self._average
+        )
         self._objective: nn.Module = Objective(model)
         if self.group.size > 1:
             self._objective = DistributedDataParallel(self._objective)
 
     def resume(self) -> None:
-        """Go on from the written state.
+        """Load the saved state.
 
         Raises:
-            InputError: it is damaged or belongs to a training with other settings or text.
+            InputError: it is damaged, or of a training with other settings or texts.
         """
         self.progress = read_state(self._state, self._trained, self._identity)
 
     def save(self) -> None:
-        """Write the state; what was there is replaced in one step."""
-        if self.group.leads:
+        """Write the state, replacing the previous one atomically."""
+        if self.group.is_leader:
             write_state(self._state, self._trained, self.progress, self._identity)
 
-    def run(self, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Report]:
-        """Train to the end, a report a step; ends early, its state written, if interrupted.
+    def run(self, interrupted: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
+        """Train to the end, a report for each step; if interrupted, save the state and return.
 
         Raises:
-            RunError: the loss or the gradient is not finite, or the disk is full.
+            RunError: the gradient is not finite, or a file cannot be written.
         """
         progress, settings = self.progress, self.settings
         if progress.step >= settings.steps and "bits" not in progress.history[-1]:
@@ -125,7 +141,7 @@ class Training:
             bits, best = self._validate() if due else (None, False)
             progress.seconds += time.monotonic() - began
             self._record(loss, bits)
-            report = Report(
+            report = StepReport(
                 progress.step, loss, rate, progress.tokens, progress.seconds, bits, best
             )
             stop = self.group.any(interrupted())
@@ -139,21 +155,21 @@ class Training:
         """One optimizer step → loss in nats per token, tokens, learning rate."""
         settings, group = self.settings, self.group
         ids, targets = self._mixture.batch(step * settings.batch_size, settings.batch_size)
-        tokens = int((targets != IGNORED).sum())
+        tokens = int((targets != IGNORE_INDEX).sum())
         self._model.train()
         self._model.zero_grad(set_to_none=True)
         nats = torch.zeros((), device=group.device)
         parts = np.array_split(np.arange(group.rank, len(ids), group.size), settings.accumulate)
         for number, part in enumerate(parts):
             key = (settings.seed, "dropout", step, number, group.rank)
-            torch.manual_seed(int(generator(*key).integers(1 << 63)))
-            with self._unsynchronised(number), self._casting():
+            torch.manual_seed(int(seeded_generator(*key).integers(1 << 63)))
+            with self._unsynchronised(number), self._autocast():
                 loss = self._objective(self._tensor(ids[part]), self._tensor(targets[part]))
             with self._unsynchronised(number):
                 # DistributedDataParallel divides the summed gradients by the number of processes
                 (loss * (group.size / tokens)).backward()
             nats += loss.detach()
-        rate = optimizers.rate(
+        rate = optimizers.learning_rate(
             step,
             settings.steps,
             peak=settings.lr,
@@ -162,7 +178,7 @@ class Training:
         )
         self._clip(step)
         for optimizer in self._trained.optimizers:
-            optimizers.set_rate(optimizer, rate)
+            optimizers.set_learning_rate(optimizer, rate)
             optimizer.step()
         if self._average is not None:
             self._average.update(self._model, step)
@@ -176,26 +192,26 @@ class Training:
             raise RunError("train", f"the gradient is not finite at step {step + 1:,}", hint)
 
     def _validate(self) -> tuple[float, bool]:
-        """Bits per byte, by the averaged weights where there are some, and whether it is a best."""
+        """Bits per byte, by the averaged weights if there are any, and whether it is the best."""
         if self._average is not None:
-            optimizers.swap(self._model, self._average.weights)
+            optimizers.swap_weights(self._model, self._average.weights)
         bits = 0.0
-        if self.group.leads:
-            with self._casting():
+        if self.group.is_leader:
+            with self._autocast():
                 length = self._model.config.context_length
-                bits = bits_per_byte(self._model, self._held_out, self._eos, length)
-        bits = self.group.agreed(bits)
+                bits = bits_per_byte(self._model, self._validation, self._eos, length)
+        bits = self.group.broadcast(bits)
         progress = self.progress
         best = progress.best is None or bits < progress.best
         if best:
             progress.best, progress.best_step, progress.stale = bits, progress.step, 0
-            if self.group.leads:
-                self._keep(self._model)
+            if self.group.is_leader:
+                self._save_best(self._model)
         else:
             progress.stale += 1
             progress.stopped = 0 < self.settings.patience <= progress.stale
         if self._average is not None:
-            optimizers.swap(self._model, self._average.weights)
+            optimizers.swap_weights(self._model, self._average.weights)
         return bits, best
 
     def _record(self, loss: float, bits: float | None) -> None:
@@ -205,12 +221,12 @@ class Training:
     def _tensor(self, rows: Ids) -> Tensor:
         return torch.from_numpy(rows.astype(np.int64)).to(self.group.device)
 
-    def _casting(self) -> AbstractContextManager[Any]:
-        kind = torch.device(self.group.device).type
-        return torch.autocast(kind, torch.bfloat16, enabled=self._autocast)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        device_type = torch.device(self.group.device).type
+        return torch.autocast(device_type, torch.bfloat16, enabled=self._use_bfloat16)
 
     def _unsynchronised(self, number: int) -> AbstractContextManager[Any]:
-        """Gradients meet in the last part of a step only."""
+        """Gradients are all-reduced with the last part of a step only."""
         last = number == self.settings.accumulate - 1
         if isinstance(self._objective, DistributedDataParallel) and not last:
             return self._objective.no_sync()

@@ -17,7 +17,7 @@ from gptcli.generation.llm import LLM
 from gptcli.generation.model_spec import ModelSpec
 from gptcli.model.dtypes import Width
 from gptcli.tokenizer.tokenizer import load_tokenizer
-from gptcli.train.evaluate import HeldOutText, nats
+from gptcli.train.evaluate import ValidationText, total_nats
 from gptcli.train.text_files import read_text
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,11 +38,11 @@ def perplexities(
     assert tokenizer.eos_id is not None
     read = read_text(text, fold_quotes=True).documents[:documents]
     ids = [np.array(tokenizer.encode(one), np.int32) for one in read]
-    held = HeldOutText(ids, sum(len(one.encode()) for one in read))
+    held = ValidationText(ids, sum(len(one.encode()) for one in read))
     found = []
     for width in widths:
         engine = LLM.of_target(ModelSpec(dtype="float32", quantize=width), target).engine
-        needed = nats(_logits_of(engine), held, tokenizer.eos_id, config.context_length)
+        needed = total_nats(_logits_of(engine), held, tokenizer.eos_id, config.context_length)
         found.append(math.exp(needed / held.targets))
     return found
 

@@ -9,7 +9,7 @@ import pytest
 from gptcli.cli.render import console, progress
 from gptcli.cli.render.progress import BatchProgress, TrainingProgress, duration
 from gptcli.train.state import Progress
-from gptcli.train.trainer import Report
+from gptcli.train.trainer import StepReport
 
 MIB = 2**20
 
@@ -150,12 +150,12 @@ def test_a_batch_tells_its_counts_and_its_failures(
     assert terminal.states[-1] == "line 3: bad_json: not JSON"
 
 
-def report(step: int, bits: float | None = None) -> Report:
-    return Report(step, 2.5, 1e-3, 1000 * step, 0.1 * step, bits, bits is not None)
+def report(step: int, bits: float | None = None) -> StepReport:
+    return StepReport(step, 2.5, 1e-3, 1000 * step, 0.1 * step, bits, bits is not None)
 
 
-def train(*, leads: bool = True) -> None:
-    with TrainingProgress(40, Progress(), leads) as view:
+def train(*, is_leader: bool = True) -> None:
+    with TrainingProgress(40, Progress(), is_leader) as view:
         for step in range(1, 41):
             view.show(report(step, 1.25 if step == 20 else None))
 
@@ -189,7 +189,7 @@ def test_only_the_leader_speaks_and_only_if_it_may(
 ) -> None:
     terminal = terminal_of(monkeypatch)
     monkeypatch.setattr(console.Settings, "quiet", quiet)
-    train(leads=quiet)
+    train(is_leader=quiet)
     assert terminal.getvalue() == ""
 
 

@@ -12,9 +12,9 @@ import pytest
 SCRIPT = """
 from pathlib import Path
 import torch
-from gptcli.train.distributed import joined
+from gptcli.train.distributed import process_group
 
-with joined("cpu") as group:
+with process_group("cpu") as group:
     weight = torch.nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
     torch.optim.AdamW([weight]).step()

@@ -7,15 +7,15 @@ import torch.nn.functional as F
 
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
-from gptcli.train.evaluate import HeldOutText, bits_per_byte
+from gptcli.train.evaluate import ValidationText, bits_per_byte
 
 CONFIG = GPTConfig(vocab_size=20, context_length=8, emb_dim=16, n_heads=2, n_layers=1)
 
 
-def held(*lengths: int) -> HeldOutText:
+def held(*lengths: int) -> ValidationText:
     draw = np.random.default_rng(0)
     documents = [draw.integers(1, 20, n).astype(np.int32) for n in lengths]
-    return HeldOutText(documents, 3 * sum(lengths))
+    return ValidationText(documents, 3 * sum(lengths))
 
 
 def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary() -> None:
@@ -56,7 +56,7 @@ def test_long_documents_have_at_least_half_a_context_behind_each_token(length: i
             losses = F.cross_entropy(model(window[None, :-1])[0], window[1:], reduction="none")
             nats += float(losses[counted - start :].sum())
             counted = start + len(losses)
-    found = bits_per_byte(model, HeldOutText([document], 100), 0, 8)
+    found = bits_per_byte(model, ValidationText([document], 100), 0, 8)
     assert found == pytest.approx(nats / math.log(2) / 100, rel=1e-5)
 
 

@@ -5,7 +5,13 @@ import torch
 
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
-from gptcli.train.optimizer import Average, build, initialise_as_gpt2, rate, swap
+from gptcli.train.optimizer import (
+    WeightAverage,
+    build_optimizers,
+    initialise_as_gpt2,
+    learning_rate,
+    swap_weights,
+)
 from gptcli.train.options import TrainSettings
 
 CONFIG = GPTConfig(
@@ -23,7 +29,7 @@ def test_every_parameter_has_one_optimizer_and_only_matrices_decay(name: str) ->
     network = model()
     groups = [
         group
-        for optimizer in build(network, TrainSettings(optimizer=name, weight_decay=0.3))
+        for optimizer in build_optimizers(network, TrainSettings(optimizer=name, weight_decay=0.3))
         for group in optimizer.param_groups
     ]
     owned = [id(p) for group in groups for p in group["params"]]
@@ -34,7 +40,7 @@ def test_every_parameter_has_one_optimizer_and_only_matrices_decay(name: str) ->
 
 
 def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
-    rates = [rate(step, 100, peak=1.0, warmup=10, floor=0.1) for step in range(100)]
+    rates = [learning_rate(step, 100, peak=1.0, warmup=10, floor=0.1) for step in range(100)]
     assert rates[:10] == [pytest.approx((i + 1) / 10) for i in range(10)]
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.55)
@@ -44,7 +50,7 @@ def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
 def test_muon_lowers_the_loss_of_the_blocks_matrices() -> None:
     network = model()
     settings = TrainSettings(optimizer="muon", lr=0.02, weight_decay=0.0)
-    optimizers = build(network, settings)
+    optimizers = build_optimizers(network, settings)
     ids = torch.arange(8)[None]
     losses = []
     for _ in range(30):
@@ -59,7 +65,7 @@ def test_muon_lowers_the_loss_of_the_blocks_matrices() -> None:
 
 def test_muon_takes_the_matrices_inside_the_blocks_and_nothing_else() -> None:
     network = model()
-    adamw, muon = build(network, TrainSettings(optimizer="muon"))
+    adamw, muon = build_optimizers(network, TrainSettings(optimizer="muon"))
     assert isinstance(adamw, torch.optim.AdamW)
     taken = {id(p) for group in muon.param_groups for p in group["params"]}
     assert taken == {id(p) for p in network.trf_blocks.parameters() if p.dim() == 2}
@@ -67,7 +73,7 @@ def test_muon_takes_the_matrices_inside_the_blocks_and_nothing_else() -> None:
 
 def test_an_average_of_equal_weights_is_those_weights_and_it_follows_new_ones() -> None:
     network = model()
-    average = Average(network, 0.9)
+    average = WeightAverage(network, 0.9)
     average.update(network, 0)
     torch.testing.assert_close(average.weights["pos_emb.weight"], network.pos_emb.weight.detach())
     with torch.no_grad():
@@ -79,11 +85,11 @@ def test_an_average_of_equal_weights_is_those_weights_and_it_follows_new_ones() 
 
 def test_two_swaps_change_nothing_at_all() -> None:
     network = model()
-    average = Average(model(1), 0.9)
+    average = WeightAverage(model(1), 0.9)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    swap(network, average.weights)
+    swap_weights(network, average.weights)
     assert not torch.equal(before["tok_emb.weight"], network.tok_emb.weight)
-    swap(network, average.weights)
+    swap_weights(network, average.weights)
     assert all(torch.equal(before[name], p) for name, p in network.named_parameters())
 
 

@@ -5,7 +5,7 @@ import pytest
 from story_text import stories, write_stories
 
 from gptcli.core.errors import InputError, UsageError
-from gptcli.train.text_files import TextSource, held_out, parse_source, read_text
+from gptcli.train.text_files import TextSource, parse_source, read_text, split_validation
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize("share", [1e-9, 0.1, 0.5, 0.999])
 def test_both_sides_of_the_split_have_documents_and_share_none(share: float) -> None:
     documents = tuple(dict.fromkeys(stories(100)))
-    train, valid = held_out(documents, share)
+    train, valid = split_validation(documents, share)
     assert train
     assert valid
     assert sorted(train + valid) == sorted(documents)
@@ -86,9 +86,9 @@ def test_both_sides_of_the_split_have_documents_and_share_none(share: float) -> 
 
 def test_the_split_does_not_depend_on_the_order() -> None:
     documents = tuple(stories(50))
-    assert held_out(documents, 0.2)[1] == held_out(documents[::-1], 0.2)[1]
+    assert split_validation(documents, 0.2)[1] == split_validation(documents[::-1], 0.2)[1]
 
 
 def test_a_single_document_is_cut_at_a_line() -> None:
-    (train,), (valid,) = held_out(("one\ntwo\nthree\nfour\n",), 0.3)
+    (train,), (valid,) = split_validation(("one\ntwo\nthree\nfour\n",), 0.3)
     assert (train, valid) == ("one\ntwo\n", "three\nfour\n")

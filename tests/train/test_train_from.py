@@ -49,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     directory = tmp_path_factory.mktemp("models") / "base"
     recipe = Recipe(sources=(TextSource(text),), directory=directory, config=CONFIG)
     job = prepare(recipe, SETTINGS, Group(), resume=False)
-    list(job.training.run())
+    list(job.trainer.run())
     finish(job, [])
     return directory
 
@@ -100,9 +100,9 @@ def test_it_starts_where_the_base_is_and_learns_from_there(
     job = job_from(base, tmp_path, text, replace(SETTINGS, steps=40, precision="float32"))
     model = load_model(resolve(str(base)))
     assert job.config == model.config
-    before = bits_per_byte(model, job.held, job.eos_id, CONFIG.context_length)
-    assert job.training._validate()[0] == before
-    list(job.training.run())
+    before = bits_per_byte(model, job.validation, job.eos_id, CONFIG.context_length)
+    assert job.trainer._validate()[0] == before
+    list(job.trainer.run())
     assert finish(job, []) < before - 0.05
 
 
@@ -112,25 +112,25 @@ def test_the_first_loss_is_that_of_transformers(tmp_path: Path, text: Path, tied
     settings = replace(SETTINGS, precision="float32")
     job = job_from(base, tmp_path / "model", text, settings, drop_rate=0.0)
     assert job.config.tie_weights == tied
-    ids, targets = (torch.from_numpy(part).long() for part in job.training._mixture.batch(0, 4))
+    ids, targets = (torch.from_numpy(part).long() for part in job.trainer._mixture.batch(0, 4))
     oracle = transformers.GPT2LMHeadModel.from_pretrained(base).eval()
     with torch.no_grad():
         logits = oracle(ids).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    assert next(iter(job.training.run())).loss == pytest.approx(float(loss), rel=1e-5)
+    assert next(iter(job.trainer.run())).loss == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_cut_anywhere_it_resumes_to_the_same_bits(tmp_path: Path, base: Path, text: Path) -> None:
     settings = replace(SETTINGS, optimizer="muon", average=0.9)
     whole = job_from(base, tmp_path / "whole", text, settings)
-    list(whole.training.run())
+    list(whole.trainer.run())
     for stop in (5, 4, 20):  # whatever came after the last written state is lost
         resume = (tmp_path / "cut" / STATE).exists()
         job = job_from(base, tmp_path / "cut", text, settings, resume=resume)
-        for number, _ in enumerate(job.training.run(), 1):
+        for number, _ in enumerate(job.trainer.run(), 1):
             if number == stop:
                 break
-    assert whole.training.progress.history == job.training.progress.history
+    assert whole.trainer.progress.history == job.trainer.progress.history
     kept = [(tmp_path / name / WEIGHTS).read_bytes() for name in ("whole", "cut")]
     assert kept[0] == kept[1]
 
@@ -139,7 +139,7 @@ def test_a_state_that_began_elsewhere_is_refused(tmp_path: Path, base: Path, tex
     other, config = tmp_path / "other", load_model(resolve(str(base))).config
     shutil.copytree(base, other)
     write_weights(other / WEIGHTS, untrained(config, 0), "float32")
-    list(job_from(base, tmp_path / "model", text).training.run())
+    list(job_from(base, tmp_path / "model", text).trainer.run())
     with pytest.raises(InputError, match="was made with another init_from"):
         job_from(other, tmp_path / "model", text, resume=True)
 
@@ -147,7 +147,7 @@ def test_a_state_that_began_elsewhere_is_refused(tmp_path: Path, base: Path, tex
 def test_the_card_says_what_it_began_from(tmp_path: Path, base: Path, text: Path) -> None:
     other = write_stories(tmp_path / "other.txt", seed=1)
     job = job_from(base, tmp_path / "model", other)
-    list(job.training.run())
+    list(job.trainer.run())
     finish(job, [])
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     digest = hashlib.sha256((base / WEIGHTS).read_bytes()).hexdigest()
@@ -165,7 +165,7 @@ def test_the_new_directory_has_the_bases_tokenizer(
     base = write_huggingface(tmp_path / "base", tied=True, specials=specials)
     job = job_from(base, tmp_path / "model", text)
     assert job.config.tokenizer == "tokenizer.json"
-    list(job.training.run())
+    list(job.trainer.run())
     assert load_model(resolve(str(tmp_path / "model"))).config == job.config
     before, after = tokenizer_of(base), tokenizer_of(tmp_path / "model")
     assert after.encode_prompt("the cat") == [before.eos_id, *before.encode_prompt("the cat")]
@@ -189,10 +189,10 @@ def test_positions_can_be_cut_and_dropout_changed(tmp_path: Path, base: Path, te
     job = job_from(base, tmp_path, text, context_length=8, drop_rate=0.3)
     assert job.config == replace(job.config, context_length=8, drop_rate=0.3)
     places = load_model(resolve(str(base))).pos_emb.weight
-    assert_close(job.training._model.pos_emb.weight, places[:8], rtol=0, atol=0)
-    block = job.training._model.trf_blocks[0]
+    assert_close(job.trainer._model.pos_emb.weight, places[:8], rtol=0, atol=0)
+    block = job.trainer._model.trf_blocks[0]
     assert (block.att.drop_rate, block.drop_shortcut.p) == (0.3, 0.3)
-    list(job.training.run())
+    list(job.trainer.run())
     assert finish(job, []) > 0
     with pytest.raises(UsageError, match="context_length: 17 is more than the 16 of `init_from`"):
         job_from(base, tmp_path / "longer", text, context_length=17)

@@ -17,7 +17,7 @@ from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.distributed import Group
 from gptcli.train.finish import finish
 from gptcli.train.options import STATE, WEIGHTS, Recipe, TrainSettings
-from gptcli.train.setup import PreparedTraining, initialised, prepare
+from gptcli.train.setup import PreparedTraining, new_model, prepare
 from gptcli.train.text_files import TextSource
 
 CONFIG = GPTConfig(
@@ -54,7 +54,7 @@ def job_in(
 
 def weights(job: PreparedTraining) -> dict[str, torch.Tensor]:
     """All that is trained, whatever was kept."""
-    job.training.save()
+    job.trainer.save()
     return load_file(job.recipe.directory / STATE)
 
 
@@ -65,7 +65,7 @@ def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) 
 
 def test_training_learns_and_ends_in_a_directory_that_generates(tmp_path: Path, text: Path) -> None:
     job = job_in(tmp_path, text, replace(SETTINGS, steps=60))
-    reports = list(job.training.run())
+    reports = list(job.trainer.run())
     bits = [report.bits for report in reports if report.bits is not None]
     assert reports[-1].loss < 0.6 * reports[0].loss
     assert bits[-1] < bits[0]
@@ -94,24 +94,24 @@ def test_a_training_cut_anywhere_resumes_to_the_same_bits(
 ) -> None:
     settings = replace(SETTINGS, optimizer=optimizer, average=0.9, accumulate=2)
     whole = job_in(tmp_path / "whole", text, settings)
-    list(whole.training.run())
+    list(whole.trainer.run())
     job = job_in(tmp_path / "cut", text, settings)
     draw = random.Random(0)
     for _ in range(4):
         stop = draw.randint(1, 6)
-        for number, _ in enumerate(job.training.run(), 1):
+        for number, _ in enumerate(job.trainer.run(), 1):
             if number == stop:  # whatever came after the last written state is lost
                 break
         resume = (tmp_path / "cut" / STATE).exists()
         job = job_in(tmp_path / "cut", text, settings, resume=resume)
-    list(job.training.run())
+    list(job.trainer.run())
     assert_equal(weights(whole), weights(job))
     kept = [
         (directory / WEIGHTS).read_bytes() for directory in (tmp_path / "whole", tmp_path / "cut")
     ]
     assert kept[0] == kept[1]
-    assert whole.training.progress.best == job.training.progress.best
-    assert whole.training.progress.history == job.training.progress.history
+    assert whole.trainer.progress.best == job.trainer.progress.best
+    assert whole.trainer.progress.history == job.trainer.progress.history
 
 
 def test_one_step_equals_pytorchs_own(tmp_path: Path, text: Path) -> None:
@@ -119,13 +119,13 @@ def test_one_step_equals_pytorchs_own(tmp_path: Path, text: Path) -> None:
     config = replace(CONFIG, drop_rate=0.0)
     settings = replace(SETTINGS, steps=3, precision="float32", weight_decay=0.5, clip=0.3)
     job = job_in(tmp_path, text, settings, config=config)
-    mixture = job.training._mixture
-    oracle = initialised(job.config, settings.seed, "auto")
+    mixture = job.trainer._mixture
+    oracle = new_model(job.config, settings.seed, "auto")
     decayed = [p for p in oracle.parameters() if p.dim() > 1]
     rest = [p for p in oracle.parameters() if p.dim() == 1]
     groups = [{"params": decayed, "weight_decay": 0.5}, {"params": rest, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=False)
-    for step, report in enumerate(job.training.run()):
+    for step, report in enumerate(job.trainer.run()):
         ids, targets = (torch.from_numpy(part).long() for part in mixture.batch(4 * step, 4))
         adamw.zero_grad()
         loss = F.cross_entropy(oracle(ids).flatten(0, 1), targets.flatten())
@@ -146,7 +146,7 @@ def test_accumulation_changes_memory_and_not_the_result(tmp_path: Path, text: Pa
     for accumulate in (1, 4):
         settings = replace(SETTINGS, steps=3, precision="float32", accumulate=accumulate)
         job = job_in(tmp_path / str(accumulate), text, settings, config=config)
-        list(job.training.run())
+        list(job.trainer.run())
         states.append(weights(job))
     for name, tensor in states[0].items():
         if name.startswith("model."):
@@ -157,8 +157,8 @@ def test_the_best_weights_are_kept_and_early_stopping_ends_it(tmp_path: Path, te
     """A learning rate this high makes things worse again, so the best is not the last."""
     settings = replace(SETTINGS, steps=80, lr=0.5, min_lr=0.99, eval_every=2, patience=2)
     job = job_in(tmp_path, text, settings)
-    bits = {report.step: report.bits for report in job.training.run() if report.bits is not None}
-    progress = job.training.progress
+    bits = {report.step: report.bits for report in job.trainer.run() if report.bits is not None}
+    progress = job.trainer.progress
     assert progress.stopped
     assert progress.step < 80
     assert progress.best == min(bits.values())
@@ -172,21 +172,21 @@ def test_dropout_matters_and_can_be_kept_out_of_the_attention(tmp_path: Path, te
         settings = replace(SETTINGS, steps=1, attention_dropout=attention)
         config = replace(CONFIG, drop_rate=rate)
         job = job_in(tmp_path / f"{rate}{attention}", text, settings, config=config)
-        losses[rate, attention] = next(iter(job.training.run())).loss
+        losses[rate, attention] = next(iter(job.trainer.run())).loss
     assert len(set(losses.values())) == 3
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_can_be_stored_in_half_the_bytes(tmp_path: Path, text: Path, dtype: str) -> None:
     job = job_in(tmp_path, text, weights_dtype=dtype)
-    list(job.training.run())
+    list(job.trainer.run())
     stored = load_file(tmp_path / WEIGHTS)
     assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
     assert "out_head.weight" not in stored
 
 
 def test_a_state_of_other_settings_or_text_is_refused(tmp_path: Path, text: Path) -> None:
-    list(job_in(tmp_path, text).training.run())
+    list(job_in(tmp_path, text).trainer.run())
     with pytest.raises(InputError, match="was made with another lr"):
         job_in(tmp_path, text, replace(SETTINGS, lr=2e-2), resume=True)
     other = write_stories(tmp_path / "other.txt", 150, seed=1)
@@ -196,7 +196,7 @@ def test_a_state_of_other_settings_or_text_is_refused(tmp_path: Path, text: Path
 
 @pytest.mark.parametrize("cut", [0, 7, 500, -1])
 def test_a_damaged_state_is_refused(tmp_path: Path, text: Path, cut: int) -> None:
-    list(job_in(tmp_path, text).training.run())
+    list(job_in(tmp_path, text).trainer.run())
     path = tmp_path / STATE
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(InputError, match="not the state of a training"):
@@ -218,25 +218,25 @@ def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path, text: Path) -> 
 def test_a_gradient_that_is_not_finite_ends_the_training(tmp_path: Path, text: Path) -> None:
     job = job_in(tmp_path, text)
     with torch.no_grad():
-        job.training._model.pos_emb.weight[3] = float("inf")
+        job.trainer._model.pos_emb.weight[3] = float("inf")
     with pytest.raises(RunError, match="not finite at step 1"):
-        next(iter(job.training.run()))
+        next(iter(job.trainer.run()))
 
 
 def test_an_interrupted_training_has_written_its_state(tmp_path: Path, text: Path) -> None:
     job = job_in(tmp_path, text)
-    reports = list(job.training.run(lambda: job.training.progress.step == 5))
+    reports = list(job.trainer.run(lambda: job.trainer.progress.step == 5))
     assert len(reports) == 5
-    assert job_in(tmp_path, text, resume=True).training.progress.step == 5
+    assert job_in(tmp_path, text, resume=True).trainer.progress.step == 5
 
 
 def test_fewer_steps_than_were_done_end_it_with_what_there_is(tmp_path: Path, text: Path) -> None:
     job = job_in(tmp_path, text)
-    list(job.training.run(lambda: job.training.progress.step == 3))
+    list(job.trainer.run(lambda: job.trainer.progress.step == 3))
     assert not (tmp_path / WEIGHTS).exists()
     job = job_in(tmp_path, text, replace(SETTINGS, steps=2), resume=True)
-    assert list(job.training.run()) == []
-    assert finish(job, []) == pytest.approx(job.training.progress.best, rel=0.02)
+    assert list(job.trainer.run()) == []
+    assert finish(job, []) == pytest.approx(job.trainer.progress.best, rel=0.02)
 
 
 def test_a_validation_file_is_measured_whole_and_not_learnt_from(
@@ -245,10 +245,10 @@ def test_a_validation_file_is_measured_whole_and_not_learnt_from(
     valid = tmp_path / "valid.txt"
     valid.write_text("Tom saw a cat.\n<|endoftext|>\n" * 3)
     job = job_in(tmp_path / "model", text, valid=valid)
-    assert len(job.held.documents) == 3
-    assert job.held.size == 3 * len("Tom saw a cat.")
+    assert len(job.validation.documents) == 3
+    assert job.validation.size == 3 * len("Tom saw a cat.")
     assert job.rows == (SETTINGS.steps * SETTINGS.batch_size,)
-    list(job.training.run())
+    list(job.trainer.run())
     assert finish(job, []) > 0
     assert job.texts[0].sha256 in (card := (tmp_path / "model" / "MODEL_CARD.md").read_text())
     assert "valid.txt (3 documents of 42 bytes, sha256 " in card
@@ -261,9 +261,9 @@ def test_epochs_become_steps(tmp_path: Path, text: Path) -> None:
 
 def test_initialisations_are_the_books_and_gpt2s() -> None:
     untied = replace(CONFIG, tie_weights=False)
-    assert float(initialised(untied, 0, "auto").tok_emb.weight.detach().std()) > 0.9
-    assert float(initialised(CONFIG, 0, "auto").tok_emb.weight.detach().std()) < 0.03
-    assert float(initialised(CONFIG, 0, "book").tok_emb.weight.detach().std()) > 0.9
+    assert float(new_model(untied, 0, "auto").tok_emb.weight.detach().std()) > 0.9
+    assert float(new_model(CONFIG, 0, "auto").tok_emb.weight.detach().std()) < 0.03
+    assert float(new_model(CONFIG, 0, "book").tok_emb.weight.detach().std()) > 0.9
 
 
 def test_precision_can_be_forced() -> None:

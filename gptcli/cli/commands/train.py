@@ -150,13 +150,13 @@ def run_training(request: TrainRequest) -> None:
             resolve(recipe.init_from, offline=recipe.offline, progress=report, option="init_from")
     with console.waiting("reading the texts ..."):
         from gptcli.engine.pytorch import torch_on
-        from gptcli.train.distributed import joined
+        from gptcli.train.distributed import process_group
         from gptcli.train.heap import keep_freed_memory
 
         keep_freed_memory()
         torch = torch_on("cpu", request.recipe.threads)
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with joined(device) as group:
+    with process_group(device) as group:
         _train(request, group)
 
 
@@ -166,18 +166,18 @@ def _train(request: TrainRequest, group: "Group") -> None:
     started = request.resume and (request.recipe.directory / STATE).exists()
     with console.waiting("reading the texts ..."):
         job = prepare(request.recipe, request.settings, group, resume=started)
-    progress = job.training.progress
-    if group.leads:
+    progress = job.trainer.progress
+    if group.is_leader:
         _announce(job)
-    view = TrainingProgress(job.settings.steps, progress, group.leads)
+    view = TrainingProgress(job.settings.steps, progress, group.is_leader)
     with signals.patience() as interrupted, view:
-        for report in job.training.run(interrupted):
+        for report in job.trainer.run(interrupted):
             view.show(report)
     if progress.step < job.settings.steps and not progress.stopped:
-        if group.leads:
+        if group.is_leader:
             console.say(f"interrupted after step {progress.step:,}; continue with --resume")
         raise typer.Exit(signals.exit_code())
-    if group.leads:
+    if group.is_leader:
         _finish(request, job)
 
 
@@ -194,8 +194,8 @@ def _announce(job: "PreparedTraining") -> None:
     if job.base is None and job.config.vocab_size != wanted:
         why = "the texts give no more" if job.recipe.tokenizer is None else job.recipe.tokenizer
         console.notice(f"vocabulary of {job.config.vocab_size:,} instead of {wanted:,}: {why}")
-    if job.training.progress.step:
-        console.notice(f"continuing after step {job.training.progress.step:,}")
+    if job.trainer.progress.step:
+        console.notice(f"continuing after step {job.trainer.progress.step:,}")
 
 
 def _finish(request: TrainRequest, job: "PreparedTraining") -> None:
@@ -203,7 +203,7 @@ def _finish(request: TrainRequest, job: "PreparedTraining") -> None:
 
     with console.waiting("measuring the model ..."):
         bits = finish(job, command_for_the_card(sys.argv[1:]), request.note)
-    progress = job.training.progress
+    progress = job.trainer.progress
     if not console.Settings.quiet:
         console.say(text_curve([entry["loss"] for entry in progress.history]))
     stopped = f", stopped early at {progress.step:,}" if progress.stopped else ""

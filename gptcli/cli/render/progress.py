@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gptcli.batch.io.inputs import InputStream
     from gptcli.batch.runner import Tally
     from gptcli.train.state import Progress as TrainingState
-    from gptcli.train.trainer import Report
+    from gptcli.train.trainer import StepReport
 
 LARGE = 1 << 26  # bytes; fewer are read before anyone could look at a bar
 _REDRAW_SECONDS = 0.1
@@ -214,9 +214,9 @@ class BatchProgress(Line):
 class TrainingProgress(Line):
     """Step, loss, speed and the time that is left of a training; only the first process speaks."""
 
-    def __init__(self, steps: int, state: "TrainingState", leads: bool) -> None:
+    def __init__(self, steps: int, state: "TrainingState", is_leader: bool) -> None:
         super().__init__()
-        self._steps, self._is_silent = steps, console.Settings.quiet or not leads
+        self._steps, self._is_silent = steps, console.Settings.quiet or not is_leader
         self._loss: float | None = None
         self._speed: float | None = None
         self._bits = state.best
@@ -226,7 +226,7 @@ class TrainingProgress(Line):
     def __enter__(self) -> "TrainingProgress":
         return self
 
-    def show(self, report: "Report") -> None:
+    def show(self, report: "StepReport") -> None:
         """Show a step: redrawn on a terminal, in a log every ten seconds."""
         now = monotonic()
         self._follow(report, now)
@@ -238,7 +238,7 @@ class TrainingProgress(Line):
             self._next_print = now + _PRINT_SECONDS["training"]
             console.say(self._line(report))
 
-    def _follow(self, report: "Report", now: float) -> None:
+    def _follow(self, report: "StepReport", now: float) -> None:
         speed = (report.tokens - self._tokens) / max(now - self._last, 1e-9)
         self._tokens, self._last = report.tokens, now
         self._loss = _smoothed(self._loss, report.loss)
@@ -247,7 +247,7 @@ class TrainingProgress(Line):
         else:
             self._bits = report.bits
 
-    def _line(self, report: "Report") -> str:
+    def _line(self, report: "StepReport") -> str:
         parts = [f"step {report.step:,}/{self._steps:,}", f"loss {self._loss:.3f}"]
         if self._bits is not None:
             parts.append(f"valid {self._bits:.4f} bits/byte")
