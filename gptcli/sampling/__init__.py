@@ -1,1 +1,1 @@
-"""From logits to a token: penalties, filters and the draw."""
+"""Sampling: penalties, constraints and filters of logits, and the draw of a token."""

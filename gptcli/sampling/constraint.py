@@ -1,8 +1,8 @@
 """Constrained decoding: a mask of the tokens that a grammar allows next.
 
 The grammar is a JSON schema, a regular expression, a list of choices or a Lark grammar;
-`llguidance` compiles it and computes the masks. A mask depends on the grammar, the vocabulary and
-the text's own new tokens, and on nothing else.
+`llguidance` compiles it and computes the masks. A mask depends only on the grammar, the vocabulary
+and the sequence's new tokens.
 """
 
 import importlib
@@ -20,8 +20,8 @@ from gptcli.core.escape import described, shown
 from gptcli.sampling.params import Constraint
 from gptcli.sampling.processors import TextError
 
-# JSON is written as Python writes it: one blank after a comma and a colon, and no other. Where any
-# blank is allowed, a small model writes blanks until it is cut.
+# JSON with the spaces of Python's json.dumps. If any whitespace were allowed, a small model would
+# generate whitespace without end.
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _NO_FORCING = '%llguidance {"no_forcing": true}\n'
 _REGEX_PROBLEM = re.compile(r"regex parse error:\n(?P<lines>.*)\nerror: (?P<problem>[^\n]*)", re.S)
@@ -35,46 +35,46 @@ class ConstraintError(TextError):
 
 
 class Vocabulary(Hashable, Protocol):
-    """What a constraint asks of a tokenizer."""
+    """What a constraint needs of a tokenizer."""
 
     @property
     def n_vocab(self) -> int:
-        """Ids from here on have no token."""
+        """Number of ids that have a token."""
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """The end tokens."""
+        """The end-of-text tokens."""
 
     @property
     def special_tokens(self) -> Sequence[str]:
-        """The names of tokens that are no text."""
+        """Names of the special tokens."""
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token's name."""
+        """The id of a special token; None if there is none."""
 
     def token_bytes(self, id: int) -> bytes:
-        """What a token adds to a text."""
+        """The bytes that a token stands for."""
 
     def encode(self, text: str) -> list[int]:
         """Text → ids."""
 
 
 class Matcher:
-    """A constraint that follows one text as it grows.
+    """The state of a constraint after the new tokens of one sequence.
 
-    Each call gets all new tokens of the sequence, so a restart or rejected draft tokens
-    need no rollback call.
+    Each call gets all new tokens so far; where they do not continue those of the last call (after a
+    restart, or rejected draft tokens) the state is rolled back.
     """
 
     def __init__(self, compiled: Any, n_vocab: int) -> None:
-        """`compiled`: an `llguidance.LLMatcher` at its beginning."""
+        """`compiled` is an `llguidance.LLMatcher` that has consumed nothing."""
         self._compiled, self._n_vocab = compiled, n_vocab
-        self._read: list[int] = []
+        self._consumed: list[int] = []
 
     def allowed(self, ids: Sequence[int]) -> NDArray[np.bool_]:
-        """New tokens so far → (V,) whether each token may follow; none may where the text must end.
+        """New tokens so far → (V,) whether each token may follow.
 
-        An end-of-text token is allowed where the text is complete.
+        An end-of-text token may where the text is complete; no token may where `must_end`.
 
         Raises:
             ConstraintError: the grammar is too complex, or the vocabulary cannot spell it.
@@ -94,22 +94,22 @@ class Matcher:
         self._follow(ids)
         return bool(self._compiled.is_accepting())
 
-    def possible(self, ids: Sequence[int], guesses: Sequence[int]) -> int:
-        """How many leading draft tokens the grammar allows."""
+    def possible(self, ids: Sequence[int], draft: Sequence[int]) -> int:
+        """How many of the draft tokens, from the first, the grammar allows."""
         self._follow(ids)
-        return int(self._compiled.validate_tokens(list(guesses)))
+        return int(self._compiled.validate_tokens(list(draft)))
 
     def _follow(self, ids: Sequence[int]) -> None:
         ids = list(ids)
-        if ids[: len(self._read)] != self._read:
-            pairs = zip(ids, self._read, strict=False)
+        if ids[: len(self._consumed)] != self._consumed:
+            pairs = zip(ids, self._consumed, strict=False)
             common = next((i for i, (a, b) in enumerate(pairs) if a != b), len(ids))
-            self._compiled.rollback(len(self._read) - common)
-            del self._read[common:]
-        new = ids[len(self._read) :]
+            self._compiled.rollback(len(self._consumed) - common)
+            del self._consumed[common:]
+        new = ids[len(self._consumed) :]
         if new and not self._compiled.consume_tokens(new):
             self._refuse_error()
-        self._read += new
+        self._consumed += new
 
     def _refuse_error(self) -> None:
         if self._compiled.is_error():
@@ -124,7 +124,7 @@ def check_compiles(constraint: Constraint) -> None:
     """Refuse a constraint that does not compile.
 
     Raises:
-        UsageError: with the place: a JSON pointer, a character, or a line and column.
+        UsageError: it does not; says where, by JSON pointer, character, or line and column.
         RunError: llguidance is not installed.
     """
     kind, source = constraint
@@ -137,12 +137,12 @@ def check_compiles(constraint: Constraint) -> None:
     if kind == "grammar" and (found := _LARK_PROBLEM.match(problem)):
         place = f"line {found['line']}, column {found['column']}"
         problem = found["problem"] if "regex parse error" not in problem else problem
-    line = f"{place}: {_one_line(problem)}" if place else _one_line(problem)
-    raise UsageError(kind, f"cannot be compiled ({shown(line, 300)})")
+    message = f"{place}: {_one_line(problem)}" if place else _one_line(problem)
+    raise UsageError(kind, f"cannot be compiled ({shown(message, 300)})")
 
 
 def matcher(constraint: Constraint | None, vocabulary: Vocabulary) -> Matcher | None:
-    """A new matcher for one text; None without a constraint.
+    """A new matcher for one sequence; None without a constraint.
 
     Raises:
         RunError: llguidance is not installed, or the grammar is too large.
@@ -201,9 +201,9 @@ def _grammar(constraint: Constraint) -> str:
     return str(compiler.grammar_from_regex(source))
 
 
-def _escaped(letter: str) -> str:
-    """A character as a regular expression that matches it alone."""
-    return letter if letter.isalnum() else f"\\x{{{ord(letter):x}}}"
+def _escaped(character: str) -> str:
+    """A regular expression that matches this character."""
+    return character if character.isalnum() else f"\\x{{{ord(character):x}}}"
 
 
 def _problem(grammar: str) -> str | None:
@@ -212,17 +212,17 @@ def _problem(grammar: str) -> str | None:
 
 
 def _one_line(problem: str) -> str:
-    """Cut a multi-line regular-expression error to one line: position and fault."""
+    """The position and the message of a regular expression's multi-line error."""
     found = _REGEX_PROBLEM.search(problem)
     if found is None:
         return " ".join(problem.split())
-    marks = [line.index("^") for line in found["lines"].split("\n") if "^" in line]
-    at = f"character {marks[-1] - 3}: " if marks else ""  # the expression is indented by 4
-    return at + found["problem"]
+    carets = [line.index("^") for line in found["lines"].split("\n") if "^" in line]
+    place = f"character {carets[-1] - 3}: " if carets else ""  # the expression is indented by 4
+    return place + found["problem"]
 
 
 def _pointer(schema: dict[str, object], problem: str) -> str:
-    """JSON pointer of the innermost part with the same problem; "" is the whole schema."""
+    """JSON pointer of the innermost part that has this problem; "" is the whole schema."""
     shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     place = ""
     for pointer, part in _parts(schema, ""):
@@ -252,25 +252,24 @@ class _Tokens:
         self.tokens = [vocabulary.token_bytes(id) for id in range(vocabulary.n_vocab)]
         empty = {id for id, data in enumerate(self.tokens) if data in {b"", b"\xef\xbf\xbd"}}
         ends = sorted(vocabulary.eos_ids)
-        if not ends:  # llguidance wants one: an id that the model does not have
+        if not ends:  # llguidance needs one: an id past the vocabulary
             ends = [len(self.tokens)]
             self.tokens.append(b"<end>")
         self.eos_token_id, self.ends = ends[0], ends
-        named = map(vocabulary.id_of, vocabulary.special_tokens)
-        special = [id for id in named if id is not None]
+        ids = map(vocabulary.id_of, vocabulary.special_tokens)
+        special = [id for id in ids if id is not None]
         self.special_token_ids = sorted({*empty, *ends, *special})
         self._encode = vocabulary.encode
         ordinary = set(range(len(self.tokens))).difference(self.special_token_ids)
-        self._of_byte = {self.tokens[id]: id for id in ordinary if len(self.tokens[id]) == 1}
-        self.spells_all = len(self._of_byte) == 256
+        self._byte_ids = {self.tokens[id]: id for id in ordinary if len(self.tokens[id]) == 1}
+        self.has_all_bytes = len(self._byte_ids) == 256
 
     def __call__(self, data: bytes) -> list[int]:
         """Tokenize text that the grammar forces."""
         ids = self._encode(data.decode(errors="replace"))
         if b"".join(self.tokens[id] for id in ids if id < len(self.tokens)) == data:
             return ids
-        each = (data[at : at + 1] for at in range(len(data)))
-        return [self._of_byte[byte] for byte in each if byte in self._of_byte]
+        return [self._byte_ids[byte] for n in data if (byte := bytes([n])) in self._byte_ids]
 
 
 @lru_cache(maxsize=4)
@@ -278,14 +277,13 @@ def _trie(vocabulary: Vocabulary) -> tuple[Any, bool]:
     """The tokenizer for llguidance (0.2 s for 50,000 tokens), and whether it has all 256 bytes."""
     tokens = _Tokens(vocabulary)
     wrapper = _llguidance().TokenizerWrapper(tokens)
-    return _llguidance().LLTokenizer(wrapper, eos_token=tokens.ends), tokens.spells_all
+    return _llguidance().LLTokenizer(wrapper, eos_token=tokens.ends), tokens.has_all_bytes
 
 
 def _unforced(grammar: str) -> str:
-    """The grammar with forced tokens switched off.
+    """The grammar without forced tokens.
 
-    Tokens of WordPiece and Unigram have a blank before them or not, so that text by itself may
-    have no tokens.
+    Tokens of WordPiece and Unigram imply a blank or not, so that forced text may have no tokens.
     """
     (found,) = json.loads(grammar)["grammars"]
     rules = found.get("lark_grammar") or "start: %json " + json.dumps(found["json_schema"])

@@ -1,8 +1,8 @@
-"""Temperature, top_k, top_p, min_p, typical_p, and the draw, for one row of the vocabulary.
+"""Temperature, top_k, top_p, min_p, typical_p, and the draw, for one row of logits.
 
-A weight is a probability times a constant: exp((logit - best) / temperature), so the best token
-weighs exactly 1 and nothing overflows. Each filter takes the weights of the tokens that are left
-and returns the indices it keeps, ascending. Ties go to the lowest id.
+A weight is an unnormalised probability, exp((logit - best) / temperature), so that the best token's
+is exactly 1 and nothing overflows. A filter takes the weights of the tokens that are left and
+returns the indices that it keeps, ascending. Ties go to the lowest id.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,10 +29,9 @@ _TAYLOR = [np.float32(1 / factorial(n)) for n in range(7, -1, -1)]
 
 
 def survivors(row: Row, params: SamplingParams) -> tuple[Indices, Weights]:
-    """(V,) logits → (n,) ids that may be drawn, ascending, and their (n,) weights.
+    """(V,) logits → (n,) ids that may be drawn, ascending, and their (n,) weights; n >= 1.
 
-    Temperature, then top_k, top_p, min_p and typical_p, each on what the one before left. At least
-    one token is left, and it can be drawn.
+    Applies temperature, then top_k, top_p, min_p and typical_p, each to what the one before kept.
     """
     if params.greedy:
         return np.array([row.argmax()]), np.ones(1, np.float32)
@@ -45,33 +44,33 @@ def survivors(row: Row, params: SamplingParams) -> tuple[Indices, Weights]:
 
 
 def best(row: Values, count: int) -> Indices:
-    """The `count` greatest of a row, never more, all of them if there are fewer."""
+    """Indices of the `count` greatest values, ascending; of all if there are fewer."""
     if not 0 < count < len(row):
         return np.arange(len(row) if count else 0)
-    # The count-th greatest of the maxima of blocks is a lower bound, which few values reach: only
-    # they need to be ordered.
+    # The count-th greatest of the blocks' maxima is a lower bound, which few values reach.
     blocks = len(row) // _BLOCK
     if count > blocks // 2:
         return _first_at_least(row, _nth_greatest(row, count), count)
     bound = _nth_greatest(row[: _BLOCK * blocks].reshape(_BLOCK, blocks).max(axis=0), count)
-    few = np.flatnonzero(row >= bound)
-    return few[_first_at_least(row[few], _nth_greatest(row[few], count), count)]
+    candidates = np.flatnonzero(row >= bound)
+    values = row[candidates]
+    return candidates[_first_at_least(values, _nth_greatest(values, count), count)]
 
 
 def best_first(row: Values, count: int) -> Indices:
-    """As `best`, sorted in descending order; ties keep their order."""
+    """As `best`, by descending value; ties keep their order."""
     found = best(row, count)
     return found[(-row[found]).argsort(kind="stable")]
 
 
 def nucleus(weights: Weights, mass: float) -> Indices:
-    """The fewest heaviest tokens that hold at least `mass` of the whole (top_p).
+    """The fewest of the likeliest tokens whose probabilities sum to at least `mass` (top_p).
 
     Holtzman et al., "The Curious Case of Neural Text Degeneration", 2019.
     """
     total = weights.sum(dtype=np.float64)
-    # What is below this floor sums to less than half of what is left out, so it cannot matter:
-    # of a vocabulary only the few likely tokens need sorting.
+    # The weights below this floor sum to at most half of what top_p drops, so none of them is kept:
+    # of a whole vocabulary only few tokens have to be sorted.
     floor = (1 - mass) * total / (2 * len(weights))
     likely = np.sort(weights[np.flatnonzero(weights > floor)])[::-1]
     count = _fewest(likely, mass * total)
@@ -84,26 +83,26 @@ def near_best(weights: Weights, fraction: float) -> Indices:
 
 
 def typical(weights: Weights, mass: float) -> Indices:
-    """The fewest tokens that hold `mass`, those first whose surprise is nearest the entropy.
+    """The fewest tokens whose probabilities sum to `mass`, those nearest the entropy first.
 
-    Meister et al., "Locally Typical Sampling", 2022. The best token may be left out: where much
-    is uncertain, a certain word is untypical.
+    The distance is that of -log p from the distribution's entropy (Meister et al., "Locally Typical
+    Sampling", 2022). The likeliest token may be dropped.
     """
     possible = np.flatnonzero(weights)
     p = weights[possible].astype(np.float64)
     p /= p.sum()
     surprise = -np.log(p)
     nearness = -np.abs(surprise - (p * surprise).sum())
-    order = (-nearness).argsort()  # equals in any order: those that are kept are chosen below
+    order = (-nearness).argsort()  # ties in any order: `_first_at_least` chooses among them
     count = _fewest(p[order], mass)
     return possible[_first_at_least(nearness, nearness[order[count - 1]], count)]
 
 
 def draw(weights: Values, u: float) -> int:
-    """The first index at which the running sum passes `u` of the whole: inverse transform.
+    """Draw by inverse transform: the first index whose cumulative weight exceeds u times the total.
 
-    Summed in float64 in the order given. What is drawn has a positive weight: the sum grows there,
-    and a `u` of at most 1 - 2**-53 times the whole is always less than the whole.
+    Sums are float64, in the order given. The weight of the drawn index is positive: the sum grows
+    there, and u <= 1 - 2**-53 times the total is always less than the total.
     """
     cumulative = weights.cumsum(dtype=np.float64)
     index = int(cumulative.searchsorted(u * cumulative[-1], side="right"))
@@ -112,7 +111,7 @@ def draw(weights: Values, u: float) -> int:
 
 
 def log_normalizer(row: Row) -> float:
-    """The log of the sum of exp(logit)."""
+    """log(sum(exp(logit)))."""
     return float(row.max()) + log(_weights(row, 1.0).sum(dtype=np.float64))
 
 
@@ -127,23 +126,23 @@ def _filters(params: SamplingParams) -> Iterator[Callable[[Weights], Indices]]:
 
 
 def _weights(row: Row, temperature: float) -> Weights:
-    with np.errstate(over="ignore"):  # past float32 is as far below the best as -inf
+    with np.errstate(over="ignore"):  # a difference past float32 becomes -inf, of weight 0
         scaled = row - row.max()
         scaled /= np.float32(min(temperature, MOST))
     return _exp(scaled)
 
 
 def _exp(x: Row) -> Weights:
-    """The exponential of values <= 0, in their place; 0 where it is no normal float32 number.
+    """exp(x) of values <= 0, overwriting x; 0 where it is below the normal float32 numbers.
 
-    It is the same to the bit on every machine. NumPy's own differs by processor and by C library
-    in the last bit, which now and then would draw another token; IEEE sums and products do not.
+    Equal to the bit on every machine, as IEEE sums and products are. NumPy's own differs in the
+    last bit by processor and C library, and would now and then draw another token.
     """
-    possible = x >= _LEAST_EXP
+    is_normal = x >= _LEAST_EXP
     np.maximum(x, _LEAST_EXP, out=x)
     power = x * _LOG2_E
     np.rint(power, out=power)
-    result = power * _LN2_UPPER  # exact, for its lower bits are 0
+    result = power * _LN2_UPPER  # exact: the constant's lower bits are 0
     x -= result
     x -= np.multiply(power, _LN2_LOWER, out=result)
     result.fill(_TAYLOR[0])
@@ -154,7 +153,7 @@ def _exp(x: Row) -> Weights:
     exponent += 127
     exponent <<= 23
     result *= exponent.view(np.float32)  # 2**power
-    result *= possible
+    result *= is_normal
     return result
 
 
@@ -163,13 +162,13 @@ def _nth_greatest(row: Values, n: int) -> np.floating:
 
 
 def _fewest(masses: Values, mass: float) -> int:
-    """How many of `masses`, taken from the first, reach `mass`; at least one."""
+    """How many of `masses`, from the first, sum to `mass`; at least one."""
     before = masses.cumsum(dtype=np.float64) - masses
     return int(np.count_nonzero(before < mass))
 
 
 def _first_at_least(row: Values, threshold: np.floating, count: int) -> Indices:
-    """Indices of `count` values: all above the threshold, then the first ones equal to it."""
+    """Ascending indices of `count` values: all above the threshold, then the first equal to it."""
     found = np.flatnonzero(row >= threshold)
     if len(found) == count:
         return found

@@ -1,4 +1,4 @@
-"""SamplingParams: the sampling options with their defaults and limits."""
+"""SamplingParams: the sampling options, with defaults and limits."""
 
 import json
 import math
@@ -12,9 +12,9 @@ from gptcli.core.escape import described, shown
 from gptcli.core.files import decode_utf8, read_bounded
 from gptcli.core.options import Option, check
 
-# Below this a division by the temperature would leave nothing but the best token anyway.
+# Below this temperature only the best token would have a weight anyway.
 GREEDY_BELOW = 1e-5
-MOST_BIAS = 1000  # like the limits of penalties: no product may leave float32
+MOST_BIAS = 1000  # as the limits of penalties: keeps logits in the range of float32
 MOST_GRAMMAR_BYTES = 1 << 20
 SAMPLING, STOPPING, FORM = "Sampling", "Length and stopping", "Constrained output"
 CONSTRAINTS = ("json_schema", "regex", "choices", "grammar")
@@ -28,10 +28,10 @@ class Constraint(NamedTuple):
 
 
 def parse_bias(text: str) -> tuple[int, float]:
-    """`"50256=-inf"` → token id and bias.
+    """`50256=-inf` → token id and bias.
 
     Raises:
-        UsageError: not ID=NUMBER.
+        UsageError: the text is not ID=NUMBER.
     """
     token, _, bias = text.partition("=")
     try:
@@ -41,7 +41,7 @@ def parse_bias(text: str) -> tuple[int, float]:
 
 
 def read_schema(text: str) -> str:
-    """A JSON schema, or the file that holds it → the schema's text."""
+    """A JSON schema, or the path of a file that holds one → the schema's text."""
     return text if text.lstrip().startswith("{") else read_grammar(text)
 
 
@@ -56,18 +56,19 @@ def read_grammar(path: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How a token is drawn: bias, penalties and bans first, then the filters in this order.
+    """How a token is sampled.
 
-    At most one of the last four constrains the whole completion (`gptcli.sampling.constraint`).
+    Bias, penalties and bans apply first, then temperature and filters, in the order of the fields.
+    At most one of the last four fields constrains the completion (`gptcli.sampling.constraint`).
 
     Attributes:
-        temperature: below 1e-5 the best token is taken (greedy).
-        top_k: exactly this many tokens are kept; None keeps all.
-        typical_p: keeps the tokens closest to the expected surprise (Meister et al., 2022); the
-            only filter that may drop the best token.
+        temperature: divides the logits; below 1e-5 sampling is greedy.
+        top_k: how many of the likeliest tokens are kept; None keeps all.
+        typical_p: keeps the tokens whose -log p is closest to the entropy (Meister et al., 2022);
+            the only filter that may drop the likeliest token.
         repetition_penalty: divides positive and multiplies negative logits of tokens in prompt or
             completion (Keskar et al., 2019).
-        frequency_penalty: times the number of occurrences in the completion.
+        frequency_penalty: is subtracted once for each occurrence in the completion.
         logit_bias: (id, bias) pairs; a bias of -inf bans the token.
         json_schema: the completion is JSON that this schema allows; its text or its value.
         regex: the completion matches this regular expression, in Rust's syntax.
@@ -187,12 +188,12 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Whether the best token is taken and nothing is drawn."""
+        """Whether the token with the greatest logit is taken, and nothing is drawn."""
         return self.temperature < GREEDY_BELOW
 
     @property
     def penalizes(self) -> bool:
-        """Whether anything but the filters can change the logits."""
+        """Whether bias, penalties or bans may change the logits."""
         return bool(
             self.logit_bias
             or self.repetition_penalty != 1

@@ -1,6 +1,6 @@
-"""Logits processors: bias, repetition penalties and bans, applied before the filters.
+"""Logits processors: bias, penalties and bans, applied before the filters.
 
-They depend on the sequence's tokens so far. (V,) float32 logits in, a changed copy out.
+They depend on the sequence's tokens so far.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -16,19 +16,19 @@ from gptcli.sampling.params import SamplingParams
 
 
 class TextError(RunError):
-    """One sequence cannot go on; others may. `code` names the reason in a batch's output."""
+    """A sequence cannot be continued; others can. `code` is the reason in a batch's output."""
 
     code: ClassVar[str]
 
 
 class NothingLeftError(TextError):
-    """Every token is banned: the sequence cannot go on with these options."""
+    """Every token is banned."""
 
     code = "nothing_left"
 
 
 class History(NamedTuple):
-    """The tokens so far: `ids` is the prompt and, after `prompt_length`, what is new."""
+    """The tokens so far: the first `prompt_length` of `ids` are the prompt, the others new."""
 
     ids: Sequence[int]
     prompt_length: int
@@ -45,7 +45,7 @@ def penalize(
     history: History,
     eos_ids: Collection[int] = (),
 ) -> Row:
-    """(V,) logits → (V,): bias, repetition, presence and frequency, n-grams, minimum length.
+    """(V,) logits → (V,): apply bias, penalties and bans; `logits` is not changed.
 
     Raises:
         NothingLeftError: every token is banned.
@@ -59,14 +59,14 @@ def penalize(
         _penalize_repetition(logits, params, history)
     banned = [token for token in _banned(params, history, eos_ids) if token < len(logits)]
     logits[banned] = -inf
-    # A penalty may push a huge logit past float32; infinity would turn into NaN further on.
+    # A penalty may take a huge logit past float32; infinity would later become NaN.
     np.minimum(logits, MOST, out=logits)
     refuse_none_left(logits)
     return logits
 
 
 def refuse_none_left(logits: Row) -> None:
-    """Stop where no token can be chosen.
+    """Refuse logits of which none is left.
 
     Raises:
         NothingLeftError: all logits are -inf.
@@ -85,7 +85,7 @@ def repeated_ngrams(ids: Sequence[int], size: int) -> set[int]:
     if starts < 1:
         return set()
     tokens = np.array(ids)
-    found = np.ones(starts, bool)  # where an earlier run begins as the text ends
+    found = np.ones(starts, bool)  # whether the n - 1 tokens there are the last n - 1
     for i, token in enumerate(tokens[starts:]):
         found &= tokens[i : i + starts] == token
     return set(tokens[size - 1 :][found].tolist())
@@ -102,7 +102,7 @@ def _bias(logits: Row, params: SamplingParams) -> None:
 def _penalize_repetition(logits: Row, params: SamplingParams, past: History) -> None:
     factor = params.repetition_penalty
     if factor != 1:
-        # Keskar et al., "CTRL", 2019, as the field has it: away from zero or towards it by sign.
+        # Keskar et al., "CTRL", 2019, divide; negative logits are multiplied, as is usual since.
         tokens, _ = _counts(past.ids, len(logits))
         values = logits[tokens]
         logits[tokens] = np.where(values < 0, values * factor, values / factor)
@@ -121,7 +121,7 @@ def _banned(params: SamplingParams, past: History, eos_ids: Collection[int]) -> 
 def _counts(ids: Sequence[int], n_vocab: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The distinct tokens of a sequence, and the count of each.
 
-    A prompt given as ids may hold some past the vocabulary; they are left out.
+    Ids past the vocabulary, which a prompt given as ids may hold, are left out.
     """
     tokens, counts = np.unique(np.array(ids, np.int64), return_counts=True)
     known = tokens < n_vocab

@@ -3,7 +3,7 @@
 The order is fixed: logit bias, repetition, presence and frequency penalties, repeated n-grams,
 minimum length, the constraint's mask; then temperature, top_k, top_p, min_p, typical_p; then one
 draw by inverse transform. Arithmetic is float32 and sums are float64, on one thread, so that a
-token depends on its row alone: not on the batch, the number of threads or the kind of processor.
+token depends on its logits alone, not on the batch, the number of threads or the processor.
 """
 
 from collections.abc import Collection
@@ -22,7 +22,7 @@ from gptcli.sampling.processors import History, penalize, refuse_none_left
 
 
 class NonFinite(NamedTuple):
-    """How many values are NaN, and how many are infinite. False if none are."""
+    """Counts of NaN and of infinite values; false if both are 0."""
 
     nan: int
     inf: int
@@ -42,7 +42,7 @@ def uniform(seed: int, record: str, sample: int, position: int) -> float:
 
     Args:
         seed: the job's seed, any integer.
-        record: which prompt of a job; "" where there is only one.
+        record: name of the prompt in a batch; "" if there is only one.
         sample: which completion of the prompt, from 0.
         position: which new token of the completion, from 0.
     """
@@ -57,14 +57,14 @@ def processed(
     eos_ids: Collection[int] = (),
     allowed: NDArray[np.bool_] | None = None,
 ) -> Row:
-    """(V,) logits → (V,): apply everything that comes before the temperature.
+    """(V,) logits → (V,): apply bias, penalties, bans and constraint, all but the filters.
 
     Args:
-        logits: float32, without the rows that only pad an embedding; never changed.
+        logits: float32, without ids that only pad the embedding; not changed.
         params: penalties and bans.
         history: the tokens so far.
         eos_ids: the tokens that `min_new_tokens` bans.
-        allowed: (V,) whether a constraint allows each token; None allows all.
+        allowed: (V,) a constraint's mask; None allows all.
 
     Raises:
         NothingLeftError: every token is banned.
@@ -80,7 +80,7 @@ def processed(
 def sample(logits: Row, params: SamplingParams, u: float = 0.0) -> int:
     """(V,) processed logits → the next token's id.
 
-    `u` is the random number in [0, 1), `uniform(…)`; not used if greedy.
+    `u` is a random number in [0, 1), see `uniform`; not used if greedy.
     """
     if params.greedy:
         return int(logits.argmax())
@@ -89,7 +89,7 @@ def sample(logits: Row, params: SamplingParams, u: float = 0.0) -> int:
 
 
 def probabilities(logits: Row, params: SamplingParams) -> NDArray[np.float64]:
-    """(V,) logits → (V,) probabilities of a draw, after the filters."""
+    """(V,) processed logits → (V,) probabilities of the draw, after the filters."""
     ids, weights = filters.survivors(logits, params)
     result = np.zeros(len(logits))
     result[ids] = weights
@@ -99,9 +99,9 @@ def probabilities(logits: Row, params: SamplingParams) -> NDArray[np.float64]:
 def log_probabilities(
     logits: Row, id: int, top: int = 0
 ) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """(V,) logits → the natural log-probability of `id`, and of the `top` best tokens, best first.
+    """(V,) logits → the log-probability of `id`, and the `top` likeliest ids with theirs.
 
-    They are the model's own: temperature and filters do not count.
+    Natural logarithms of the model's own probabilities, before temperature and filters.
     """
     normalizer = filters.log_normalizer(logits)
     best = filters.best_first(logits, top).tolist()
@@ -116,10 +116,10 @@ def check_finite(logits: Row) -> NonFinite:
 
 
 def refuse_non_finite(logits: Row, position: int) -> None:
-    """Stop before a NaN is chosen: an argmax would take it for the best token.
+    """Refuse logits that are NaN or infinite; argmax would choose a NaN.
 
     Raises:
-        RunError: `position` says at which new token, from 1.
+        RunError: they are; says at which new token, `position`, counted from 1.
     """
     if counts := check_finite(logits):
         raise RunError(
