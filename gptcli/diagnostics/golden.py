@@ -35,7 +35,7 @@ def golden_digest(width: str, build: str | None = None, threads: int = 2) -> str
         build: of the kernels; None is the best for this processor.
         threads: that compute.
     """
-    from gptcli.engine.native_engine import NativeEngine  # noqa: PLC0415
+    from gptcli.engine.native import NativeEngine  # noqa: PLC0415
 
     rounded: Any = width if width.startswith("int") else None
     engine = NativeEngine(CONFIG, _weights(width), threads=threads, width=rounded, isa=build)

@@ -80,7 +80,7 @@ def engine_of(model: GPTModel) -> Engine:
     """The engine that generates on this machine's CPU: the kernels, else PyTorch."""
     if library.why_unavailable():
         return TorchEngine(model)
-    from gptcli.engine.native_engine import NativeEngine  # noqa: PLC0415
+    from gptcli.engine.native import NativeEngine  # noqa: PLC0415
 
     return NativeEngine(model.config, weights_of(model).tensors)
 

@@ -1,23 +1,21 @@
 """The book's GPT on a CPU by our own kernels: one call computes a step for any sequences.
 
-    model = NativeGPT(network, weights, threads=2)       # weights by the book's names
-    cache = model.new_cache(capacity=128)
-    logits = model.step([Span(cache, prompt_ids)])       # (1, V): what follows the prompt
-    logits = model.step([Span(cache, [token]), Span(other_cache, ids, n_logits=0)])
+    engine = NativeEngine(config, tensors, threads=2)    # tensors by the book's names
+    cache = engine.new_cache(capacity=128)
+    logits = engine.step([Span(cache, prompt_ids)])      # (1, V): what follows the prompt
+    logits = engine.step([Span(cache, [token]), Span(other_cache, ids, n_logits=0)])
 
-A text's logits have the same bits whatever stands beside it, however its ids are cut into steps,
+A sequence's logits have the same bits whatever is beside it, however its ids are cut into steps,
 with any number of threads and on any processor (docs/engine.md). No PyTorch here.
 
 Shapes: E emb_dim, I inner width, H heads, D head_dim, V vocabulary, C capacity, L layers.
 """
 
 import ctypes
-import math
 import os
 import weakref
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +25,7 @@ from gptcli.core.errors import UsageError
 from gptcli.engine import library as lib
 from gptcli.engine.interface import Span
 from gptcli.engine.library import BF16, F16, F32, INT4, INT8, Pool
+from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import GROUP, Width
 
 Array = NDArray[Any]
@@ -35,84 +34,37 @@ Floats = NDArray[np.float32]
 BLOCK = 16  # as in kernels/engine.h
 MAX_ROWS = 512  # of one call: a longer step is several, so that Ctrl-C is heard in between
 
-ACTIVATIONS = {
-    "gelu_new": 0,
-    "gelu_pytorch_tanh": 0,
-    "gelu": 1,
-    "relu": 2,
-    "silu": 3,
-    "swish": 3,
-    "quick_gelu": 4,
-}
+ACTIVATION_NUMBERS = {"gelu_new": 0, "gelu": 1, "relu": 2, "silu": 3, "quick_gelu": 4}
 _TYPES = {"float32": F32, "uint16": BF16, "float16": F16}
 _INT8_GROUP, _INT4_GROUP = BLOCK * GROUP, BLOCK * GROUP // 2 + 4 * BLOCK  # bytes of 16 rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """What the kernels must know of a model beside its weights; the defaults are GPT-2's.
-
-    Attributes:
-        inner_dim: width of the feed-forward layer; None: four times emb_dim.
-        activation: a key of ACTIVATIONS.
-        epsilon: added to the variance in LayerNorm.
-        scale_attention: divide scores by the root of the head's width.
-        scale_by_layer: divide them by the number of the layer too, counted from 1.
-    """
-
-    vocab_size: int
-    context_length: int
-    emb_dim: int
-    n_heads: int
-    n_layers: int
-    inner_dim: int | None = None
-    activation: str = "gelu_new"
-    epsilon: float = 1e-5
-    scale_attention: bool = True
-    scale_by_layer: bool = False
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.emb_dim // self.n_heads
-
-    @property
-    def inner(self) -> int:
-        """Width of the feed-forward layer."""
-        return self.inner_dim or 4 * self.emb_dim
-
-    def attention_scale(self, layer: int) -> float:
-        """What scores are multiplied by."""
-        scale = 1 / math.sqrt(self.head_dim) if self.scale_attention else 1.0
-        return scale / (layer + 1) if self.scale_by_layer else scale
-
-
 class KVCache:
-    """Keys and values of one text, float32.
+    """Keys and values of one sequence, float32.
 
     Attributes:
         keys: (L, H, C / 16, D, 16).
         values: (L, H, C, D rounded up to 16).
         length: positions held.
         capacity: the most it can hold.
-        network: of the model that it is for.
+        config: of the model that it is for.
         struct: where all this is, for the kernels.
     """
 
-    def __init__(self, network: Network, capacity: int) -> None:
+    def __init__(self, config: GPTConfig, capacity: int) -> None:
         """An empty cache; memory is taken from the system as it fills.
 
         Raises:
             MemoryError: there is none.
         """
-        L, H, D = network.n_layers, network.n_heads, network.head_dim
+        L, H, D = config.n_layers, config.n_heads, config.head_dim
         blocks = -(-capacity // BLOCK)
         try:
             self.keys = np.zeros((L, H, blocks, D, BLOCK), np.float32)
             self.values = np.zeros((L, H, blocks * BLOCK, _padded(D, BLOCK)), np.float32)
         except MemoryError:
             raise MemoryError(f"no memory for {capacity:,} positions") from None
-        self.network, self.capacity, self.length = network, capacity, 0
+        self.config, self.capacity, self.length = config, capacity, 0
         self.struct = lib.KVCache(self.keys.ctypes.data, self.values.ctypes.data, blocks * BLOCK)
 
     def truncate(self, length: int) -> None:
@@ -129,11 +81,11 @@ class KVCache:
         self.length = length
 
 
-class NativeGPT:
-    """A model ready to compute.
+class NativeEngine:
+    """A GPT ready to compute on a CPU; see `gptcli.engine.interface`.
 
     Attributes:
-        network: its shape.
+        config: its shape.
         build: the instruction set in use.
         threads: how many threads share the work.
         weight_bytes: what one token must read: all weights but the rows of other tokens.
@@ -141,40 +93,42 @@ class NativeGPT:
 
     def __init__(
         self,
-        network: Network,
-        weights: Mapping[str, Array],
+        config: GPTConfig,
+        tensors: Mapping[str, Array],
         *,
         threads: int | None = None,
         width: Width | None = None,
         isa: str | None = None,
     ) -> None:
-        """Take weights by the book's names, each asked for once.
+        """Take tensors by the book's names, each asked for once.
 
         Floats are float32, float16, or uint16 for bfloat16, (out, in); row by row they are used
-        where they are (a memory map stays one, and must stay as it is), the other way round
-        (Hugging Face's, `array.T`) they are turned. Query, key and value may be one matrix,
+        where they are (a memory map stays one, and must stay as it is), column by column
+        (Hugging Face's, `array.T`) they are transposed. Query, key and value may be one matrix,
         `att.qkv.weight` (3E, E). Absent biases and shifts are zero; without `out_head.weight` the
         head is the token embedding. Weights that `gptcli quantize` stored come as it names them:
         `NAME.values` and `NAME.scales`, or `NAME.levels`, `NAME.scales` and `NAME.zeros`.
 
         Args:
-            network: shape and choices.
-            weights: arrays by name; one that is no longer used is let go at once.
+            config: the model's shape.
+            tensors: arrays by name; one that is no longer used is let go at once.
             threads: None: one for each processor that this process may use.
-            width: round float weights to int8 or int4; embedding and head have int8 in both.
+            width: quantise float weights to int8 or int4; embedding and head have int8 in both.
             isa: the build to use, as $GPTCLI_ISA.
 
         Raises:
             UsageError: no such build, or int4 for widths that are no multiple of 32.
             RunError: no library.
             MemoryError: there is none for the weights.
-            ValueError: weights are missing, or have the wrong shape or dtype.
+            InputError: a config that cannot be computed.
+            ValueError: tensors are missing, or have the wrong shape or dtype.
         """
-        self.network = network
+        config.require_computable()
+        self.config = config
         self.build = lib.choose_build(isa)
         self.threads = threads or len(os.sched_getaffinity(0))
         self._library, self._pool = lib.load(), lib.shared_pool(self.threads)
-        loader = _Loader(network, weights, width, self.build, self._pool)
+        loader = _Loader(config, tensors, width, self.build, self._pool)
         self._model = loader.model()
         self._kept = loader.kept  # the arrays that the model points into
         self.weight_bytes = loader.weight_bytes
@@ -183,7 +137,7 @@ class NativeGPT:
 
     def new_cache(self, capacity: int | None = None) -> KVCache:
         """An empty cache for one sequence, of the whole context if no capacity is given."""
-        return KVCache(self.network, capacity or self.network.context_length)
+        return KVCache(self.config, capacity or self.config.context_length)
 
     def step(self, spans: Sequence[Span]) -> Floats:
         """Compute the ids of all spans, whose caches hold them afterwards.
@@ -198,7 +152,7 @@ class NativeGPT:
             MemoryError: there is none for it.
         """
         rows = self._rows(spans)
-        V = self.network.vocab_size
+        V = self.config.vocab_size
         try:
             logits = np.empty((len(rows.wanted), _padded(V, BLOCK)), np.float32)
         except MemoryError:
@@ -222,19 +176,19 @@ class NativeGPT:
             rows.wanted.extend(range(len(rows.ids) - span.n_logits, len(rows.ids)))
         if len({id(span.cache) for span in spans}) < len(spans):
             raise ValueError("a cache is used twice in one step")
-        ids, V = rows.ids, self.network.vocab_size
+        ids, V = rows.ids, self.config.vocab_size
         if ids and not (min(ids) >= 0 and max(ids) < V):
             raise ValueError(f"ids from {min(ids)} to {max(ids)} of {V}")
         return rows
 
     def _check(self, span: Span, end: int) -> None:
-        if end > self.network.context_length:
-            raise ValueError(f"{end} tokens, but the context is {self.network.context_length}")
+        if end > self.config.context_length:
+            raise ValueError(f"{end} tokens, but the context is {self.config.context_length}")
         if end > span.cache.capacity:
             raise ValueError(f"the cache holds {span.cache.capacity} positions, {end} are needed")
         if not 0 <= span.n_logits <= len(span.ids):
             raise ValueError(f"logits of {span.n_logits} ids, but there are {len(span.ids)}")
-        if span.cache.network is not self.network and span.cache.network != self.network:
+        if span.cache.config is not self.config and span.cache.config != self.config:
             raise ValueError("a cache of another model")
 
     def _compute(self, rows: "_Rows", first: int, caches: Any, logits: Floats) -> None:
@@ -278,29 +232,25 @@ class _Loader:
 
     Attributes:
         kept: what the structs point into.
-        weight_bytes: as of `NativeGPT`.
+        weight_bytes: as of `NativeEngine`.
     """
 
     def __init__(
         self,
-        network: Network,
-        weights: Mapping[str, Array],
+        config: GPTConfig,
+        tensors: Mapping[str, Array],
         width: Width | None,
         build: lib.Build,
         pool: Pool,
     ) -> None:
         self.kept: list[Any] = []
         self.weight_bytes = 0
-        self._network, self._weights, self._width = network, weights, width
+        self._config, self._tensors, self._width = config, tensors, width
         self._build, self._pool = build, pool
 
     def model(self) -> lib.Model:
         """All of it."""
-        n = self._network
-        if n.activation not in ACTIVATIONS:
-            raise ValueError(f"no activation {n.activation!r} (expected {', '.join(ACTIVATIONS)})")
-        if n.emb_dim % n.n_heads:
-            raise ValueError(f"{n.emb_dim} is not divisible by {n.n_heads} heads")
+        n = self._config
         tokens = self._matrix("tok_emb.weight", n.vocab_size, n.emb_dim, is_outer=True)
         if self._has("out_head.weight"):
             head = self._linear("out_head", n.vocab_size, n.emb_dim, is_outer=True)
@@ -315,9 +265,9 @@ class _Loader:
             emb=n.emb_dim,
             heads=n.n_heads,
             layers=n.n_layers,
-            inner=n.inner,
-            activation=ACTIVATIONS[n.activation],
-            epsilon=n.epsilon,
+            inner=n.hidden_dim,
+            activation=ACTIVATION_NUMBERS[n.activation],
+            epsilon=n.layer_norm_epsilon,
             tokens=tokens,
             positions=self._floats(positions),
             blocks=blocks,
@@ -327,10 +277,10 @@ class _Loader:
 
     def _has(self, name: str) -> bool:
         """Whether there is a matrix of this name, as floats or quantised."""
-        return any(name + part in self._weights for part in ("", ".values", ".levels"))
+        return any(name + part in self._tensors for part in ("", ".values", ".levels"))
 
     def _block(self, layer: int) -> lib.Block:
-        E, inner, name = self._network.emb_dim, self._network.inner, f"trf_blocks.{layer}"
+        E, inner, name = self._config.emb_dim, self._config.hidden_dim, f"trf_blocks.{layer}"
         query, key, value = self._qkv(f"{name}.att")
         return lib.Block(
             self._norm(f"{name}.norm1"),
@@ -341,19 +291,19 @@ class _Loader:
             self._linear(f"{name}.att.out_proj", E, E),
             self._linear(f"{name}.ff.layers.0", inner, E),
             self._linear(f"{name}.ff.layers.2", E, inner),
-            self._network.attention_scale(layer),
+            self._config.attention_scale(layer),
         )
 
     def _qkv(self, name: str) -> list[lib.Linear]:
-        E = self._network.emb_dim
-        if f"{name}.qkv.weight" not in self._weights:
+        E = self._config.emb_dim
+        if f"{name}.qkv.weight" not in self._tensors:
             return [self._linear(f"{name}.W_{part}", E, E) for part in ("query", "key", "value")]
         fused = self._array(f"{name}.qkv.weight", (3 * E, E))
         bias = self._optional(f"{name}.qkv.bias", 3 * E)
         found = []
         for part in range(3):
             rows = slice(part * E, (part + 1) * E)
-            weight = self._rounded_or_not(fused[rows], self._width)
+            weight = self._floats_or_quantized(fused[rows], self._width)
             self.weight_bytes += _bytes_of(weight)
             found.append(lib.Linear(weight, None if bias is None else self._vector(bias[rows])))
         return found
@@ -365,47 +315,50 @@ class _Loader:
         return lib.Linear(weight, None if bias is None else self._vector(bias))
 
     def _norm(self, name: str) -> lib.Norm:
-        E = self._network.emb_dim
+        E = self._config.emb_dim
         shift = self._optional(f"{name}.shift", E)
         scale = self._array(f"{name}.scale", (E,))
         zeros = np.zeros(E, np.float32)
         return lib.Norm(self._vector(scale), self._vector(zeros if shift is None else shift))
 
     def _matrix(self, name: str, rows: int, cols: int, *, is_outer: bool = False) -> lib.Matrix:
-        if f"{name}.values" in self._weights:
+        if f"{name}.values" in self._tensors:
             return self._stored8(name, rows, cols)
-        if f"{name}.levels" in self._weights:
+        if f"{name}.levels" in self._tensors:
             return self._stored4(name, rows, cols)
         weight = self._array(name, (rows, cols))
-        return self._rounded_or_not(weight, "int8" if is_outer and self._width else self._width)
+        width: Width | None = "int8" if is_outer and self._width else self._width
+        return self._floats_or_quantized(weight, width)
 
-    def _rounded_or_not(self, weight: Array, width: Width | None) -> lib.Matrix:
+    def _floats_or_quantized(self, weight: Array, width: Width | None) -> lib.Matrix:
         """Float weights as they are, or quantised."""
         if width is None:
             return self._floats(weight)
-        kept, self.kept = self.kept, []  # a turned copy is of no use once it is rounded
+        kept, self.kept = self.kept, []  # a transposed copy is of no use once it is quantised
         floats = self._floats(weight)
         temporary, self.kept = self.kept, kept
-        rounded = self._packed_matrix(INT8 if width == "int8" else INT4, *weight.shape)
-        code = self._run("gptcli_quantize", floats, rounded.type, rounded.data, rounded.scales)
+        quantized = self._packed_matrix(INT8 if width == "int8" else INT4, *weight.shape)
+        code = self._run(
+            "gptcli_quantize", floats, quantized.type, quantized.data, quantized.scales
+        )
         del temporary
         if code == lib.NO_MEMORY:
-            raise MemoryError("no memory to round weights in")
-        return rounded
+            raise MemoryError("no memory to quantise weights in")
+        return quantized
 
     def _floats(self, weight: Array) -> lib.Matrix:
-        """Where they are if they lie row by row, else turned."""
+        """Where they are if they lie row by row, else transposed."""
         if not weight.flags.aligned:
             weight = weight.copy()
         rows, cols = weight.shape
         down, along = (stride // weight.itemsize for stride in weight.strides)
         if along != 1 and cols > 1 and (down == 1 or rows == 1) and along >= rows:
-            turned = _empty((rows, cols), weight.dtype)
+            transposed = _empty((rows, cols), weight.dtype)
             data = weight.ctypes.data
             self._run(
-                "gptcli_transpose", data, along, weight.itemsize, rows, cols, turned.ctypes.data
+                "gptcli_transpose", data, along, weight.itemsize, rows, cols, transposed.ctypes.data
             )
-            weight, down = turned, cols
+            weight, down = transposed, cols
         elif along != 1 or down < cols:
             weight = np.ascontiguousarray(weight)
             down = cols
@@ -462,12 +415,12 @@ class _Loader:
         return padded.ctypes.data
 
     def _optional(self, name: str, size: int) -> Array | None:
-        return self._array(name, (size,)) if name in self._weights else None
+        return self._array(name, (size,)) if name in self._tensors else None
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: str | None = None) -> Array:
-        if name not in self._weights:
+        if name not in self._tensors:
             raise ValueError(f"{name}: missing")
-        array = self._weights[name]
+        array = self._tensors[name]
         if array.shape != shape:
             raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
         expected = [dtype] if dtype else list(_TYPES)

@@ -327,7 +327,7 @@ class LLM:
         ]
 
     def _native_engine(self) -> Engine:
-        from gptcli.engine.native_engine import NativeEngine  # noqa: PLC0415
+        from gptcli.engine.native import NativeEngine  # noqa: PLC0415
 
         weights = self._weights()
         width = None if weights.width else self.spec.quantize

@@ -14,7 +14,8 @@ import numpy as np
 from weights import SHAPES
 
 from gptcli.engine import library
-from gptcli.engine.native import NativeGPT, Network, Span
+from gptcli.engine.native import NativeEngine, Span
+from gptcli.model.config import GPTConfig
 
 WIDTHS = ("float32", "bfloat16", "float16", "int8", "int4")
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=32)
     asked = parser.parse_args()
     shape = SHAPES[asked.shape]
-    network = Network(
+    config = GPTConfig(
         vocab_size=shape.vocab,
         context_length=shape.context,
         emb_dim=shape.emb_dim,
@@ -42,7 +43,7 @@ def main() -> None:
     models = {}
     for width in asked.width or WIDTHS:
         start = perf_counter()
-        models[width] = made(network, width, asked.threads, asked.isa)
+        models[width] = made(config, width, asked.threads, asked.isa)
         print(f"{width}: made in {perf_counter() - start:.2f} s", flush=True)
     best: dict[str, dict[str, float]] = {width: {} for width in models}
     for _ in range(asked.rounds):
@@ -63,7 +64,7 @@ def main() -> None:
         )
 
 
-def made(network: Network, width: str, threads: int, isa: str | None) -> NativeGPT:
+def made(config: GPTConfig, width: str, threads: int, isa: str | None) -> NativeEngine:
     """A model of random weights."""
     draw = np.random.default_rng(0)
 
@@ -73,13 +74,13 @@ def made(network: Network, width: str, threads: int, isa: str | None) -> NativeG
             return (floats.view(np.uint32) >> 16).astype(np.uint16)
         return floats.astype(np.float16) if width == "float16" else floats
 
-    E, inner, weights = network.emb_dim, network.inner, {}
-    weights["tok_emb.weight"] = normal(network.vocab_size, E)
-    weights["pos_emb.weight"] = normal(network.context_length, E)
+    E, inner, weights = config.emb_dim, config.hidden_dim, {}
+    weights["tok_emb.weight"] = normal(config.vocab_size, E)
+    weights["pos_emb.weight"] = normal(config.context_length, E)
     weights["final_norm.scale"] = np.ones(E, np.float32)
     sizes = {"att.out_proj": (E, E), "ff.layers.0": (inner, E), "ff.layers.2": (E, inner)}
     sizes |= {f"att.W_{part}": (E, E) for part in ("query", "key", "value")}
-    for layer in range(network.n_layers):
+    for layer in range(config.n_layers):
         name = f"trf_blocks.{layer}"
         for norm in ("norm1", "norm2"):
             weights[f"{name}.{norm}.scale"] = np.ones(E, np.float32)
@@ -87,12 +88,12 @@ def made(network: Network, width: str, threads: int, isa: str | None) -> NativeG
             weights[f"{name}.{part}.weight"] = normal(rows, cols)
             weights[f"{name}.{part}.bias"] = normal(rows)
     rounding = width if width in {"int8", "int4"} else None
-    return NativeGPT(network, weights, threads=threads, width=rounding, isa=isa)
+    return NativeEngine(config, weights, threads=threads, width=rounding, isa=isa)
 
 
-def measured(model: NativeGPT, asked: argparse.Namespace) -> dict[str, float]:
+def measured(model: NativeEngine, asked: argparse.Namespace) -> dict[str, float]:
     """One round."""
-    context, V = model.network.context_length, model.network.vocab_size
+    context, V = model.config.context_length, model.config.vocab_size
     ids = np.random.default_rng(1).integers(0, V, context).tolist()
     cache = model.new_cache()
     length = min(asked.prefill, context)
@@ -110,7 +111,7 @@ def measured(model: NativeGPT, asked: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def read(model: NativeGPT) -> float:
+def read(model: NativeEngine) -> float:
     """Seconds of a plain read of as many bytes as the model's weights."""
     memory = np.ones(model.weight_bytes, np.uint8)
     with library.shared_pool(model.threads) as pool:

@@ -65,7 +65,7 @@ def logits(directory: Path, width: Any = None) -> np.ndarray:
     spec = ModelSpec(model=str(directory), quantize=width)
     checkpoint = open_checkpoint(directory / "model.safetensors", resolve(str(directory)).config)
     weights = checkpoint.weights()
-    from gptcli.engine.native_engine import NativeEngine
+    from gptcli.engine.native import NativeEngine
 
     engine = NativeEngine(weights.config, weights.tensors, width=spec.quantize)
     ids = IDS[0].tolist()

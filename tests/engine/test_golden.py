@@ -14,7 +14,8 @@ import pytest
 from native_models import at_width, random_weights
 
 from gptcli.engine import library
-from gptcli.engine.native import NativeGPT, Network, Span
+from gptcli.engine.native import NativeEngine, Span
+from gptcli.model.config import GPTConfig
 
 pytestmark = pytest.mark.skipif(
     library.why_unavailable() is not None, reason="needs the kernels, and so a C compiler"
@@ -36,7 +37,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
             "emb_dim": 75,
             "n_heads": 1,
             "n_layers": 2,
-            "inner_dim": 50,
+            "n_inner": 50,
             "activation": "gelu",
         },
         {"qkv_bias": False},
@@ -48,9 +49,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
             "emb_dim": 128,
             "n_heads": 2,
             "n_layers": 1,
-            "inner_dim": 1056,
+            "n_inner": 1056,
             "activation": "silu",
-            "scale_by_layer": True,
+            "scale_attn_by_inverse_layer_idx": True,
         },
         {},
     ),
@@ -62,8 +63,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
             "n_heads": 2,
             "n_layers": 4,
             "activation": "quick_gelu",
-            "epsilon": 1e-3,
-            "scale_attention": False,
+            "layer_norm_epsilon": 1e-3,
+            "scale_attn_weights": False,
         },
         {},
     ),
@@ -111,13 +112,13 @@ DIGESTS: dict[str, list[str]] = {
 def digest(case: str, width: str, isa: str) -> str:
     """Of all logits of a text that fills the context; int4 where the shape allows it."""
     sizes, parts = CASES[case]
-    network = Network(**sizes)
-    if width == "int4" and (network.emb_dim % 32 or network.inner % 32):
+    config = GPTConfig(**sizes)
+    if width == "int4" and (config.emb_dim % 32 or config.hidden_dim % 32):
         return "-"
     rounding: Any = width if width in {"int8", "int4"} else None
-    weights = at_width(random_weights(network, seed=11, **parts), width)
-    model = NativeGPT(network, weights, threads=2, width=rounding, isa=isa)
-    ids = [(n * n + 5 * n + 3) % network.vocab_size for n in range(network.context_length)]
+    weights = at_width(random_weights(config, seed=11, **parts), width)
+    model = NativeEngine(config, weights, threads=2, width=rounding, isa=isa)
+    ids = [(n * n + 5 * n + 3) % config.vocab_size for n in range(config.context_length)]
     cache = model.new_cache()
     logits = np.concatenate(
         [model.step([Span(cache, part, len(part))]) for part in (ids[:7], ids[7:8], ids[8:])]

@@ -9,7 +9,7 @@ import pytest
 from native_models import ACTIVATIONS
 
 from gptcli.engine import library
-from gptcli.engine.native import ACTIVATIONS as NUMBERS
+from gptcli.engine.native import ACTIVATION_NUMBERS
 
 pytestmark = pytest.mark.skipif(
     library.why_unavailable() is not None, reason="needs the kernels, and so a C compiler"
@@ -69,11 +69,11 @@ def test_erf_is_within_two_ten_millionths_everywhere() -> None:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_their_definitions(name: str) -> None:
     x = np.linspace(-30, 30, 1 << 18, dtype=np.float32)
-    found = applied(NUMBERS[name], x)
+    found = applied(ACTIVATION_NUMBERS[name], x)
     np.testing.assert_allclose(found, ACTIVATIONS[name](x.astype(np.float64)), atol=1e-6, rtol=2e-6)
 
 
-@pytest.mark.parametrize("function", [EXP, ERF, *sorted(set(NUMBERS.values()))])
+@pytest.mark.parametrize("function", [EXP, ERF, *sorted(ACTIVATION_NUMBERS.values())])
 def test_not_a_number_stays_one_and_no_padding_leaks(function: int) -> None:
     for length in range(1, 40):
         x = np.full(length, 0.5, np.float32)

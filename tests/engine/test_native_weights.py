@@ -11,21 +11,22 @@ from native_models import Weights, at_width, numbers, random_weights
 
 from gptcli.core.errors import UsageError
 from gptcli.engine import library
-from gptcli.engine.native import NativeGPT, Network, Span
+from gptcli.engine.native import NativeEngine, Span
 from gptcli.engine.quantize import bfloat16, to_int4, to_int8
+from gptcli.model.config import GPTConfig
 
 pytestmark = pytest.mark.skipif(
     library.why_unavailable() is not None, reason="needs the kernels, and so a C compiler"
 )
 
 Array = np.ndarray[Any, Any]
-NETWORK = Network(vocab_size=61, context_length=40, emb_dim=96, n_heads=4, n_layers=2, inner_dim=64)
+NETWORK = GPTConfig(vocab_size=61, context_length=40, emb_dim=96, n_heads=4, n_layers=2, n_inner=64)
 IDS = [(7 * n + 3) % 61 for n in range(40)]
 WIDTHS: list[Any] = [None, "int8", "int4"]
 
 
-def logits(weights: Weights, network: Network = NETWORK, **how: Any) -> Array:
-    model = NativeGPT(network, weights, threads=2, **how)
+def logits(weights: Weights, config: GPTConfig = NETWORK, **how: Any) -> Array:
+    model = NativeEngine(config, weights, threads=2, **how)
     return model.step([Span(model.new_cache(), IDS, len(IDS))])
 
 
@@ -69,10 +70,10 @@ def test_the_way_weights_lie_in_memory_changes_no_bit(
 def test_rounding_here_has_the_bits_of_what_quantize_stores(
     width: Any, inner: int, seed: int, dtype: str
 ) -> None:
-    network = Network(
-        vocab_size=61, context_length=40, emb_dim=32, n_heads=2, n_layers=1, inner_dim=inner
+    config = GPTConfig(
+        vocab_size=61, context_length=40, emb_dim=32, n_heads=2, n_layers=1, n_inner=inner
     )
-    weights = at_width(random_weights(network, seed=seed), dtype)
+    weights = at_width(random_weights(config, seed=seed), dtype)
     stored: Weights = {}
     for name, array in weights.items():
         floats = (
@@ -89,23 +90,23 @@ def test_rounding_here_has_the_bits_of_what_quantize_stores(
             parts = to_int4(floats)
             stored |= {f"{name}.levels": parts.levels, f"{name}.scales": parts.scales}
             stored |= {f"{name}.zeros": parts.zeros}
-    assert (logits(stored, network) == logits(weights, network, width=width)).all()
+    assert (logits(stored, config) == logits(weights, config, width=width)).all()
 
 
 def test_products_of_rounded_weights_are_those_of_the_values() -> None:
     """The head alone: what NumPy computes in float64 of the rounded inputs and weights."""
-    network = Network(vocab_size=400, context_length=4, emb_dim=96, n_heads=1, n_layers=1)
-    weights = random_weights(network, tied=False)
+    config = GPTConfig(vocab_size=400, context_length=4, emb_dim=96, n_heads=1, n_layers=1)
+    weights = random_weights(config, tied=False)
     for name in matrices(weights):
         if name.startswith("trf"):
             weights[name] = np.zeros_like(weights[name])
     for name in list(weights):
         if name.startswith("trf") and name.endswith("bias"):
             del weights[name]
-    model = NativeGPT(network, weights, threads=1, width="int8")
+    model = NativeEngine(config, weights, threads=1, width="int8")
     x = to_int8(weights["tok_emb.weight"]).floats()[5].astype(np.float64)
     x = x + weights["pos_emb.weight"][0]
-    x = (x - x.mean()) / np.sqrt(x.var() + network.epsilon)
+    x = (x - x.mean()) / np.sqrt(x.var() + config.layer_norm_epsilon)
     x = x * weights["final_norm.scale"] + weights["final_norm.shift"]
     groups = x.reshape(3, 32)
     scales = np.abs(groups).max(1, keepdims=True) / 127
@@ -125,9 +126,9 @@ def test_weights_of_any_size_are_rounded(scale: float) -> None:
 
 
 def test_int4_needs_whole_groups() -> None:
-    network = Network(vocab_size=9, context_length=4, emb_dim=48, n_heads=2, n_layers=1)
+    config = GPTConfig(vocab_size=9, context_length=4, emb_dim=48, n_heads=2, n_layers=1)
     with pytest.raises(UsageError, match=r"multiple of 32 \(found 48\)\. Use int8"):
-        NativeGPT(network, random_weights(network), width="int4")
+        NativeEngine(config, random_weights(config), width="int4")
 
 
 def test_bfloat16_and_its_floats_give_the_same_bits() -> None:

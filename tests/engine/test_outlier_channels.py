@@ -10,7 +10,7 @@ from engines import needs_kernels
 import gptcli
 from gptcli.checkpoint.weights import open_checkpoint
 from gptcli.engine.interface import Span
-from gptcli.engine.native_engine import NativeEngine
+from gptcli.engine.native import NativeEngine
 from gptcli.model.config import GPTConfig, read_config
 
 pytestmark = needs_kernels

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from native_models import at_width, random_weights
 
 from gptcli.engine import library
-from gptcli.engine.native import NativeGPT, Network, Span
+from gptcli.engine.native import NativeEngine, Span
+from gptcli.model.config import GPTConfig
 
 pytestmark = pytest.mark.skipif(
     library.why_unavailable() is not None, reason="needs the kernels, and so a C compiler"
@@ -26,22 +27,22 @@ def usable() -> list[str]:
 
 
 @cache
-def model(network: Network, width: str, isa: str, threads: int) -> NativeGPT:
-    weights = at_width(random_weights(network, seed=network.emb_dim), width)
+def model(config: GPTConfig, width: str, isa: str, threads: int) -> NativeEngine:
+    weights = at_width(random_weights(config, seed=config.emb_dim), width)
     rounding: Any = width if width in {"int8", "int4"} else None
-    return NativeGPT(network, weights, threads=threads, width=rounding, isa=isa)
+    return NativeEngine(config, weights, threads=threads, width=rounding, isa=isa)
 
 
 @st.composite
-def networks(draw: st.DrawFn) -> Network:
+def networks(draw: st.DrawFn) -> GPTConfig:
     heads = draw(st.sampled_from([1, 2, 3, 5]))
-    return Network(
+    return GPTConfig(
         vocab_size=draw(st.integers(1, 70)),
         context_length=draw(st.integers(2, 50)),
         emb_dim=heads * draw(st.sampled_from([1, 5, 16, 32, 64, 72])),
         n_heads=heads,
         n_layers=draw(st.integers(1, 3)),
-        inner_dim=draw(st.sampled_from([None, 3, 64, 1056])),
+        n_inner=draw(st.sampled_from([None, 3, 64, 1056])),
         activation=draw(st.sampled_from(["gelu_new", "gelu", "relu", "silu", "quick_gelu"])),
     )
 
@@ -49,18 +50,18 @@ def networks(draw: st.DrawFn) -> Network:
 @settings(max_examples=60, deadline=None)
 @given(networks(), st.sampled_from(WIDTHS), st.integers(0, 1 << 32))
 def test_builds_threads_cuts_and_batches_give_the_same_bits(
-    network: Network, width: str, seed: int
+    config: GPTConfig, width: str, seed: int
 ) -> None:
-    if width == "int4" and (network.emb_dim % 32 or network.inner % 32):
+    if width == "int4" and (config.emb_dim % 32 or config.hidden_dim % 32):
         width = "int8"
     draw = random.Random(seed)
     texts = [
-        draw.choices(range(network.vocab_size), k=draw.randint(1, network.context_length))
+        draw.choices(range(config.vocab_size), k=draw.randint(1, config.context_length))
         for _ in range(draw.randint(1, 9))
     ]
-    alone = model(network, width, "plain", 1)
+    alone = model(config, width, "plain", 1)
     expected = [alone.step([Span(alone.new_cache(len(t)), t, len(t))]) for t in texts]
-    other = model(network, width, draw.choice(usable()), draw.randint(1, 4))
+    other = model(config, width, draw.choice(usable()), draw.randint(1, 4))
     caches = [other.new_cache(len(text)) for text in texts]
     while left := [n for n, text in enumerate(texts) if caches[n].length < len(text)]:
         spans, rows = [], []
@@ -76,13 +77,13 @@ def test_builds_threads_cuts_and_batches_give_the_same_bits(
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_long_step_of_many_texts_has_the_bits_of_short_ones(width: str) -> None:
     """More rows than one call takes, tiles of every size, and inputs taken in several parts."""
-    network = Network(
-        vocab_size=300, context_length=700, emb_dim=64, n_heads=1, n_layers=2, inner_dim=2080
+    config = GPTConfig(
+        vocab_size=300, context_length=700, emb_dim=64, n_heads=1, n_layers=2, n_inner=2080
     )
     ids = [(n * n + 3) % 300 for n in range(700)]
     reference: Array | None = None
     for isa in usable():
-        one = model(network, width, isa, 2)
+        one = model(config, width, isa, 2)
         logits = one.step([Span(one.new_cache(), ids, 3)])
         again = one.new_cache()
         for first in range(0, 698, 349):
@@ -94,8 +95,8 @@ def test_a_long_step_of_many_texts_has_the_bits_of_short_ones(width: str) -> Non
 
 
 def test_a_copied_prefix_is_as_good_as_one_that_was_read() -> None:
-    network = Network(vocab_size=50, context_length=60, emb_dim=24, n_heads=2, n_layers=2)
-    one = model(network, "float32", usable()[0], 2)
+    config = GPTConfig(vocab_size=50, context_length=60, emb_dim=24, n_heads=2, n_layers=2)
+    one = model(config, "float32", usable()[0], 2)
     ids = [(n * n + 3) % 50 for n in range(60)]
     whole = one.step([Span(one.new_cache(), ids, 60)])
     source = one.new_cache(40)

@@ -16,22 +16,23 @@ from native_models import random_weights
 
 from gptcli.engine import library
 from gptcli.engine.build_kernels import SOURCES, find_compiler
-from gptcli.engine.native import MAX_ROWS, NativeGPT, Network, Span
+from gptcli.engine.native import MAX_ROWS, NativeEngine, Span
+from gptcli.model.config import GPTConfig
 
 pytestmark = pytest.mark.skipif(
     library.why_unavailable() is not None, reason="needs the kernels, and so a C compiler"
 )
 
-SMALL = Network(vocab_size=61, context_length=40, emb_dim=32, n_heads=4, n_layers=2)
+SMALL = GPTConfig(vocab_size=61, context_length=40, emb_dim=32, n_heads=4, n_layers=2)
 IDS = [1, 2, 3]
 
 
-def logits(model: NativeGPT) -> np.ndarray[Any, Any]:
+def logits(model: NativeEngine) -> np.ndarray[Any, Any]:
     return model.step([Span(model.new_cache(8), IDS, len(IDS))])
 
 
 def test_more_threads_than_processors_finish_every_step() -> None:
-    models = [NativeGPT(SMALL, random_weights(SMALL), threads=n) for n in (1, 2, 5, 16)]
+    models = [NativeEngine(SMALL, random_weights(SMALL), threads=n) for n in (1, 2, 5, 16)]
     expected = logits(models[0])
     for _ in range(300):
         for model in models[1:]:
@@ -41,10 +42,11 @@ def test_more_threads_than_processors_finish_every_step() -> None:
 STEPS_BESIDE_BUSY_PROCESSES = """
 import sys
 from native_models import random_weights
-from gptcli.engine.native import NativeGPT, Network, Span
+from gptcli.engine.native import NativeEngine, Span
+from gptcli.model.config import GPTConfig
 
-network = Network(vocab_size=61, context_length=40, emb_dim=32, n_heads=4, n_layers=2)
-model = NativeGPT(network, random_weights(network), threads=int(sys.argv[1]))
+config = GPTConfig(vocab_size=61, context_length=40, emb_dim=32, n_heads=4, n_layers=2)
+model = NativeEngine(config, random_weights(config), threads=int(sys.argv[1]))
 for _ in range(20000):
     model.step([Span(model.new_cache(8), [1, 2, 3], 3)])
 """
@@ -88,7 +90,7 @@ def test_each_chunk_is_done_once_and_all_threads_agree(tmp_path: Path, flags: li
 
 
 def test_models_may_be_used_from_several_python_threads() -> None:
-    models = [NativeGPT(SMALL, random_weights(SMALL, seed=n), threads=2) for n in range(3)]
+    models = [NativeEngine(SMALL, random_weights(SMALL, seed=n), threads=2) for n in range(3)]
     expected = [logits(model) for model in models]
     wrong: list[int] = []
 
@@ -106,7 +108,7 @@ def test_models_may_be_used_from_several_python_threads() -> None:
 
 
 def test_a_fork_while_other_threads_compute_hangs_nobody() -> None:
-    model = NativeGPT(SMALL, random_weights(SMALL), threads=3)
+    model = NativeEngine(SMALL, random_weights(SMALL), threads=3)
     expected, stop = logits(model), threading.Event()
 
     def use() -> None:
@@ -114,7 +116,7 @@ def test_a_fork_while_other_threads_compute_hangs_nobody() -> None:
             logits(model)
 
     def in_child(queue: Any) -> None:
-        fresh = NativeGPT(SMALL, random_weights(SMALL), threads=3)
+        fresh = NativeEngine(SMALL, random_weights(SMALL), threads=3)
         queue.put(bool((logits(fresh) == expected).all()))
 
     user = threading.Thread(target=use)
@@ -134,9 +136,10 @@ def test_a_fork_while_other_threads_compute_hangs_nobody() -> None:
 
 def test_an_interrupt_is_heard_between_the_parts_of_a_long_step() -> None:
     """And the cache holds nothing of a step that was not finished."""
-    network = Network(vocab_size=61, context_length=8 * MAX_ROWS, emb_dim=64, n_heads=1, n_layers=4)
-    model = NativeGPT(network, random_weights(network), threads=2)
-    ids = [n % 61 for n in range(8 * MAX_ROWS)]
+    length = 8 * MAX_ROWS
+    config = GPTConfig(vocab_size=61, context_length=length, emb_dim=64, n_heads=1, n_layers=4)
+    model = NativeEngine(config, random_weights(config), threads=2)
+    ids = [n % 61 for n in range(length)]
     cache = model.new_cache()
     timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()

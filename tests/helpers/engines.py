@@ -19,7 +19,7 @@ def engine_of(model: GPTModel, width: Any = None, *, threads: int = 2, isa: Any 
     if not HAS_KERNELS:
         assert width is None, "rounded weights need the kernels"
         return TorchEngine(model)
-    from gptcli.engine.native_engine import NativeEngine
+    from gptcli.engine.native import NativeEngine
 
     tensors = weights_of(model).tensors
     return NativeEngine(model.config, tensors, threads=threads, width=width, isa=isa)

@@ -1,4 +1,4 @@
-"""Random models for the engine's tests, and the same network written naively in float64.
+"""Random models for the engine's tests, and the same config written naively in float64.
 
 Numbers come from a generator of integers, so a model is the same on every machine and under every
 version of NumPy.
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptcli.engine.native import Network
+from gptcli.model.config import GPTConfig
 
 Array = NDArray[Any]
 Weights = dict[str, Array]
@@ -30,7 +30,7 @@ def numbers(shape: tuple[int, ...], seed: int, deviation: float, mean: float = 0
 
 
 def random_weights(
-    network: Network, *, seed: int = 0, qkv_bias: bool = True, bias: bool = True, tied: bool = True
+    config: GPTConfig, *, seed: int = 0, qkv_bias: bool = True, bias: bool = True, tied: bool = True
 ) -> Weights:
     """By the book's names; every tensor matters to the logits."""
     weights: Weights = {}
@@ -38,17 +38,17 @@ def random_weights(
     def add(name: str, *shape: int, deviation: float, mean: float = 0.0) -> None:
         weights[name] = numbers(shape, seed * 1000 + len(weights), deviation, mean)
 
-    E, inner = network.emb_dim, network.inner
+    E, inner = config.emb_dim, config.hidden_dim
     linears: list[tuple[str, int, int, bool]] = []
     norms = ["final_norm"]
-    for layer in range(network.n_layers):
+    for layer in range(config.n_layers):
         name = f"trf_blocks.{layer}"
         norms += [f"{name}.norm1", f"{name}.norm2"]
         linears += [(f"{name}.att.W_{part}", E, E, qkv_bias) for part in ("query", "key", "value")]
         linears += [(f"{name}.att.out_proj", E, E, bias), (f"{name}.ff.layers.0", inner, E, bias)]
         linears += [(f"{name}.ff.layers.2", E, inner, bias)]
-    add("tok_emb.weight", network.vocab_size, E, deviation=0.5)
-    add("pos_emb.weight", network.context_length, E, deviation=0.5)
+    add("tok_emb.weight", config.vocab_size, E, deviation=0.5)
+    add("pos_emb.weight", config.context_length, E, deviation=0.5)
     for name, rows, cols, has_bias in linears:
         add(f"{name}.weight", rows, cols, deviation=1.5 / math.sqrt(cols))
         if has_bias:
@@ -58,7 +58,7 @@ def random_weights(
         if bias:
             add(f"{name}.shift", E, deviation=0.3)
     if not tied:
-        add("out_head.weight", network.vocab_size, E, deviation=0.3)
+        add("out_head.weight", config.vocab_size, E, deviation=0.3)
     return weights
 
 
@@ -81,10 +81,10 @@ ACTIVATIONS = {
 }
 
 
-def naive_logits(network: Network, weights: Weights, ids: list[int]) -> Array:
+def naive_logits(config: GPTConfig, weights: Weights, ids: list[int]) -> Array:
     """(T, V) float64, by the definition: no cache, a whole softmax a row."""
     w = {name: array.astype(np.float64) for name, array in weights.items()}
-    T, H, D = len(ids), network.n_heads, network.head_dim
+    T, H, D = len(ids), config.n_heads, config.head_dim
 
     def linear(x: Array, name: str) -> Array:
         return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
@@ -92,22 +92,22 @@ def naive_logits(network: Network, weights: Weights, ids: list[int]) -> Array:
     def norm(x: Array, name: str) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         variance = (centred**2).mean(-1, keepdims=True)
-        unit = centred / np.sqrt(variance + network.epsilon)
+        unit = centred / np.sqrt(variance + config.layer_norm_epsilon)
         return unit * w[f"{name}.scale"] + w.get(f"{name}.shift", 0)
 
     x = w["tok_emb.weight"][ids] + w["pos_emb.weight"][:T]
-    for layer in range(network.n_layers):
+    for layer in range(config.n_layers):
         name = f"trf_blocks.{layer}"
         h = norm(x, f"{name}.norm1")
         q, k, v = (
             linear(h, f"{name}.att.W_{part}").reshape(T, H, D).transpose(1, 0, 2)
             for part in ("query", "key", "value")
         )
-        scores = q @ k.transpose(0, 2, 1) * network.attention_scale(layer)
+        scores = q @ k.transpose(0, 2, 1) * config.attention_scale(layer)
         scores[:, np.triu(np.ones((T, T), bool), 1)] = -np.inf
         shares = np.exp(scores - scores.max(-1, keepdims=True))
         shares /= shares.sum(-1, keepdims=True)
         x = x + linear((shares @ v).transpose(1, 0, 2).reshape(T, -1), f"{name}.att.out_proj")
         h = linear(norm(x, f"{name}.norm2"), f"{name}.ff.layers.0")
-        x = x + linear(ACTIVATIONS[network.activation](h), f"{name}.ff.layers.2")
+        x = x + linear(ACTIVATIONS[config.activation](h), f"{name}.ff.layers.2")
     return norm(x, "final_norm") @ w.get("out_head.weight", w["tok_emb.weight"]).T

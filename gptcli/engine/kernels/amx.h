@@ -10,7 +10,7 @@ typedef struct {
 } tile_shapes;
 
 // As many tokens as fill tiles; returns how many.
-static int amx_product(const matrix *m, int first, int count, const rounded *x, int n, float *y, int64_t y_stride)
+static int amx_matmul(const matrix *m, int first, int count, const int8_inputs *x, int n, float *y, int64_t y_stride)
 {
     static const tile_shapes shapes = {.palette = 1, .row_bytes = {64, GROUP, 64}, .rows = {16, 16, GROUP / 4}};
     int32_t sums[16][16];

@@ -1,8 +1,8 @@
-// Attention of some queries of one text in one head.
+// Attention of some queries of one sequence in one head.
 //
 // Keys lie in blocks of 16 positions, (D, 16) each, so that 16 scores are the lanes of a vector:
 // partial sum j of a score is a chain over d = j, j + 16, ..., and the 16 chains are added in the
-// order of every product. Values are added position by position, one multiply-add each.
+// order of every matmul. Values are added position by position, one multiply-add each.
 #ifndef GPTCLI_ATTENTION_H
 #define GPTCLI_ATTENTION_H
 
@@ -47,7 +47,7 @@ INLINE lanes_of_queries add8(int T, int j, const float *const q[], const float *
 }
 
 // Asks for the next keys and for these positions' values: a single query waits for memory, not for sums.
-INLINE void attention_ahead(const float *keys, const float *values, int D)
+INLINE void prefetch_attention(const float *keys, const float *values, int D)
 {
     for (int i = 0; i < BLOCK * D; i += 16) {  // a line of 64 bytes
         __builtin_prefetch(keys + BLOCK * D + i, 0, 3);
@@ -60,7 +60,7 @@ INLINE void scores_as(int T, const float *const q[], const float *keys, const fl
                       float scale, float *to, int64_t stride)
 {
     for (int64_t at = 0; at < end; at += LANES) {
-        if (T == 1 && at % BLOCK == 0) attention_ahead(keys + at * D, values + at * D, D);
+        if (T == 1 && at % BLOCK == 0) prefetch_attention(keys + at * D, values + at * D, D);
         const float *k = keys + at / BLOCK * BLOCK * D + at % BLOCK;
         lanes_of_queries s = plus(T, add8(T, 0, q, k, D), add8(T, 1, q, k, D));
         for (int t = 0; t < T; t++) store(to + t * stride + at, s.v[t] * scale);

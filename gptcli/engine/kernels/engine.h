@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { BLOCK = 16 };  // partial sums of a product; rows of a packed block; positions of a key block
+enum { BLOCK = 16 };  // partial sums of a matmul; rows of a packed block; positions of a key block
 enum { GROUP = 32 };  // inputs that share a scale at 8 and 4 bits
 
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

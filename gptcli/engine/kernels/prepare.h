@@ -1,28 +1,28 @@
-// Weights made ready once: turned, rounded to 8 or 4 bits, packed (quantized.h).
+// Weights made ready once: transposed, quantised to 8 or 4 bits, packed (quantized.h).
 #ifndef GPTCLI_PREPARE_H
 #define GPTCLI_PREPARE_H
 
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "product.h"
+#include "matmul.h"
 #include "quantized.h"
 
-enum { TURN = 32 };  // rows and columns turned at a time, which stay in the first cache
+enum { TRANSPOSE_TILE = 32 };  // rows and columns at a time, which stay in the first cache
 
 typedef struct {
     const char *from;
     char *to;
     int64_t stride;
     int item, rows, cols;
-} turning;
+} transposition;
 
-static void turn_rows(void *context, const void *argument, int chunk, int thread)
+static void transpose_rows(void *context, const void *argument, int chunk, int thread)
 {
-    const turning *t = context;
-    const int64_t first = (int64_t)chunk * TURN, end = first + TURN < t->rows ? first + TURN : t->rows;
-    for (int64_t begin = 0; begin < t->cols; begin += TURN) {
-        const int64_t stop = begin + TURN < t->cols ? begin + TURN : t->cols;
+    const transposition *t = context;
+    const int64_t first = (int64_t)chunk * TRANSPOSE_TILE, end = first + TRANSPOSE_TILE < t->rows ? first + TRANSPOSE_TILE : t->rows;
+    for (int64_t begin = 0; begin < t->cols; begin += TRANSPOSE_TILE) {
+        const int64_t stop = begin + TRANSPOSE_TILE < t->cols ? begin + TRANSPOSE_TILE : t->cols;
         for (int64_t r = first; r < end; r++) {
             if (t->item == 4)
                 for (int64_t c = begin; c < stop; c++)
@@ -38,13 +38,13 @@ static void turn_rows(void *context, const void *argument, int chunk, int thread
 // (cols, rows), `stride` elements from one of the cols to the next, → (rows, cols).
 static int transpose(pool *p, const void *from, int64_t stride, int item, int rows, int cols, void *to)
 {
-    turning t = {from, to, stride, item, rows, cols};
-    const phase all = {turn_rows, NULL, (rows + TURN - 1) / TURN};
+    transposition t = {from, to, stride, item, rows, cols};
+    const phase all = {transpose_rows, NULL, (rows + TRANSPOSE_TILE - 1) / TRANSPOSE_TILE};
     pool_run(p, &t, &all, 1);
     return DONE;
 }
 
-// ---- rounding ---------------------------------------------------------------------------------------
+// ---- quantization ---------------------------------------------------------------------------------------
 
 typedef struct {
     const matrix *from;
@@ -52,10 +52,10 @@ typedef struct {
     char *packed;
     float *scales;
     float *rows;  // (threads, 16, cols): a block of weights as floats
-} rounding;
+} quantization;
 
 // Each row's largest magnitude becomes 127.
-static void round_block8(const rounding *r, const float *rows, int64_t stride, int chunk)
+static void quantize_block8(const quantization *r, const float *rows, int64_t stride, int chunk)
 {
     const int K = r->from->cols;
     uint8_t *to = (uint8_t *)r->packed + chunk * block_bytes(INT8, K);
@@ -123,7 +123,7 @@ INLINE void fit_levels(const vf w[GROUP], vf levels[GROUP], vf *scale, vf *zero)
     }
 }
 
-static void round_block4(const rounding *r, const float *rows, int64_t stride, int chunk)
+static void quantize_block4(const quantization *r, const float *rows, int64_t stride, int chunk)
 {
     const int64_t K = r->from->cols;
     uint8_t *to = (uint8_t *)r->packed + chunk * block_bytes(INT4, K);
@@ -148,9 +148,9 @@ static void round_block4(const rounding *r, const float *rows, int64_t stride, i
     }
 }
 
-static void round_block(void *context, const void *argument, int chunk, int thread)
+static void quantize_block(void *context, const void *argument, int chunk, int thread)
 {
-    const rounding *r = context;
+    const quantization *r = context;
     const int64_t stride = round_up(r->from->cols, GROUP);
     float *rows = r->rows + thread * BLOCK * stride;
     for (int i = 0; i < BLOCK; i++) {
@@ -163,7 +163,7 @@ static void round_block(void *context, const void *argument, int chunk, int thre
             else widen_row(r->from->type, r->from, row, to);
         }
     }
-    (r->type == INT8 ? round_block8 : round_block4)(r, rows, stride, chunk);
+    (r->type == INT8 ? quantize_block8 : quantize_block4)(r, rows, stride, chunk);
     (void)argument;
 }
 
@@ -173,8 +173,8 @@ static int quantize(pool *p, const matrix *from, int type, void *packed, float *
     const size_t row = (size_t)round_up(from->cols, GROUP) * sizeof(float);
     float *rows = aligned_alloc(64, round_up(row * BLOCK * (size_t)pool_threads(p), 64));
     if (!rows) return NO_MEMORY;
-    rounding r = {from, type, packed, scales, rows};
-    const phase all = {round_block, NULL, (from->rows + BLOCK - 1) / BLOCK};
+    quantization r = {from, type, packed, scales, rows};
+    const phase all = {quantize_block, NULL, (from->rows + BLOCK - 1) / BLOCK};
     pool_run(p, &r, &all, 1);
     free(rows);
     return DONE;

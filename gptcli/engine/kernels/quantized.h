@@ -1,6 +1,6 @@
-// Products of 8- and 4-bit weights with inputs of 8 bits: exact sums of integers, scaled by groups.
+// Matmuls of 8- and 4-bit weights with inputs of 8 bits: exact sums of integers, scaled by groups.
 //
-// Inputs are rounded by groups of 32, each with a scale: a trained GPT has a few channels that are
+// Inputs are quantised by groups of 32, each with a scale: a trained GPT has a few channels that are
 // many times larger than the rest, and they spoil only their own group. Weights are packed in blocks
 // of 16 rows, whose sums are the lanes of a vector (16 rows of 4 inputs each are 64 bytes):
 //
@@ -27,10 +27,10 @@ typedef struct {
     float *scales;
     int32_t *sums;
     int64_t groups;
-} rounded;
+} int8_inputs;
 
 // One token; `x` is padded with zeros to whole groups. What is not finite makes the result NaN.
-static void round_token(const float *x, const rounded *to, int64_t token)
+static void quantize_token(const float *x, const int8_inputs *to, int64_t token)
 {
     for (int64_t g = 0; g < to->groups; g++, x += GROUP) {
         const int64_t at = token * to->groups + g;
@@ -103,7 +103,7 @@ INLINE void group4(int V, int T, const char *const w[], const int8_t *x, int64_t
 }
 
 // V vectors of outputs, from vector `first` of the matrix on, of T tokens.
-INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const rounded *x, int64_t token,
+INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const int8_inputs *x, int64_t token,
                    float *y, int64_t y_stride)
 {
     const int bytes = is_8 ? INT8_GROUP : INT4_GROUP;
@@ -125,7 +125,7 @@ INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const
         ints_of_tile s;
         if (T == 1)
             for (int v = 0; v < V; v++)
-                for (int i = 0; i < bytes; i += 64) ahead(weights[v] + i);
+                for (int i = 0; i < bytes; i += 64) prefetch(weights[v] + i);
         for (int t = 0; t < T; t++)
             for (int v = 0; v < V; v++) s[v][t] = set_int(is_8 ? totals[t * x->groups + g] * -WEIGHT_BIAS : 0);
         if (is_8) {
@@ -154,7 +154,7 @@ INLINE void q_tile(int is_8, int V, int T, const matrix *m, int64_t first, const
         }
 }
 
-INLINE void q_vectors(int is_8, int V, const matrix *m, int64_t first, const rounded *x, int n, float *y,
+INLINE void q_vectors(int is_8, int V, const matrix *m, int64_t first, const int8_inputs *x, int n, float *y,
                       int64_t y_stride)
 {
     for (int done = 0, tiles = (n + Q_TILE - 1) / Q_TILE; tiles > 0; tiles--) {
@@ -174,7 +174,7 @@ INLINE void q_vectors(int is_8, int V, const matrix *m, int64_t first, const rou
     }
 }
 
-INLINE void q_product_as(int is_8, const matrix *m, int first, int count, const rounded *x, int n, float *y,
+INLINE void q_matmul_as(int is_8, const matrix *m, int first, int count, const int8_inputs *x, int n, float *y,
                          int64_t y_stride)
 {
     for (int o = 0; o < count;) {
@@ -194,21 +194,21 @@ INLINE void q_product_as(int is_8, const matrix *m, int first, int count, const 
 #endif
 
 // Outputs [first, first + count) of n tokens; both are multiples of 16.
-static void q_product(const matrix *m, int first, int count, const rounded *x, int n, float *y, int64_t y_stride)
+static void q_matmul(const matrix *m, int first, int count, const int8_inputs *x, int n, float *y, int64_t y_stride)
 {
 #if defined(BUILD_amx)
     if (m->type == INT8) {
-        const int done = amx_product(m, first, count, x, n, y, y_stride);
-        const rounded others = {x->values + done * x->groups * GROUP, x->scales + done * x->groups,
+        const int done = amx_matmul(m, first, count, x, n, y, y_stride);
+        const int8_inputs others = {x->values + done * x->groups * GROUP, x->scales + done * x->groups,
                                 x->sums + done * x->groups, x->groups};
-        q_product_as(1, m, first, count, &others, n - done, y + done * y_stride, y_stride);
+        q_matmul_as(1, m, first, count, &others, n - done, y + done * y_stride, y_stride);
         return;
     }
 #endif
     if (m->type == INT8)
-        q_product_as(1, m, first, count, x, n, y, y_stride);
+        q_matmul_as(1, m, first, count, x, n, y, y_stride);
     else
-        q_product_as(0, m, first, count, x, n, y, y_stride);
+        q_matmul_as(0, m, first, count, x, n, y, y_stride);
 }
 
 // Row `row` of packed 8-bit weights as floats: a token's embedding.

@@ -33,7 +33,7 @@ INLINE vf larger(vf a, vf b) { return choose(a > b, a, b); }  // b where a is Na
 
 // Asks for weights that are used soon. Processors see by themselves what is read in order, but not as
 // early: this alone took decoding from two thirds of what a plain read reaches to above it.
-INLINE void ahead(const void *p) { __builtin_prefetch((const char *)p + 16384, 0, 2); }
+INLINE void prefetch(const void *p) { __builtin_prefetch((const char *)p + 16384, 0, 2); }
 
 #if defined(BUILD_avx2)
 #include "simd_avx2.h"

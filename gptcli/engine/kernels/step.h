@@ -1,4 +1,4 @@
-// One step: tokens of any texts at any positions through all layers, as a list of phases for the pool.
+// One step: tokens of any sequences at any positions through all layers, as a list of phases for the pool.
 #ifndef GPTCLI_STEP_H
 #define GPTCLI_STEP_H
 
@@ -6,23 +6,23 @@
 #include <stdlib.h>
 
 #include "attention.h"
-#include "product.h"
+#include "matmul.h"
 #include "quantized.h"
 
-enum { QUERY_ROWS = 16 };      // neighbours of one text whose attention is one chunk of work
+enum { QUERY_ROWS = 16 };      // neighbours of one sequence whose attention is one chunk of work
 enum { CHUNK_BYTES = 1 << 17 };  // of weights, for a single token
 
-// Queries of one text that follow one another among the active rows.
+// Queries of one sequence that follow one another among the active rows.
 typedef struct {
     int first, count;
-} stretch;
+} query_run;
 
 typedef struct {
     const model *m;
     const request *r;
     int64_t emb_stride, inner_stride;
     float *x, *h, *q, *u;  // (rows, stride): residual; normed or attended; queries; inner
-    rounded emb_in, inner_in;
+    int8_inputs emb_in, inner_in;
     atomic_uchar *not_finite;  // (n_logits,)
     char *scratch;             // of each thread
     int64_t scratch_size, scores_stride;
@@ -40,10 +40,10 @@ typedef struct {
     int is_last;     // attention: only rows whose logits are wanted
     const float *from;
     int64_t from_stride;
-    const rounded *in;  // of `from`, or NULL
+    const int8_inputs *in;  // of `from`, or NULL
     float *to;
     int64_t to_stride;
-    const stretch *stretches;
+    const query_run *query_runs;
 } job;
 
 static int row_at(const step_state *s, const job *j, int active) { return j->is_last ? s->r->logit_rows[active] : active; }
@@ -99,14 +99,14 @@ static void norm_row(void *context, const void *argument, int row, int thread)
     const job *j = argument;
     float *y = s->h + row * s->emb_stride;
     layer_norm(s->x + row * s->emb_stride, s->m->emb, s->m->epsilon, j->norm, y);
-    if (j->in) round_token(y, j->in, row);
+    if (j->in) quantize_token(y, j->in, row);
     (void)thread;
 }
 
-static void round_row(void *context, const void *argument, int row, int thread)
+static void quantize_row(void *context, const void *argument, int row, int thread)
 {
     const job *j = argument;
-    round_token(j->from + row * j->from_stride, j->in, row);
+    quantize_token(j->from + row * j->from_stride, j->in, row);
     (void)context, (void)thread;
 }
 
@@ -119,10 +119,10 @@ static void gather(void *context, const void *argument, int chunk, int thread)
     (void)argument, (void)chunk, (void)thread;
 }
 
-// ---- products ---------------------------------------------------------------------------------------
+// ---- matmuls ----------------------------------------------------------------------------------------
 
 // Outputs [first, first + count) of one row are keys or values: into the cache, head by head.
-static void keep(const step_state *s, const job *j, int is_key, int row, int first, int count, const float *y)
+static void store_kv(const step_state *s, const job *j, int is_key, int row, int first, int count, const float *y)
 {
     const int D = s->m->emb / s->m->heads, padded = (int)round_up(D, BLOCK), position = s->r->positions[row];
     const kv_cache *cache = s->r->caches + s->r->owners[row];
@@ -164,7 +164,7 @@ static void finish_rows(const step_state *s, const job *j, int part, int first, 
             for (int i = 0; i < count; i += LANES) store(y + i, activate(j->activation, load(y + i)));
         float *to = j->to + row * j->to_stride + first;
         if (j->finish == QKV && part > 0) {
-            keep(s, j, part == 1, row, first, valid, y);
+            store_kv(s, j, part == 1, row, first, valid, y);
         } else if (j->finish == ADD) {
             for (int i = 0; i < valid; i++) to[i] = to[i] + y[i];
         } else {
@@ -179,7 +179,7 @@ static int chunks_of_linear(const job *j, int part)
     return (int)((round_up(j->linears[part]->weight.rows, BLOCK) + j->width - 1) / j->width);
 }
 
-static void product(void *context, const void *argument, int chunk, int thread)
+static void matmul(void *context, const void *argument, int chunk, int thread)
 {
     const step_state *s = context;
     const job *j = argument;
@@ -190,9 +190,9 @@ static void product(void *context, const void *argument, int chunk, int thread)
     const int count = left < j->width ? left : j->width;
     float *y = (float *)(s->scratch + thread * s->scratch_size);
     if (w->type >= INT8)
-        q_product(w, first, count, j->in, j->rows, y, count);
+        q_matmul(w, first, count, j->in, j->rows, y, count);
     else
-        float_product(w, first, count, j->from, j->from_stride, j->rows, y, count,
+        float_matmul(w, first, count, j->from, j->from_stride, j->rows, y, count,
                       y + (int64_t)j->rows * j->width);
     finish_rows(s, j, part, first, count, y);
 }
@@ -204,7 +204,7 @@ static void attention(void *context, const void *argument, int chunk, int thread
     const step_state *s = context;
     const job *j = argument;
     const int H = s->m->heads, D = s->m->emb / H, head = chunk % H, padded = (int)round_up(D, BLOCK);
-    const stretch *queries = j->stretches + chunk / H;
+    const query_run *queries = j->query_runs + chunk / H;
     const kv_cache *cache = s->r->caches + s->r->owners[row_at(s, j, queries->first)];
     const int64_t at = (int64_t)j->layer * H + head;
     const float *keys = cache->keys + at * cache->capacity * D, *values = cache->values + at * cache->capacity * padded;
@@ -248,7 +248,7 @@ static int64_t row_bytes(const matrix *w)
     return (int64_t)w->cols * (w->type == F32 ? 4 : 2);
 }
 
-static void add_product(plan *p, job j)
+static void add_matmul(plan *p, job j)
 {
     const matrix *w = &j.linears[0]->weight;
     const int64_t by_size = CHUNK_BYTES / (row_bytes(w) * (j.rows < 8 ? 1 : 2));
@@ -258,55 +258,55 @@ static void add_product(plan *p, job j)
     if (j.width > 256) j.width = 256;
     int chunks = 0;
     for (int part = 0; part < j.n_linears; part++) chunks += chunks_of_linear(&j, part);
-    add(p, product, chunks, j);
+    add(p, matmul, chunks, j);
 }
 
-static int is_rounded(const linear *l) { return l->weight.type >= INT8; }
+static int is_quantized(const linear *l) { return l->weight.type >= INT8; }
 
-// Neighbours among `rows` active ones that are queries of one text; returns how many stretches.
-static int find_stretches(const step_state *s, const job *j, stretch *found)
+// Neighbours among `rows` active ones that are queries of one sequence; returns how many runs.
+static int find_query_runs(const step_state *s, const job *j, query_run *found)
 {
     int count = 0;
     for (int n = 0; n < j->rows; n++) {
-        stretch *last = found + count - 1;
+        query_run *last = found + count - 1;
         const int row = row_at(s, j, n), before = n ? row_at(s, j, n - 1) : 0;
         if (count && last->count < QUERY_ROWS && s->r->owners[row] == s->r->owners[before] &&
             s->r->positions[row] > s->r->positions[before])
             last->count++;
         else
-            found[count++] = (stretch){n, 1};
+            found[count++] = (query_run){n, 1};
     }
     return count;
 }
 
-static void add_layer(plan *p, int layer, stretch *stretches)
+static void add_layer(plan *p, int layer, query_run *query_runs)
 {
     step_state *s = p->s;
     const model *m = s->m;
     const block *b = m->blocks + layer;
     const int64_t E = s->emb_stride;
     const int rows = s->r->rows, is_last = layer == m->layers - 1, active = is_last ? s->r->n_logits : rows;
-    const int qkv_rounded = is_rounded(&b->query) || is_rounded(&b->key) || is_rounded(&b->value);
-    const rounded *in = &s->emb_in;
+    const int qkv_quantized = is_quantized(&b->query) || is_quantized(&b->key) || is_quantized(&b->value);
+    const int8_inputs *in = &s->emb_in;
 
-    add(p, norm_row, rows, (job){.norm = &b->norm1, .in = qkv_rounded ? in : NULL});
-    add_product(p, (job){.rows = rows, .layer = layer, .linears = {&b->query, &b->key, &b->value}, .n_linears = 3,
+    add(p, norm_row, rows, (job){.norm = &b->norm1, .in = qkv_quantized ? in : NULL});
+    add_matmul(p, (job){.rows = rows, .layer = layer, .linears = {&b->query, &b->key, &b->value}, .n_linears = 3,
                          .finish = QKV, .activation = -1, .from = s->h, .from_stride = E, .in = in, .to = s->q,
                          .to_stride = E});
     if (!active) return;
-    job *attend = add(p, attention, 0, (job){.rows = active, .layer = layer, .is_last = is_last, .stretches = stretches});
-    p->phases[p->count - 1].chunks = find_stretches(s, attend, stretches) * m->heads;
+    job *attend = add(p, attention, 0, (job){.rows = active, .layer = layer, .is_last = is_last, .query_runs = query_runs});
+    p->phases[p->count - 1].chunks = find_query_runs(s, attend, query_runs) * m->heads;
     if (active < rows) add(p, gather, 1, (job){0});
-    if (is_rounded(&b->out)) add(p, round_row, active, (job){.from = s->h, .from_stride = E, .in = in});
-    add_product(p, (job){.rows = active, .linears = {&b->out}, .n_linears = 1, .finish = ADD, .activation = -1,
+    if (is_quantized(&b->out)) add(p, quantize_row, active, (job){.from = s->h, .from_stride = E, .in = in});
+    add_matmul(p, (job){.rows = active, .linears = {&b->out}, .n_linears = 1, .finish = ADD, .activation = -1,
                          .from = s->h, .from_stride = E, .in = in, .to = s->x, .to_stride = E});
-    add(p, norm_row, active, (job){.norm = &b->norm2, .in = is_rounded(&b->up) ? in : NULL});
-    add_product(p, (job){.rows = active, .linears = {&b->up}, .n_linears = 1, .finish = KEEP,
+    add(p, norm_row, active, (job){.norm = &b->norm2, .in = is_quantized(&b->up) ? in : NULL});
+    add_matmul(p, (job){.rows = active, .linears = {&b->up}, .n_linears = 1, .finish = KEEP,
                          .activation = m->activation, .from = s->h, .from_stride = E, .in = in, .to = s->u,
                          .to_stride = s->inner_stride});
-    if (is_rounded(&b->down))
-        add(p, round_row, active, (job){.from = s->u, .from_stride = s->inner_stride, .in = &s->inner_in});
-    add_product(p, (job){.rows = active, .linears = {&b->down}, .n_linears = 1, .finish = ADD, .activation = -1,
+    if (is_quantized(&b->down))
+        add(p, quantize_row, active, (job){.from = s->u, .from_stride = s->inner_stride, .in = &s->inner_in});
+    add_matmul(p, (job){.rows = active, .linears = {&b->down}, .n_linears = 1, .finish = ADD, .activation = -1,
                          .from = s->u, .from_stride = s->inner_stride, .in = &s->inner_in, .to = s->x, .to_stride = E});
 }
 
@@ -316,8 +316,8 @@ static void add_head(plan *p)
     const model *m = s->m;
     const int n = s->r->n_logits;
     if (!n) return;
-    add(p, norm_row, n, (job){.norm = &m->final_norm, .in = is_rounded(&m->head) ? &s->emb_in : NULL});
-    add_product(p, (job){.rows = n, .linears = {&m->head}, .n_linears = 1, .finish = LOGITS, .activation = -1,
+    add(p, norm_row, n, (job){.norm = &m->final_norm, .in = is_quantized(&m->head) ? &s->emb_in : NULL});
+    add_matmul(p, (job){.rows = n, .linears = {&m->head}, .n_linears = 1, .finish = LOGITS, .activation = -1,
                          .from = s->h, .from_stride = s->emb_stride, .in = &s->emb_in, .to = s->r->logits,
                          .to_stride = s->r->logit_stride});
 }
@@ -344,7 +344,7 @@ static int64_t stride_of(int64_t width)
     return padded % 512 ? padded : padded + GROUP;
 }
 
-static void lay_out(arena *a, plan *p, stretch **stretches)
+static void lay_out(arena *a, plan *p, query_run **query_runs)
 {
     step_state *s = p->s;
     const model *m = s->m;
@@ -357,19 +357,19 @@ static void lay_out(arena *a, plan *p, stretch **stretches)
     s->scores_stride = round_up(longest + 1, BLOCK);
     p->phases = take(a, phases * (int64_t)sizeof(phase));
     p->jobs = take(a, phases * (int64_t)sizeof(job));
-    *stretches = take(a, 2 * n * (int64_t)sizeof(stretch));
+    *query_runs = take(a, 2 * n * (int64_t)sizeof(query_run));
     s->not_finite = take(a, n);
     s->x = take(a, n * s->emb_stride * 4);
     s->h = take(a, n * s->emb_stride * 4);
     s->q = take(a, n * s->emb_stride * 4);
     s->u = take(a, n * s->inner_stride * 4);
     const int64_t groups = round_up(most, GROUP) / GROUP;
-    s->emb_in = s->inner_in = (rounded){take(a, n * groups * GROUP), take(a, n * groups * 4), take(a, n * groups * 4), 0};
+    s->emb_in = s->inner_in = (int8_inputs){take(a, n * groups * GROUP), take(a, n * groups * 4), take(a, n * groups * 4), 0};
     s->emb_in.groups = round_up(m->emb, GROUP) / GROUP;
     s->inner_in.groups = round_up(m->inner, GROUP) / GROUP;
-    const int64_t of_product = 4 * (n * 256 + 4 * round_up(most, BLOCK));
-    const int64_t of_attention = QUERIES * 4 * (s->scores_stride + head);
-    s->scratch_size = round_up((of_product > of_attention ? of_product : of_attention) + 256, 64);
+    const int64_t for_matmul = 4 * (n * 256 + 4 * round_up(most, BLOCK));
+    const int64_t for_attention = QUERIES * 4 * (s->scores_stride + head);
+    s->scratch_size = round_up((for_matmul > for_attention ? for_matmul : for_attention) + 256, 64);
     s->scratch = take(a, s->scratch_size * p->threads);
 }
 
@@ -388,18 +388,18 @@ static int step(pool *threads, workspace *kept, const model *m, const request *r
 {
     step_state s = {.m = m, .r = r};
     plan p = {.threads = pool_threads(threads), .s = &s};
-    stretch *stretches;
+    query_run *query_runs;
     arena a = {0};
-    lay_out(&a, &p, &stretches);
+    lay_out(&a, &p, &query_runs);
     a.memory = workspace_of(kept, a.used);
     if (!a.memory) return NO_MEMORY;
     a.used = 0;
-    lay_out(&a, &p, &stretches);
+    lay_out(&a, &p, &query_runs);
     clear_padding(&s);
     memset((void *)s.not_finite, 0, (size_t)r->rows);
     add(&p, embed, r->rows, (job){0});
     for (int layer = 0; layer < m->layers; layer++)
-        add_layer(&p, layer, stretches + (layer == m->layers - 1 ? r->rows : 0));
+        add_layer(&p, layer, query_runs + (layer == m->layers - 1 ? r->rows : 0));
     add_head(&p);
     pool_run(threads, &s, p.phases, p.count);
     int code = DONE;

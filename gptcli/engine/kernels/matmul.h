@@ -1,11 +1,11 @@
-// Products of float weights: y[token][output] = the sum over K of weight * input.
+// Matmuls of float weights: y[token][output] = the sum over K of weight * input.
 //
 // Partial sum j adds the products of inputs j, j + 16, j + 32, ... in this order. One token streams
 // the weights from memory, STREAM outputs at a time, so that as many chains of multiply-adds run
 // beside one another. Several tokens use them from the cache: 4 outputs by TILE tokens, whose sums
 // stay in registers; LANES of the 16 partial sums at a time.
-#ifndef GPTCLI_PRODUCT_H
-#define GPTCLI_PRODUCT_H
+#ifndef GPTCLI_MATMUL_H
+#define GPTCLI_MATMUL_H
 
 #include "simd.h"
 
@@ -25,7 +25,7 @@ INLINE void stream_rows(int type, const matrix *w, int first, int count, const f
         memset(sums, 0, sizeof sums);
         for (int k = 0; k < whole; k += BLOCK) {
             if (type == F32 || k % (2 * BLOCK) == 0)  // once a line of 64 bytes
-                for (int i = 0; i < STREAM; i++) ahead(rows[i] + k * (type == F32 ? 4 : 2));
+                for (int i = 0; i < STREAM; i++) prefetch(rows[i] + k * (type == F32 ? 4 : 2));
             for (int p = 0; p < PARTS; p++) {
                 vf v = load(x + k + p * LANES);
                 for (int i = 0; i < STREAM; i++)
@@ -103,7 +103,7 @@ INLINE void widen_row(int type, const matrix *w, const char *row, float *to)
         store(to + k, load_some(type, row, k, w->cols - k));
 }
 
-INLINE void product_as(int type, const matrix *w, int first, int count, const float *x,
+INLINE void matmul_as(int type, const matrix *w, int first, int count, const float *x,
                        int64_t x_stride, int n, float *y, int64_t y_stride, float *widened)
 {
     if (n == 1) {
@@ -126,13 +126,13 @@ INLINE void product_as(int type, const matrix *w, int first, int count, const fl
 
 // Outputs [first, first + count) of n tokens; count is a multiple of 16, x padded with zeros to one.
 // `widened` has room for 4 rows of weights as floats.
-static void float_product(const matrix *w, int first, int count, const float *x, int64_t x_stride,
+static void float_matmul(const matrix *w, int first, int count, const float *x, int64_t x_stride,
                           int n, float *y, int64_t y_stride, float *widened)
 {
     switch (w->type) {
-    case F32: product_as(F32, w, first, count, x, x_stride, n, y, y_stride, widened); break;
-    case BF16: product_as(BF16, w, first, count, x, x_stride, n, y, y_stride, widened); break;
-    default: product_as(F16, w, first, count, x, x_stride, n, y, y_stride, widened); break;
+    case F32: matmul_as(F32, w, first, count, x, x_stride, n, y, y_stride, widened); break;
+    case BF16: matmul_as(BF16, w, first, count, x, x_stride, n, y, y_stride, widened); break;
+    default: matmul_as(F16, w, first, count, x, x_stride, n, y, y_stride, widened); break;
     }
 }
 
