@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptcli.checkpoint.header import DTYPE_BITS, Header, TensorInfo
-from gptcli.checkpoint.tensordata import read_into, reading, values_of
+from gptcli.checkpoint.tensordata import open_unchanged, read_into, to_floats
 from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
 from gptcli.engine.quantize import bfloat16
@@ -54,7 +54,7 @@ def read_array(
     array = aligned(info.shape, _NUMPY[kept])
     flat, check = array.reshape(-1), check_finite or info.dtype == "F64"
     size = max(1, CHUNK // (DTYPE_BITS[info.dtype] // 8))
-    with reading(header) as fd:
+    with open_unchanged(header) as fd:
 
         def read(begin: int) -> None:
             _read_piece(fd, info, flat[begin : begin + size], begin, check)
@@ -77,7 +77,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     return space[start : start + size].view(dtype).reshape(shape)
 
 
-def stored_as(array: Array) -> str:
+def safetensors_dtype(array: Array) -> str:
     """An array's dtype by safetensors' name."""
     return _STORED_AS[array.dtype]
 
@@ -87,7 +87,7 @@ def same_bytes(first: tuple[Header, TensorInfo], second: tuple[Header, TensorInf
     (header_a, a), (header_b, b) = first, second
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
-    with reading(header_a) as fd_a, reading(header_b) as fd_b:
+    with open_unchanged(header_a) as fd_a, open_unchanged(header_b) as fd_b:
         for at in range(0, a.nbytes, CHUNK):
             count = min(CHUNK, a.nbytes - at)
             if os.pread(fd_a, count, a.start + at) != os.pread(fd_b, count, b.start + at):
@@ -96,7 +96,7 @@ def same_bytes(first: tuple[Header, TensorInfo], second: tuple[Header, TensorInf
 
 
 def _read_piece(fd: int, info: TensorInfo, target: Array, begin: int, check: bool) -> None:
-    kept, width = stored_as(target), DTYPE_BITS[info.dtype] // 8
+    kept, width = safetensors_dtype(target), DTYPE_BITS[info.dtype] // 8
     in_place = kept == info.dtype
     raw = target.view(np.uint8) if in_place else np.empty(len(target) * width, np.uint8)
     read_into(raw, fd, info.start + begin * width, info)
@@ -109,7 +109,7 @@ def _read_piece(fd: int, info: TensorInfo, target: Array, begin: int, check: boo
 
 def _converted(raw: NDArray[np.uint8], dtype: str, kept: str) -> Array:
     with np.errstate(over="ignore"):  # found where values are checked
-        values = values_of(raw, dtype).astype(np.float32, copy=False)
+        values = to_floats(raw, dtype).astype(np.float32, copy=False)
         if kept == "BF16":
             return bfloat16(values)
         return values.astype(np.float16) if kept == "F16" else values
@@ -134,8 +134,8 @@ def _not_finite(fd: int, info: TensorInfo, kept: str) -> InputError:
     for begin in range(0, info.numel, CHUNK):
         raw = np.empty(min(CHUNK, info.numel - begin) * width, np.uint8)
         read_into(raw, fd, info.start + begin * width, info)
-        values = values_of(raw, info.dtype)
-        narrow = values_of(_converted(raw, info.dtype, kept).view(np.uint8), kept)
+        values = to_floats(raw, info.dtype)
+        narrow = to_floats(_converted(raw, info.dtype, kept).view(np.uint8), kept)
         bad = ~np.isfinite(narrow)
         nan += int(np.isnan(values).sum())
         infinite += int(np.isinf(values).sum())

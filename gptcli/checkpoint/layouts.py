@@ -80,7 +80,7 @@ LayoutName = Literal["book", "huggingface", "nanogpt", "quantized"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorSource:
     """Where the file has one of the book's tensors: a whole tensor or a third of a fused one.
 
     Attributes:
@@ -100,33 +100,33 @@ class Layout:
 
     Attributes:
         prefix: of wrappers, before the names of all tensors but the head's.
-        sources: book name → where it is. A head that is the embedding is not among them.
-        zeros: book names that the file leaves out because they are zero (nanoGPT without biases).
+        sources: book name → its place in the file. A tied head is not among them.
+        zero_biases: book names of biases that the file lacks, as of nanoGPT with `bias=False`.
         ignored: mask buffers, by their names in the file.
-        unexpected: names that belong to no model of this layout.
-        other_heads: of a model for another task, by their names in the file: left out.
-        embedding_is_head: the file has an output head and no embedding of its own.
-        says_tied: as `embedding_is_head`, and the metadata says that they are tied.
-        width: of quantised weights.
-        beside: their scales and zeros, by their names in the file → the book name they belong to.
+        unexpected: names in the file that belong to no model of this layout.
+        other_heads: heads for other tasks, by their names in the file; they are not loaded.
+        embedding_is_head: whether the file has an output head and no token embedding.
+        declares_tied: whether its metadata then says that the two are tied.
+        width: of quantised weights, None where all are floats.
+        quantization_parts: names of scales and zeros in the file → the book name of their weight.
     """
 
     name: LayoutName
     prefix: str
-    sources: dict[str, Source]
-    zeros: tuple[str, ...] = ()
+    sources: dict[str, TensorSource]
+    zero_biases: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     other_heads: tuple[str, ...] = ()
     embedding_is_head: bool = False
-    says_tied: bool = False
+    declares_tied: bool = False
     width: Width | None = None
-    beside: dict[str, str] = field(default_factory=dict)
+    quantization_parts: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_blocks(self) -> int:
         """One more than the highest block's number."""
-        found = [_IN_BLOCK.fullmatch(name) for name in (*self.sources, *self.zeros)]
+        found = [_IN_BLOCK.fullmatch(name) for name in (*self.sources, *self.zero_biases)]
         return max((int(match[2]) + 1 for match in found if match), default=0)
 
     @property
@@ -160,7 +160,7 @@ def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     return dict(tensors(architecture(config)))
 
 
-def recognise(headers: Sequence[Header]) -> Layout:
+def detect_layout(headers: Sequence[Header]) -> Layout:
     """The layout of a file by the names and shapes in its header.
 
     Raises:
@@ -212,19 +212,24 @@ def _is_book_tensor(name: str) -> bool:
 
 
 def _quantized(infos: dict[str, TensorInfo], width: Width) -> Layout:
-    sources: dict[str, Source] = {}
-    beside: dict[str, str] = {}
+    sources: dict[str, TensorSource] = {}
+    parts: dict[str, str] = {}
     unexpected: list[str] = []
     for file_name in infos:
         ours, part = book_name(file_name)
         if not _is_book_tensor(ours):
             unexpected.append(file_name)
         elif part in {"", VALUES, LEVELS}:
-            sources[ours] = Source(file_name)
+            sources[ours] = TensorSource(file_name)
         else:
-            beside[file_name] = ours
+            parts[file_name] = ours
     return Layout(
-        "quantized", "", sources, unexpected=tuple(unexpected), width=width, beside=beside
+        "quantized",
+        "",
+        sources,
+        unexpected=tuple(unexpected),
+        width=width,
+        quantization_parts=parts,
     )
 
 
@@ -241,7 +246,7 @@ def _gpt2(infos: dict[str, TensorInfo], prefix: str) -> Layout:
     if _is_transposed(infos):
         return _sorted_out("huggingface", infos, prefix, targets, transposed=True)
     layout = _sorted_out("nanogpt", infos, prefix, targets, transposed=False)
-    return replace(layout, zeros=_absent_biases(layout))
+    return replace(layout, zero_biases=_absent_biases(layout))
 
 
 def _is_transposed(infos: dict[str, TensorInfo]) -> bool:
@@ -262,7 +267,7 @@ def _sorted_out(
 
     Heads stand outside of what `prefix` names and may have less before them.
     """
-    sources: dict[str, Source] = {}
+    sources: dict[str, TensorSource] = {}
     ignored: list[str] = []
     heads: list[str] = []
     unexpected: list[str] = []
@@ -272,7 +277,7 @@ def _sorted_out(
         ours = () if any(target in sources for target in ours) else ours  # one more of the same
         flip = transposed and file_name.endswith(_MATRICES)
         for part, target in enumerate(ours):
-            sources[target] = Source(file_name, flip, part if len(ours) > 1 else None)
+            sources[target] = TensorSource(file_name, flip, part if len(ours) > 1 else None)
         if not ours:
             match = _IN_BLOCK.fullmatch(inner)
             is_mask = match and match[3] in _MASKS and (match[3] == "att.mask") == (name == "book")
@@ -297,9 +302,9 @@ def _with_head_as_embedding(layout: Layout, headers: Sequence[Header]) -> Layout
         return layout
     embedding, head = layout.file_name(EMBEDDING), layout.sources[HEAD].name
     said = any(header.metadata.get(embedding) == head for header in headers)
-    sources = {EMBEDDING: Source(head), **layout.sources}
+    sources = {EMBEDDING: TensorSource(head), **layout.sources}
     del sources[HEAD]
-    return replace(layout, sources=sources, embedding_is_head=True, says_tied=said)
+    return replace(layout, sources=sources, embedding_is_head=True, declares_tied=said)
 
 
 def _absent_biases(layout: Layout) -> tuple[str, ...]:
@@ -330,6 +335,6 @@ def implied_config(headers: Sequence[Header], layout: Layout) -> dict[str, Any]:
         implied["n_layers"] = layout.n_blocks
     implied["qkv_bias"] = any(name.endswith("att.W_query.bias") for name in layout.sources)
     implied["tie_weights"] = HEAD not in layout.sources
-    if layout.zeros:
+    if layout.zero_biases:
         implied["bias"] = False
     return implied

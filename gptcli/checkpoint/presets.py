@@ -75,7 +75,7 @@ def named_preset(model: str | None, *parts: object) -> Preset | None:
     return None if any(parts) else PRESETS.get(BUILT_IN if model is None else model)
 
 
-def own_temperature(model: str | None, *parts: object) -> float | None:
+def recommended_temperature(model: str | None, *parts: object) -> float | None:
     """The recommended temperature of `named_preset`; None without one."""
     preset = named_preset(model, *parts)
     return preset.temperature if preset else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptcli.checkpoint.arrays import Array, stored_as
+from gptcli.checkpoint.arrays import Array, safetensors_dtype
 from gptcli.checkpoint.quantized import (
     LEVELS,
     SCALES,
@@ -84,7 +84,11 @@ def write_tensors(path: Path, tensors: dict[str, Array], about: dict[str, str]) 
     for name, array in ordered.items():
         start, end = end, end + array.nbytes
         shape = list(array.shape)
-        header[name] = {"dtype": stored_as(array), "shape": shape, "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": safetensors_dtype(array),
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     with path.open("wb") as file:

@@ -34,7 +34,7 @@ def can_read(dtype: str) -> bool:
 
 
 @contextmanager
-def reading(header: Header) -> Iterator[int]:
+def open_unchanged(header: Header) -> Iterator[int]:
     """The open file of a header; still the same one before the first read and after the last.
 
     Raises:
@@ -42,14 +42,14 @@ def reading(header: Header) -> Iterator[int]:
     """
     with open_regular(header.path) as fd:
         try:
-            refuse_change(fd, header)
+            _require_unchanged(fd, header)
             yield fd
-            refuse_change(fd, header)
+            _require_unchanged(fd, header)
         except OSError as error:
             raise RunError(shown(header.path), error.strerror or str(error)) from None
 
 
-def pieces(fd: int, info: TensorInfo, size: int = PIECE) -> Iterator[Values]:
+def read_pieces(fd: int, info: TensorInfo, size: int = PIECE) -> Iterator[Values]:
     """The values of a tensor in the file's order, `size` elements at a time.
 
     float32 for floats that fit it, float64 for F64 and integers. The array is good until the next
@@ -63,20 +63,20 @@ def pieces(fd: int, info: TensorInfo, size: int = PIECE) -> Iterator[Values]:
     for begin in range(0, info.numel, size):
         raw = space[: min(size, info.numel - begin) * width]
         read_into(raw, fd, info.start + begin * width, info)
-        yield values_of(raw, info.dtype)
+        yield to_floats(raw, info.dtype)
 
 
-def whole(fd: int, info: TensorInfo, first: int, last: int) -> Values:
+def read_columns(fd: int, info: TensorInfo, first: int, last: int) -> Values:
     """(rows, columns) in the file → (rows, last - first), columns `first` to `last` of all rows."""
     rows, columns = info.shape
     step = max(1, PIECE // columns)
     found = np.empty((rows, last - first), np.float64 if info.dtype == "F64" else np.float32)
-    for row, piece in zip(range(0, rows, step), pieces(fd, info, step * columns), strict=True):
+    for row, piece in zip(range(0, rows, step), read_pieces(fd, info, step * columns), strict=True):
         found[row : row + step] = piece.reshape(-1, columns)[:, first:last]
     return found
 
 
-def refuse_change(fd: int, header: Header) -> None:
+def _require_unchanged(fd: int, header: Header) -> None:
     """Raises `RunError` if the open file is not what it was when its header was read."""
     if stamp_of(fd) != header.stamp:
         raise RunError(shown(header.path), "changed while it was being read", "Try again")
@@ -96,7 +96,7 @@ def read_into(raw: NDArray[np.uint8], fd: int, offset: int, info: TensorInfo) ->
         space, offset = space[count:], offset + count
 
 
-def values_of(raw: NDArray[np.uint8], dtype: str) -> Values:
+def to_floats(raw: NDArray[np.uint8], dtype: str) -> Values:
     """Raw bytes as numbers: float32 for floats that fit it, float64 for F64 and integers."""
     values: NDArray[Any] = raw.view(_NUMPY[dtype])
     if dtype == "BF16":  # the upper half of a float32

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from gptcli.checkpoint.arrays import Array, read_array, same_bytes
-from gptcli.checkpoint.fit import check
+from gptcli.checkpoint.compatibility import find_mismatches
 from gptcli.checkpoint.header import Header, TensorInfo, read_headers
 from gptcli.checkpoint.layouts import (
     EMBEDDING,
     HEAD,
     Layout,
-    Source,
+    TensorSource,
     all_tensors,
+    detect_layout,
     implied_config,
-    recognise,
 )
 from gptcli.checkpoint.quantized import LEVELS, SCALES, VALUES, ZEROS
 from gptcli.core.errors import InputError, one_message
@@ -146,10 +146,10 @@ def open_checkpoint(path: Path, config: GPTConfig | None) -> Checkpoint:
         InputError: the file is damaged, needs a config, or is not this config's.
     """
     headers = read_headers(path)
-    layout = recognise(headers)
+    layout = detect_layout(headers)
     if config is None:
         raise _no_config(path, implied_config(headers, layout))
-    if problems := check(headers, layout, config):
+    if problems := find_mismatches(headers, layout, config):
         hint = "Is this the config of these weights?"
         raise InputError(shown(path), one_message(problems), hint)
     return Checkpoint(path, headers, layout, config)
@@ -205,9 +205,9 @@ class _Tensors(Mapping[str, Array]):
         return len(self._sources)
 
 
-def _sources(checkpoint: Checkpoint, config: GPTConfig) -> Iterator[tuple[str, Source]]:
+def _sources(checkpoint: Checkpoint, config: GPTConfig) -> Iterator[tuple[str, TensorSource]]:
     if checkpoint.width:
-        yield from ((name, Source(name)) for name in all_tensors(checkpoint.headers))
+        yield from ((name, TensorSource(name)) for name in all_tensors(checkpoint.headers))
         return
     for name, source in checkpoint.layout.sources.items():
         if source.part is None:

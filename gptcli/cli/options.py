@@ -52,9 +52,9 @@ def sampling(
     """The sampling of a command line: where it names no temperature, the model's own."""
     if greedy:
         return replace(params, temperature=0.0)
-    from gptcli.checkpoint.presets import own_temperature
+    from gptcli.checkpoint.presets import recommended_temperature
 
-    own = own_temperature(model.model, model.config, model.weights)
+    own = recommended_temperature(model.model, model.config, model.weights)
     if own is None or was_given(context, "temperature"):
         return params
     return replace(params, temperature=own)

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from gptcli.checkpoint.presets import own_temperature
+from gptcli.checkpoint.presets import recommended_temperature
 from gptcli.checkpoint.quantized import refuse_other_dtype
 from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint
@@ -106,7 +106,7 @@ class LLM:
     @property
     def temperature(self) -> float:
         """Its recommended temperature."""
-        own = own_temperature(self.spec.model, self.spec.config, self.spec.weights)
+        own = recommended_temperature(self.spec.model, self.spec.config, self.spec.weights)
         return SamplingParams().temperature if own is None else own
 
     @property

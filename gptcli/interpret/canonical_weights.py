@@ -12,9 +12,16 @@ from typing import Literal
 import numpy as np
 
 from gptcli.checkpoint.header import Header, TensorInfo
-from gptcli.checkpoint.layouts import EMBEDDING, HEAD, Layout, Source, all_tensors, expected_shapes
+from gptcli.checkpoint.layouts import (
+    EMBEDDING,
+    HEAD,
+    Layout,
+    TensorSource,
+    all_tensors,
+    expected_shapes,
+)
 from gptcli.checkpoint.quantized import LEVELS, SCALES, ZEROS
-from gptcli.checkpoint.tensordata import PIECE, Values, pieces, reading, whole
+from gptcli.checkpoint.tensordata import PIECE, Values, open_unchanged, read_columns, read_pieces
 from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import GROUP
 
@@ -39,7 +46,7 @@ class NamedTensor:
     shape: Shape
     dtype: str | None = None
     info: TensorInfo | None = None
-    source: Source | None = None
+    source: TensorSource | None = None
     scales: tuple[TensorInfo, ...] = ()
 
     @property
@@ -72,8 +79,8 @@ class Weights:
         tensors = {name: _named(infos[s.name], s) for name, s in layout.sources.items()}
         if layout.width:
             tensors = {name: _quantized(name, tensor, infos) for name, tensor in tensors.items()}
-        for name in layout.zeros:  # biases that are absent
-            tensors[name] = NamedTensor(_bias_shape(name, tensors), source=Source(""))
+        for name in layout.zero_biases:  # biases that are absent
+            tensors[name] = NamedTensor(_bias_shape(name, tensors), source=TensorSource(""))
         ordered = {name: tensors[name] for name in sorted(tensors, key=_place)}
         others = (*layout.unexpected, *layout.other_heads)
         return cls(ordered | {name: _plain(infos[name]) for name in others}, headers)
@@ -102,16 +109,16 @@ class Weights:
         if tensor.info is None:
             yield from _in_pieces(np.zeros(prod(tensor.shape), np.float32))
             return
-        with reading(self._headers[tensor.info.path]) as fd:
+        with open_unchanged(self._headers[tensor.info.path]) as fd:
             if tensor.scales:
                 yield from _in_pieces(_dequantized(fd, tensor).reshape(-1))
             elif tensor.source.transposed:
                 outputs = tensor.shape[0]
                 first = outputs * (tensor.source.part or 0)
-                transposed = whole(fd, tensor.info, first, first + outputs).T
+                transposed = read_columns(fd, tensor.info, first, first + outputs).T
                 yield from _in_pieces(transposed.reshape(-1))  # a copy, in the book's order
             else:
-                yield from pieces(fd, _part(tensor.info, tensor.source, tensor.shape))
+                yield from read_pieces(fd, _part(tensor.info, tensor.source, tensor.shape))
 
 
 def _place(name: str) -> tuple[int, int, str]:
@@ -122,10 +129,10 @@ def _place(name: str) -> tuple[int, int, str]:
 
 
 def _plain(info: TensorInfo) -> NamedTensor:
-    return NamedTensor(info.shape, info.dtype, info, Source(info.name))
+    return NamedTensor(info.shape, info.dtype, info, TensorSource(info.name))
 
 
-def _named(info: TensorInfo, source: Source) -> NamedTensor:
+def _named(info: TensorInfo, source: TensorSource) -> NamedTensor:
     """In the book's shape; as it is in the file if it cannot be transposed or split."""
     shape = info.shape[::-1] if source.transposed else info.shape
     can_split = source.part is None or (shape and shape[0] % 3 == 0 and shape[0] > 0)
@@ -154,7 +161,9 @@ def _dequantized(fd: int, tensor: NamedTensor) -> Values:
     """Dequantised (M, K) weights, from int8 values and scales or int4 levels, scales and zeros."""
     assert tensor.info is not None
     stored, *factors = (
-        np.concatenate([piece.astype(np.float32) for piece in pieces(fd, info)]).reshape(info.shape)
+        np.concatenate([piece.astype(np.float32) for piece in read_pieces(fd, info)]).reshape(
+            info.shape
+        )
         for info in (tensor.info, *tensor.scales)
     )
     if len(factors) == 1:
@@ -165,7 +174,7 @@ def _dequantized(fd: int, tensor: NamedTensor) -> Values:
     return ((levels - np.float32(8)) * scales + zeros).reshape(len(pairs), -1)
 
 
-def _part(info: TensorInfo, source: Source, shape: Shape) -> TensorInfo:
+def _part(info: TensorInfo, source: TensorSource, shape: Shape) -> TensorInfo:
     """The query, key or value rows of a fused tensor, as a tensor of its own."""
     if source.part is None:
         return info

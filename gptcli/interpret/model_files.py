@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptcli.checkpoint.header import Header, read_headers
-from gptcli.checkpoint.layouts import Layout, implied_config, recognise
+from gptcli.checkpoint.layouts import Layout, detect_layout, implied_config
 from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
@@ -77,7 +77,7 @@ def read_model_files(name: str | None, config: Path | None, weights: Path | None
 def _weight_files(path: Path, config: GPTConfig | None) -> WeightFiles:
     headers = read_headers(path)
     try:
-        layout = recognise(headers)
+        layout = detect_layout(headers)
     except InputError as error:
         return WeightFiles(path, headers, None, {}, [error.problem], [], error)
     wrong = problems(headers, layout, config)

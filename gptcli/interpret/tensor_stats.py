@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptcli.checkpoint.header import Header, TensorInfo
-from gptcli.checkpoint.tensordata import Values, can_read, pieces, reading
+from gptcli.checkpoint.tensordata import Values, can_read, open_unchanged, read_pieces
 
 BINS = 12
 
@@ -71,7 +71,7 @@ def statistics(
         RunError: a file changed while it was being read, or cannot be read.
     """
     for header in headers:
-        with reading(header) as fd:
+        with open_unchanged(header) as fd:
             for info in header.tensors.values():
                 if can_read(info.dtype):
                     yield _of_tensor(fd, info, on_read)
@@ -82,7 +82,7 @@ def statistics(
 
 def _of_tensor(fd: int, info: TensorInfo, on_read: OnRead) -> Stats:
     def read() -> Iterator[Values]:
-        for piece in pieces(fd, info):
+        for piece in read_pieces(fd, info):
             yield piece
             on_read(info.name, len(piece) * info.nbytes // info.numel)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptcli.checkpoint.fit import check
+from gptcli.checkpoint.compatibility import find_mismatches
 from gptcli.checkpoint.header import Header, TensorInfo
 from gptcli.checkpoint.layouts import DTYPES, HEAD, Layout, all_tensors, implied_config
 from gptcli.checkpoint.quantized import LEVELS
@@ -62,7 +62,7 @@ def file_totals(headers: Sequence[Header], layout: Layout) -> FileTotals:
         elements=sum(map(_elements, infos.values())),
         parameters=sum(_elements(infos[name]) for name in used),
         head=infos[head.name].numel if head else 0,
-        scales=sum(infos[name].numel for name in layout.beside),
+        scales=sum(infos[name].numel for name in layout.quantization_parts),
         masks=sum(infos[name].numel for name in layout.ignored),
         unexpected=sum(_elements(infos[n]) for n in (*layout.unexpected, *layout.other_heads)),
         dtypes=dict(sorted(dtypes.items(), key=lambda item: -item[1])),
@@ -93,7 +93,7 @@ def implied_model(headers: Sequence[Header], layout: Layout) -> GPTConfig:
 def problems(headers: Sequence[Header], layout: Layout, config: GPTConfig | None) -> list[str]:
     """What is missing, unexpected or misshapen for the config; None is the implied config."""
     try:
-        return check(headers, layout, config or implied_model(headers, layout))
+        return find_mismatches(headers, layout, config or implied_model(headers, layout))
     except InputError as error:
         return [error.problem]
 
@@ -159,8 +159,9 @@ def _dtypes(infos: dict[str, TensorInfo]) -> Iterator[str]:
 
 
 def _layout_notes(layout: Layout) -> Iterator[str]:
-    if layout.zeros:
-        yield f"No biases: {plural(len(layout.zeros), 'tensor')} of the book's model read as zero."
+    if layout.zero_biases:
+        absent = plural(len(layout.zero_biases), "tensor")
+        yield f"No biases: {absent} of the book's model read as zero."
     if "_orig_mod." in layout.prefix:
         yield 'The names have "_orig_mod." in them: the model was saved after torch.compile.'
 

@@ -8,9 +8,9 @@ from safetensors.torch import save_model
 from torch import nn
 from weight_files import write, zeros
 
-from gptcli.checkpoint.fit import check
+from gptcli.checkpoint.compatibility import find_mismatches
 from gptcli.checkpoint.header import read_headers
-from gptcli.checkpoint.layouts import HEAD, Layout, expected_shapes, implied_config, recognise
+from gptcli.checkpoint.layouts import HEAD, Layout, detect_layout, expected_shapes, implied_config
 from gptcli.core.errors import InputError
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
@@ -81,8 +81,8 @@ def problems(
     tmp_path: Path, shapes: Shapes, config: GPTConfig = CONFIG, dtypes: dict[str, str] | None = None
 ) -> tuple[Layout, list[str], dict[str, object]]:
     headers = read_headers(write(tmp_path / "x.safetensors", zeros(shapes, dtypes)))
-    layout = recognise(headers)
-    return layout, check(headers, layout, config), implied_config(headers, layout)
+    layout = detect_layout(headers)
+    return layout, find_mismatches(headers, layout, config), implied_config(headers, layout)
 
 
 def test_the_expected_tensors_are_those_of_the_model() -> None:
@@ -132,7 +132,7 @@ def test_a_layout_is_recognised_without_a_flag(
 ) -> None:
     layout, found, implied = problems(tmp_path, shapes, config)
     assert (layout.name, found, layout.unexpected) == (name, [], ())
-    assert set(layout.sources) | set(layout.zeros) | {HEAD} == set(expected_shapes(config))
+    assert set(layout.sources) | set(layout.zero_biases) | {HEAD} == set(expected_shapes(config))
     assert {source.name for source in layout.sources.values()} | set(layout.ignored) == set(shapes)
     has_head = any(name.endswith(("lm_head.weight", HEAD)) for name in shapes)
     bare = {"bias": False} if "norm1.shift" not in " ".join(layout.sources) else {}
@@ -158,7 +158,7 @@ def test_heads_for_other_tasks_are_left_out_and_named(tmp_path: Path, prefix: st
 
 
 def recognise_shapes(tmp_path: Path, shapes: Shapes) -> Layout:
-    return recognise(read_headers(write(tmp_path / "y.safetensors", zeros(shapes))))
+    return detect_layout(read_headers(write(tmp_path / "y.safetensors", zeros(shapes))))
 
 
 @pytest.mark.parametrize("inner", [1, 3, 100])
@@ -199,7 +199,7 @@ def test_a_file_may_say_itself_that_its_head_is_its_embedding(tmp_path: Path) ->
     path = tmp_path / "x.safetensors"
     save_model(Tied(), str(path))
     headers = read_headers(path)
-    assert check(headers, recognise(headers), CONFIG) == []
+    assert find_mismatches(headers, detect_layout(headers), CONFIG) == []
 
 
 def test_a_second_head_is_unexpected(tmp_path: Path) -> None:

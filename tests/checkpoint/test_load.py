@@ -251,7 +251,7 @@ def test_a_file_rewritten_between_two_reads_is_refused(tmp_path: Path) -> None:
     (header,) = read_headers(path)
 
     def read_and_rewrite() -> None:
-        with arrays.reading(header) as fd:
+        with arrays.open_unchanged(header) as fd:
             assert os.pread(fd, 8, 0)
             path.write_bytes(path.read_bytes())
 

@@ -10,7 +10,7 @@ from gpt2_oracle import SHAPES, copy_weights, lively_gpt2
 from safetensors.torch import load_file, save_file
 
 from gptcli.checkpoint.header import read_headers
-from gptcli.checkpoint.layouts import recognise
+from gptcli.checkpoint.layouts import detect_layout
 from gptcli.checkpoint.load import save
 from gptcli.checkpoint.tensordata import PIECE
 from gptcli.cli import run
@@ -26,7 +26,7 @@ SMALL = GPTConfig(vocab_size=50, context_length=8, emb_dim=12, n_heads=3, n_laye
 def weights(path):
     headers = read_headers(path)
     try:
-        layout = recognise(headers)
+        layout = detect_layout(headers)
     except InputError:
         layout = None
     return Weights.of_files(headers, layout)

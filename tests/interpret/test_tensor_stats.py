@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from gptcli.checkpoint import tensordata
 from gptcli.checkpoint.header import read_header, read_headers
 from gptcli.checkpoint.load import save
-from gptcli.checkpoint.tensordata import PIECE, can_read, pieces, reading
+from gptcli.checkpoint.tensordata import PIECE, can_read, open_unchanged, read_pieces
 from gptcli.cli import run
 from gptcli.cli.render.stats_report import bars
 from gptcli.interpret.tensor_stats import BINS, merged, statistics, summary
@@ -69,8 +69,8 @@ def test_all_patterns_of_eight_bits_are_read_as_torch_reads_them(tmp_path, name)
     path = tmp_path / "x.safetensors"
     save_file({"x": x}, path)
     header = read_header(path)
-    with reading(header) as fd:
-        (ours,) = pieces(fd, header.tensors["x"])
+    with open_unchanged(header) as fd:
+        (ours,) = read_pieces(fd, header.tensors["x"])
     np.testing.assert_array_equal(ours, x.to(torch.float32).numpy())
 
 

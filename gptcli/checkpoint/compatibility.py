@@ -26,7 +26,7 @@ _MOST = 5  # problems of one kind
 Shape = tuple[int, ...]
 
 
-def check(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[str]:
+def find_mismatches(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[str]:
     """Problems of these weights for this config; empty if they match.
 
     Where a size is another than the config's, that is one problem, and the tensors are checked
@@ -40,7 +40,7 @@ def check(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[
     # has none to leave out.
     is_told = layout.name in {"book", "quantized"} or bool(layout.other_heads)
     may_lack_head = layout.embedding_is_head or not is_told
-    if layout.embedding_is_head and not (layout.says_tied or config.tie_weights):
+    if layout.embedding_is_head and not (layout.declares_tied or config.tie_weights):
         head = shown(layout.sources[EMBEDDING].name)
         problems.append(f"has no token embedding, and the config does not say that {head} is it")
     if HEAD not in layout.sources and (config.tie_weights or may_lack_head):
@@ -80,7 +80,7 @@ def _against_implied(implied: dict[str, Any], config: GPTConfig) -> tuple[list[s
 
 def _names(layout: Layout, expected: dict[str, Shape]) -> str:
     """`3 tensors missing (...), 1 unexpected (...)`, by the file's own names."""
-    missing = [n for n in expected if n not in layout.sources and n not in layout.zeros]
+    missing = [n for n in expected if n not in layout.sources and n not in layout.zero_biases]
     absent = dict.fromkeys(layout.file_name(name) for name in missing)
     surplus = [source.name for name, source in layout.sources.items() if name not in expected]
     return _counted(absent, dict.fromkeys([*layout.unexpected, *surplus]))
@@ -98,7 +98,7 @@ def _counted(absent: Collection[str], extra: Collection[str]) -> str:
 def _quantized(
     infos: dict[str, TensorInfo], expected: dict[str, Shape], width: Width, config: GPTConfig
 ) -> list[str]:
-    """As `check`, for quantised weights: config and width determine every tensor."""
+    """As `find_mismatches`, for quantised weights: config and width determine every tensor."""
     widths = {"emb_dim": config.emb_dim, "n_inner": config.hidden_dim}
     if width == "int4" and (odd := [key for key, value in widths.items() if value % GROUP]):
         found = f"{odd[0]} that is a multiple of {GROUP} (found {widths[odd[0]]})"
