@@ -1,8 +1,8 @@
 """The entry point: run a command line and turn every outcome into an exit code.
 
-0 done, 1 failed at run time, 2 usage, 3 bad input file, 4 batch with failed records,
-130/143/129 interrupted, 141 the reader of stdout went away. The commands are in
-`gptcli.cli.app`, which is imported only once signals and streams are in order.
+0 done, 1 failed at run time, 2 usage, 3 bad input file, 4 batch with failed records, 130/143/129
+interrupted, 141 the reader of stdout is gone. `gptcli.cli.app` with the commands is imported only
+once signal handlers and streams are set up.
 """
 
 import gc
@@ -18,13 +18,13 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run `gptcli` with the arguments of the process, and end the process."""
+    """Run `gptcli` with the process's arguments and end the process."""
     signals.install()
     from gptcli.cli.render import console
     from gptcli.core.errors import GptcliError
 
     console.open_streams()
-    if not sys.warnoptions:  # deprecations inside dependencies do not concern users
+    if not sys.warnoptions:  # users need not see the deprecations of dependencies
         warnings.simplefilter("ignore")
     code = run(sys.argv[1:])
     try:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line → exit code. Nothing is raised; every message is on stderr."""
+    """Run one command line → exit code. Nothing is raised; messages go to stderr."""
     from gptcli.cli.render import console
     from gptcli.core.errors import GptcliError
 
@@ -50,16 +50,16 @@ def run(arguments: Sequence[str]) -> int:
     except GptcliError as problem:
         console.error(problem)
         return problem.exit_code
-    except SystemExit as leaving:  # ReaderGone, and whatever a dependency does
+    except SystemExit as leaving:  # ReaderGone, or a dependency that exits
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except KeyboardInterrupt:  # only where our own handler is not installed
+    except KeyboardInterrupt:  # without our own signal handler
         return INTERRUPTED
-    except BaseException as problem:  # noqa: BLE001  # a Rust panic is no Exception
+    except BaseException as problem:  # noqa: BLE001  # a Rust panic is not an Exception
         return _unexpected(problem)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
-    _tidy_environment()
+    _correct_environment()
     from gptcli.cli.app import run_command
 
     return run_command(arguments)
@@ -78,10 +78,10 @@ def _unexpected(problem: BaseException) -> int:
     return 1
 
 
-def _tidy_environment() -> None:
+def _correct_environment() -> None:
     """Correct environment variables that would crash Typer and Rich, or colour a pipe.
 
-    Typer reads these when it is imported; both turn what looks like digits into a width.
+    Both read widths from them, Typer when it is imported, and fail on values that are no width.
     """
     from gptcli.cli.render import console
 

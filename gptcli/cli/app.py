@@ -18,27 +18,24 @@ from gptcli.cli.command import CommandFunction
 from gptcli.cli.usage_errors import TyperException, as_usage_error, no_such_command
 from gptcli.core.errors import UsageError
 
-# Each command is a function and a module of that name in gptcli/cli/commands; its docstring begins
-# with this line, which is repeated here so that --help need not import the commands.
+# Each command is a function in a module of its name in gptcli/cli/commands. Its docstring begins
+# with this line, repeated here so that --help imports no command.
 COMMANDS = {
     "generate": "Continue a text.",
     "batch": "Continue many prompts.",
     "score": "Measure how well one or several models predict texts.",
     "merge": "Join the outputs of gptcli batch --shard, in any order.",
-    "replay": "Run a recorded job again, from its header, and say what differs.",
+    "replay": "Run a recorded batch again, and report what differs.",
     "tokenize": "Show the tokens of a text, count them, or turn ids back into text.",
-    "count-params": "Count parameters exactly, and say why others count differently.",
+    "count-params": "Count parameters exactly, and explain why others count differently.",
     "inspect": "Show the architecture as a tree, and what the weight files hold.",
     "train": "Train a tokenizer and a model on TEXT, or an existing model on more text.",
     "export": "Write a model for other programs.",
-    "quantize": "Write a model with its weights rounded: a half or a quarter of the bytes.",
-    "bench": "Measure a model's speed and memory, next to what the machine reaches by itself.",
-    "models": "List the models that have a name, and say which are on this machine.",
-    "selftest": (
-        "Check known answers and properties on this machine, offline, and name what deviates."
-    ),
+    "quantize": "Write a model with 8-bit or 4-bit weights: a half or a quarter of the bytes.",
+    "bench": "Measure a model's speed and memory, next to the machine's own limits.",
+    "models": "List the presets, and which of them are on this machine.",
+    "selftest": "Check known answers on this machine, offline, and report what deviates.",
 }
-
 
 # The groups of options in the help of a command, in this order.
 GENERAL = "General"
@@ -63,11 +60,11 @@ PANELS = (
 )
 
 
-class _Helped:
-    """A command with a --help."""
+class _HelpOption:
+    """Mixin: a --help without a metavar and without an environment variable."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        """A flag without a metavar; its default is a bool, because Typer checks None."""
+        """Typer's --help; its default is a bool, because Typer checks None with pydantic."""
         option: Any = super().get_help_option(ctx)  # type: ignore[misc]
         if option is not None:
             option.default = False
@@ -76,7 +73,7 @@ class _Helped:
         return option
 
 
-class Command(_Helped, TyperCommand):
+class Command(_HelpOption, TyperCommand):
     """One command."""
 
     def get_help_option(self, ctx: Any) -> Any:
@@ -87,21 +84,21 @@ class Command(_Helped, TyperCommand):
         return option
 
 
-class Commands(_Helped, TyperGroup):
-    """The group of all commands, each built when it is first asked for."""
+class Commands(_HelpOption, TyperGroup):
+    """The group of all commands, each imported when it is first asked for."""
 
     def list_commands(self, _context: Any) -> list[str]:
-        """In the order of COMMANDS, without those whose module is missing."""
+        """The commands in the order of COMMANDS, without those whose module is missing."""
         return [name for name in COMMANDS if find_spec(_module(name)) is not None]
 
     def get_command(self, context: Any, cmd_name: str) -> Any:
-        """The command of this name, None without one."""
+        """The command of this name; None if there is none."""
         if cmd_name not in self.commands and cmd_name in self.list_commands(context):
-            self.add_command(_build(cmd_name, self), cmd_name)
+            self.add_command(_build_command(cmd_name, self), cmd_name)
         return self.commands.get(cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """As in Typer, without importing the commands: their lines are in COMMANDS."""
+        """Typer's help, made from COMMANDS so that no command is imported."""
         listing = copy(self)
         listing.commands = {
             name: TyperCommand(name, help=COMMANDS[name]) for name in self.list_commands(ctx)
@@ -109,14 +106,14 @@ class Commands(_Helped, TyperGroup):
         TyperGroup.format_help(listing, ctx, formatter)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As in Typer; an unknown name is an error with a suggestion."""
+        """Typer's resolution; an unknown name is an error with a suggestion."""
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             raise no_such_command(args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
 
 def _show_variables(context: typer.Context, value: bool) -> None:
-    """Each option's environment variable, of one command or of all."""
+    """Print the environment variable of each option, of one command or of all, and exit."""
     if not value or context.resilient_parsing:
         return
     built: Any = context.command
@@ -154,7 +151,7 @@ def gptcli(
             callback=_show_variables,
             is_eager=True,
             expose_value=False,
-            help="List the environment variables of the options and exit.",
+            help="List the options' environment variables and exit.",
         ),
     ] = False,
     version: Annotated[
@@ -171,18 +168,18 @@ def gptcli(
     """Write text with a GPT, and look inside one."""
 
 
-def command() -> Any:
-    """The whole command line."""
+def command_line() -> Any:
+    """The Typer group, adjusted."""
     group: Any = typer.main.get_command(app)
     for option in group.params:
-        # Typer checks values with pydantic, 60 ms that the help can do without.
+        # Typer would import pydantic to check the value: 60 ms.
         if option.name == "color":
             option.process_value = options.set_color
         elif option.name in {"install_completion", "show_completion"}:
-            option.default = False  # None would be checked
+            option.default = False  # not None, which Typer would check
         option.allow_from_autoenv = option.name in {"color", "debug"}
         option.show_envvar = False
-    return _without_bool(group)
+    return _hide_bool_metavar(group)
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -191,7 +188,7 @@ def run_command(arguments: Sequence[str]) -> int:
     Raises:
         GptcliError: whatever a user can mend.
     """
-    group = command()
+    group = command_line()
     if not arguments:
         group.main(["--help"], "gptcli", standalone_mode=False)
         raise UsageError("COMMAND", "is missing", 'Try: gptcli generate "Once upon a time"')
@@ -204,8 +201,8 @@ def run_command(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _without_bool(built: Any) -> Any:
-    """Hide the <bool> that Typer shows as the value of a flag."""
+def _hide_bool_metavar(built: Any) -> Any:
+    """Hide the <bool> that Typer shows beside a flag."""
     for option in built.params:
         if getattr(option, "is_flag", False) and option.metavar is None:
             option.metavar = " "
@@ -213,7 +210,7 @@ def _without_bool(built: Any) -> Any:
 
 
 def _paragraphs(docstring: str | None) -> str:
-    """One line a paragraph, which the help wraps to the terminal's width."""
+    """A docstring with each paragraph on one line, which the help wraps to the terminal."""
     paragraphs = (docstring or "").strip().split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
@@ -222,20 +219,20 @@ def _module(name: str) -> str:
     return f"gptcli.cli.commands.{name.replace('-', '_')}"
 
 
-def _listed_last(option: Any) -> Any:
+def _in_general_panel(option: Any) -> Any:
     option = copy(option)
     option.rich_help_panel = GENERAL
     return option
 
 
-def _in_order(parameter: Any) -> tuple[bool, int]:
-    """Arguments, then options by panel; a panel without a place of its own before Output."""
+def _help_order(parameter: Any) -> tuple[bool, int]:
+    """Sort key: arguments, then options by panel; an unknown panel is with Output."""
     panel = parameter.rich_help_panel
     is_option = parameter.param_type_name == "option"
     return is_option, PANELS.index(panel if panel in PANELS else "Output")
 
 
-def _build(name: str, group: TyperGroup) -> Any:
+def _build_command(name: str, group: TyperGroup) -> Any:
     function: Any = getattr(import_module(_module(name)), name.replace("-", "_"))
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     settings = {"help_option_names": ["--help", "-h"]}
@@ -247,6 +244,6 @@ def _build(name: str, group: TyperGroup) -> Any:
     # --debug and --color mean the same before and after the command's name
     for option in group.params:
         if option.name in {"debug", "color", "help_env"}:
-            built.params.append(_listed_last(option))
-    built.params.sort(key=_in_order)
-    return _without_bool(built)
+            built.params.append(_in_general_panel(option))
+    built.params.sort(key=_help_order)
+    return _hide_bool_metavar(built)

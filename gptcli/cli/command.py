@@ -4,8 +4,8 @@
     def generate(prompt: Annotated[str | None, Argument(...)], params: SamplingParams) -> None: ...
 
 Each option field of a dataclass parameter becomes an option of the command, and the command gets
-the object. Values are converted here, because Typer's conversion imports pydantic, a third of the
-time that a quick command takes.
+the object. Values are converted here: Typer's conversion imports pydantic, which takes a third of
+the time of a quick command.
 """
 
 import inspect
@@ -22,12 +22,12 @@ from gptcli.core.errors import GptcliError, UsageError, spelled, spelled_text
 from gptcli.core.escape import shown
 from gptcli.core.options import Argument, OptionField
 
-_WORDS = {"1": True, "true": True, "yes": True, "on": True}
-_WORDS |= {"0": False, "false": False, "no": False, "off": False}
+_BOOLS = {"1": True, "true": True, "yes": True, "on": True}
+_BOOLS |= {"0": False, "false": False, "no": False, "off": False}
 
 
 class Only:
-    """Beside a dataclass in `Annotated`: of its option fields, only these are options here."""
+    """In `Annotated[Dataclass, Only(...)]`: only these fields are options of the command."""
 
     def __init__(self, *names: str) -> None:
         self.names = frozenset(names)
@@ -37,7 +37,7 @@ class Only:
 
 
 class Without(Only):
-    """Beside a dataclass in `Annotated`: all its option fields but these are options here."""
+    """In `Annotated[Dataclass, Without(...)]`: all fields but these are options of the command."""
 
     def __contains__(self, name: str) -> bool:
         return name not in self.names
@@ -45,13 +45,13 @@ class Without(Only):
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A dataclass parameter: its options and, in turn, its dataclass fields."""
+    """A dataclass, or the command itself: its option fields and nested dataclasses."""
 
     cls: Callable[..., Any]
     parts: "dict[str, OptionField | _Group]"
 
     def options(self) -> Iterator[OptionField]:
-        """All of them, in the order of the help."""
+        """All option fields, also of nested dataclasses, in the order of the help."""
         for part in self.parts.values():
             if isinstance(part, _Group):
                 yield from part.options()
@@ -59,7 +59,7 @@ class _Group:
                 yield part
 
     def build(self, values: Mapping[str, Any], **extra: Any) -> Any:
-        """The object: `values` by the names of the command's parameters."""
+        """Make the object; `values` are keyed by the names of the command's parameters."""
         built = {
             name: part.build(values) if isinstance(part, _Group) else values[_key(part)]
             for name, part in self.parts.items()
@@ -68,7 +68,7 @@ class _Group:
 
 
 class CommandFunction:
-    """The decorator: a function as Typer is to see it, with one parameter an option."""
+    """Decorator: shows a function to Typer with one parameter for each option."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._group = _Group(function, {})
@@ -95,10 +95,10 @@ class CommandFunction:
         self.__annotations__: dict[str, Any] = {}
 
     def __call__(self, _context: typer.Context, **given: Any) -> Any:
-        """Run the function with what Typer parsed.
+        """Run the function with the values that Typer parsed.
 
         Raises:
-            GptcliError: fields are spelled as options.
+            GptcliError: the function's own, with fields spelled as options.
         """
         values = {
             name: tuple(given[name] or ()) if field.is_list else given[name]
@@ -111,11 +111,11 @@ class CommandFunction:
             raise spelled(problem, self.spelling(_context)) from None
 
     def spelling(self, context: typer.Context) -> dict[str, str]:
-        """How a user of this command line knows each field."""
+        """Each field's name for the user: its option, or the environment variable that set it."""
         return {f.name: _spelled_here(name, f, context) for name, f in self.fields.items()}
 
     def adjust(self, command: Any) -> None:
-        """Have a command that Typer made of this convert values by our fields."""
+        """Make the Typer command of this function convert values as the fields say."""
         for parameter in command.params:
             if (field := self.fields.get(parameter.name)) is not None:
                 _convert_with(parameter, field)
@@ -124,13 +124,13 @@ class CommandFunction:
 
 
 def was_given(context: typer.Context, name: str) -> bool:
-    """Whether an option was given, on the command line or in the environment."""
+    """Whether an option is set on the command line or in the environment."""
     source = context.get_parameter_source(name)
     return source is not None and source.name in {"COMMANDLINE", "ENVIRONMENT"}
 
 
 def option_name(field: OptionField) -> str:
-    """`--top-k` of the field `top_k`; an argument's metavar."""
+    """`--top-k` for the field `top_k`; for an argument its metavar."""
     if isinstance(field.option, Argument):
         return str(field.option.metavar or field.name.upper()).partition(" ")[0].rstrip(".")
     return "--" + (field.option.name or field.name).replace("_", "-")
@@ -152,7 +152,7 @@ def _part(name: str, annotation: Any, default: Any) -> "OptionField | _Group | N
 
 
 def _key(field: OptionField) -> str:
-    """The name of the command's parameter, and the end of its environment variable's."""
+    """The name of the command's parameter, which also ends the environment variable."""
     return (field.option.name or field.name).replace("-", "_")
 
 
@@ -197,7 +197,7 @@ def _completer(field: OptionField) -> Any:
 
 
 def _typer_type(field: OptionField) -> Any:
-    """The type that help and completion are made from; values are converted here."""
+    """The type that Typer makes help and completion from; `_convert_with` converts values."""
     kind: Any = str if field.kind is object else field.kind
     if field.choices:
         kind = Literal.__getitem__(field.choices)
@@ -214,13 +214,13 @@ def _spelled_here(name: str, field: OptionField, context: typer.Context) -> str:
 
 
 def variable(context: typer.Context, name: str) -> str:
-    """The environment variable of an option of the running command."""
+    """The environment variable of one of the running command's options."""
     return f"{context.auto_envvar_prefix}_{name.upper()}"
 
 
 def _convert_with(parameter: Any, field: OptionField) -> None:
     def process_value(context: typer.Context, value: Any) -> Any:
-        if context.resilient_parsing:  # completing: nothing is read or refused
+        if context.resilient_parsing:  # a shell completes: convert and refuse nothing
             return value
         if value is None or value == ():
             if parameter.required:
@@ -245,7 +245,7 @@ def _converted(field: OptionField, given: Any) -> Any:
     """Convert the text of an option to the field's type.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it cannot be converted.
     """
     if not isinstance(given, str):  # a flag, or a default
         return given
@@ -259,7 +259,7 @@ def _converted(field: OptionField, given: Any) -> Any:
 
 
 _KINDS: dict[type, Callable[[str], Any]] = {
-    bool: lambda text: _WORDS[text.strip().lower()],
+    bool: lambda text: _BOOLS[text.strip().lower()],
     int: int,
     float: float,
     str: str,

@@ -1,4 +1,4 @@
-"""Options that several commands share and no part of the library has."""
+"""Options that several commands share and that belong to no library dataclass."""
 
 from dataclasses import replace
 from typing import Annotated, get_args
@@ -18,26 +18,26 @@ JOB, OUTPUT, MACHINE = "Job", "Output", "Machine"
 CONFIGS, WEIGHTS = (".yaml", ".yml", ".json"), (".safetensors", ".index.json")
 
 Json = Annotated[bool, Option("Print JSON instead of text.", OUTPUT)]
-Details = Annotated[bool, Option("Print more than a screen.", OUTPUT)]
-Quiet = Annotated[bool, Option("No notices and no progress on stderr.", OUTPUT, short="-q")]
-Greedy = Annotated[bool, Option("Take the best token: --temperature 0.", SAMPLING)]
+Details = Annotated[bool, Option("Print everything, not only what fits a screen.", OUTPUT)]
+Quiet = Annotated[bool, Option("Print no notices and no progress on stderr.", OUTPUT, short="-q")]
+Greedy = Annotated[bool, Option("Always take the likeliest token, as --temperature 0.", SAMPLING)]
 BatchSize = Annotated[
-    int | None, Option("Sequences to compute at a time.", MACHINE, metavar="N", ge=1)
+    int | None, Option("Sequences decoded at a time.", MACHINE, metavar="N", ge=1)
 ]
 Target = Annotated[
     str | None,
     Argument(
-        "A preset, a model directory, a config or a .safetensors file, as --model.",
+        "A preset, a model directory, a config or a .safetensors file; the same as --model.",
         metavar="TARGET",
     ),
 ]
 
 
 def with_target(model: ModelSpec, target: str | None) -> ModelSpec:
-    """The model that the argument TARGET or --model names.
+    """The model named by the argument TARGET or by --model.
 
     Raises:
-        UsageError: both name one.
+        UsageError: both are given.
     """
     if target is None:
         return model
@@ -49,7 +49,7 @@ def with_target(model: ModelSpec, target: str | None) -> ModelSpec:
 def sampling(
     context: typer.Context, params: SamplingParams, model: ModelSpec, *, greedy: bool
 ) -> SamplingParams:
-    """The sampling of a command line: where it names no temperature, the model's own."""
+    """The sampling parameters, with the model's recommended temperature unless one was given."""
     if greedy:
         return replace(params, temperature=0.0)
     from gptcli.checkpoint.presets import recommended_temperature
@@ -60,8 +60,7 @@ def sampling(
     return replace(params, temperature=own)
 
 
-# Options of every command, with and without a command before them: they set
-# `console.Settings` and reach no command.
+# Options of gptcli itself and of each command. They set `console.Settings` and are not passed on.
 
 
 def _set_debug(value: bool) -> None:
@@ -69,10 +68,10 @@ def _set_debug(value: bool) -> None:
 
 
 def set_color(_context: object, value: console.ColorChoice | None) -> None:
-    """Obey --color; without it, or with "auto", an earlier one stands.
+    """Set the colour; "auto", or no --color, leaves what an earlier --color has set.
 
     Raises:
-        UsageError: the value is none of the three.
+        UsageError: the value is not one of the three.
     """
     choices = get_args(console.ColorChoice)
     if value is not None and value not in choices:
@@ -82,7 +81,7 @@ def set_color(_context: object, value: console.ColorChoice | None) -> None:
 
 
 def show_version(value: bool) -> None:
-    """Print the version and leave."""
+    """Print the version and exit."""
     if value:
         typer.echo(f"gptcli {__version__}")
         raise typer.Exit

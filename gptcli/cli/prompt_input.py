@@ -1,7 +1,7 @@
-"""Where a prompt comes from: the argument, standard input or a file.
+"""Read a prompt from the argument, standard input or a file.
 
-Standard input is read when it was asked for with `-`, or when there is no prompt and it is
-not a terminal; never otherwise, so a loop over lines keeps its input.
+Standard input is read for `-`, and without a prompt if it is not a terminal; never otherwise, so
+that a shell loop over lines keeps its input.
 """
 
 import os
@@ -23,7 +23,7 @@ _STDIN = "standard input"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptInput:
-    """Where the prompt of a text comes from."""
+    """The options that give a prompt."""
 
     prompt: Annotated[
         str | None, Argument('Text to continue; "-" reads standard input.', metavar="PROMPT")
@@ -32,7 +32,7 @@ class PromptInput:
         Path | None, Option("Read the prompt from a file.", INPUT, short="-f", metavar="FILE")
     ] = None
     prompt_ids: Annotated[
-        str | None, Option("The prompt as token ids, in place of text.", INPUT, metavar="IDS")
+        str | None, Option("The prompt as token ids instead of text.", INPUT, metavar="IDS")
     ] = None
     allow_empty: AllowEmpty = False
 
@@ -40,7 +40,7 @@ class PromptInput:
         """The prompt: text, or token ids where those were given.
 
         Raises:
-            UsageError, InputError: as `read_prompt` and `parse_ids`; two prompts are given.
+            UsageError, InputError: as `read_prompt` and `parse_ids`; or two prompts are given.
         """
         if self.prompt_ids is None:
             return read_prompt(self.prompt, self.prompt_file, allow_empty=self.allow_empty)
@@ -51,25 +51,27 @@ class PromptInput:
 
 
 def parse_ids(text: str, option: str) -> tuple[int, ...]:
-    """Token ids apart by blanks, commas or lines, perhaps in brackets: `1 2 3`, `[1, 2, 3]`.
+    """Token ids separated by blanks, commas or lines, also in brackets: `1 2 3`, `[1, 2, 3]`.
 
     Raises:
-        UsageError: there is none, or one is no id.
+        UsageError: there is no id, or something that is not one.
     """
     words = text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
     for word in words:
         if not (word.isascii() and word.isdigit() and len(word) < 10):
-            raise UsageError(option, f'"{shown(word, 60)}" is no token id (expected whole numbers)')
+            raise UsageError(
+                option, f'"{shown(word, 60)}" is not a token id (expected a whole number)'
+            )
     if not words:
         raise UsageError(option, "is empty (expected at least one token id)")
     return tuple(map(int, words))
 
 
 def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = False) -> str:
-    """The prompt as text; of standard input or a file without its one final newline.
+    """The prompt as text; one final newline of standard input or a file is dropped.
 
     Raises:
-        UsageError: none given, two given, empty, too long or not UTF-8.
+        UsageError: no prompt, two of them, or one that is empty, too long or not UTF-8.
         InputError: the file or standard input is too long, not UTF-8 or not readable.
     """
     if argument is not None and file is not None:
@@ -83,23 +85,25 @@ def read_prompt(argument: str | None, file: Path | None, *, allow_empty: bool = 
     else:
         raise _no_prompt()
     if not text and not allow_empty:
-        hint = "Give some text, or `allow_empty` to begin at the end-of-text token"
+        hint = "Give a text, or use `allow_empty` to begin at the end-of-text token"
         raise UsageError("PROMPT", "is empty", hint)
     return text
 
 
 def notice_special(token: str, where: str = "prompt") -> None:
-    """Say that a prompt spells a special token, which is read as text."""
-    console.notice(f"{shown(token)} in a {where} is read as ordinary text; --special: as a token")
+    """Print a notice that a prompt spells a special token, which is read as text."""
+    console.notice(
+        f"{shown(token)} in a {where} is read as ordinary text; --special reads it as a token"
+    )
 
 
 def argument_text(argument: str) -> str:
     """A text from the command line.
 
     Raises:
-        UsageError: it is no UTF-8, or too long.
+        UsageError: it is not UTF-8, or too long.
     """
-    # The bytes the shell passed are UTF-8 whatever Python made of them under the locale.
+    # The bytes that the shell passed, however Python decoded them in this locale.
     data = os.fsencode(argument)
     try:
         text = data.decode("utf-8")
@@ -114,7 +118,7 @@ def argument_text(argument: str) -> str:
 
 
 def _from_file(path: Path) -> str:
-    """A regular file or a pipe that the user typed (`<(...)`)."""
+    """The text of a file; a pipe is one too, as in `-f <(...)`."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

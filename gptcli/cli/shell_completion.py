@@ -1,7 +1,7 @@
-"""What a shell completes as the value of an option: models and files.
+"""Shell completion of option values: models and files.
 
-A shell puts a blank after the only candidate. Where that is a directory, what is in it is offered
-as well, so that one can go on typing.
+A shell puts a blank after a candidate that is the only one. If it is a directory, its contents are
+offered too, so that one can go on typing.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ MODEL_FILES = (".yaml", ".yml", ".json", ".safetensors")
 
 
 def completer_of(field: OptionField) -> Completer | None:
-    """What completes the values of a field, by its metavar; None leaves it to Typer."""
+    """The completer of a field's values, chosen by its metavar; None leaves it to Typer."""
     metavar = (field.option.metavar or "").partition(" ")[0]
     if metavar == "TARGET":
-        return models
+        return complete_model
     if metavar == "DIR":
         return lambda incomplete: list(_paths(incomplete, ()))
     if field.option.suffixes:
@@ -25,8 +25,8 @@ def completer_of(field: OptionField) -> Completer | None:
     return None
 
 
-def models(incomplete: str) -> list[tuple[str, str]]:
-    """Presets with their summaries, then directories and files that can be models."""
+def complete_model(incomplete: str) -> list[tuple[str, str]]:
+    """Presets with their summaries, then directories and model files."""
     from gptcli.checkpoint.presets import PRESETS
 
     named = [(name, preset.summary) for name, preset in PRESETS.items()]
@@ -46,7 +46,7 @@ def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, st
 def _entries(folder: str, start: str, suffixes: tuple[str, ...]) -> Iterator[str]:
     try:
         entries = sorted(Path(folder or ".").expanduser().iterdir())
-    except (OSError, RuntimeError):  # no such directory, or no such user's
+    except (OSError, RuntimeError):  # no such directory, or no such user of `~user`
         return
     for entry in entries:
         if not entry.name.startswith(start) or (entry.name[0] == "." and not start):

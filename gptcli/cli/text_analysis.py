@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 SEED = 123  # the book's: an untrained model shows the book's numbers
 TEXT = "Every effort moves you"  # for --gradients without --prompt
-LENS_POSITIONS = 64  # each needs an output head for each block
+LENS_POSITIONS = 64  # of the logit lens: each costs an output head per block
 LENS_TOP = 5
 RUN = "Run the model on a text"
-_CANDIDATES = 10
+_DEFAULT_TOP = 10
 
 
 def parse_prompt(prompt: str) -> str:
@@ -40,11 +40,11 @@ def parse_prompt(prompt: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalysisOptions:
-    """What to compute.
+    """Options of `inspect` that run the model on a text.
 
     Attributes:
-        maps: the heads, as "0.0", whose attention weights are shown.
-        top: None is 10.
+        maps: the heads, as "LAYER.HEAD", whose attention weights are shown.
+        top: candidates for the next token; None is 10.
     """
 
     prompt: Annotated[
@@ -62,7 +62,7 @@ class AnalysisOptions:
     maps: Annotated[
         tuple[str, ...],
         Option(
-            "Draw a head's attention map, as 0.0. Repeatable.",
+            "Draw the attention map of a head, such as 0.0. Repeatable.",
             RUN,
             metavar="LAYER.HEAD",
             name="attention",
@@ -72,7 +72,7 @@ class AnalysisOptions:
     top: Annotated[
         int | None,
         Option(
-            "List N tokens that may come next; 5 without it, with `details` and `json` 10.",
+            "List the N likeliest next tokens; without it 5, or 10 with `details` or `json`.",
             RUN,
             metavar="N",
             ge=1,
@@ -83,21 +83,21 @@ class AnalysisOptions:
         check(self)
         for name in ("maps", "all_heads"):
             if getattr(self, name) and self.prompt is None:
-                raise UsageError(name, "needs a text to look at", 'Add `prompt="..."`')
+                raise UsageError(name, "needs `prompt`", 'Add `prompt="..."`')
 
     @property
     def text(self) -> str:
-        """The text the model is run on."""
+        """The text that the model is run on."""
         return TEXT if self.prompt is None else self.prompt
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardPass:
-    """One text in one model.
+    """What one forward pass gives.
 
     Attributes:
         activations: of the blocks, the norms and the heads.
-        predictions: after each token.
+        predictions: for the token after each one of the text.
         next: the prediction after the last token, with as many candidates as were asked for.
         lens: predictions of the last LENS_POSITIONS tokens, before the first block and after each.
         maps: the (block, head) pairs to show.
@@ -112,7 +112,7 @@ class ForwardPass:
 
 @dataclass(frozen=True, slots=True)
 class TextAnalysis:
-    """What was computed. `seed` is that of an untrained model, None for a trained one."""
+    """The result of `analyse`; `seed` is that of an untrained model, else None."""
 
     name: str
     config: GPTConfig
@@ -125,7 +125,7 @@ class TextAnalysis:
 
 
 def analyse(spec: ModelSpec, options: AnalysisOptions, *, every_map: bool = False) -> TextAnalysis:
-    """Load the model and run it; with `every_map` all attention weights are kept.
+    """Load the model and run it on the text; with `every_map` all attention weights are kept.
 
     Raises:
         UsageError: the text has too many tokens, or too few; there is no such head.
@@ -135,7 +135,7 @@ def analyse(spec: ModelSpec, options: AnalysisOptions, *, every_map: bool = Fals
 
     spec = replace(spec, seed=SEED if spec.seed is None else spec.seed)
     llm = LLM.of_target(spec, find_model(spec, option="TARGET"))
-    # What tokenizer and config can refuse is refused before weights are read.
+    # Tokenizer and config can refuse the text before the weights are read.
     ids = llm.tokenizer.encode_prompt(options.text)
     heads_to_show(ids, options, llm.config)
     model = load_book_model(llm)
@@ -144,7 +144,7 @@ def analyse(spec: ModelSpec, options: AnalysisOptions, *, every_map: bool = Fals
     forward = None
     if options.prompt is not None:
         forward = _forward_pass(
-            model, ids, llm.tokenizer, heads, kept, top=options.top or _CANDIDATES
+            model, ids, llm.tokenizer, heads, kept, top=options.top or _DEFAULT_TOP
         )
     return TextAnalysis(
         name=llm.name,
@@ -164,23 +164,23 @@ def heads_to_show(
     """The (block, head) pairs that were asked for.
 
     Raises:
-        UsageError: the model cannot run on the text, or has no such head.
+        UsageError: the text is too long or too short, or there is no such head.
     """
     option = "prompt" if options.prompt is not None else "gradients"
     if len(ids) > config.context_length:
         found = f"{len(ids):,} tokens, expected at most {config.context_length:,}"
-        raise UsageError(option, f"does not fit the context ({found})")
+        raise UsageError(option, f"is longer than the context ({found})")
     if options.gradients and len(ids) < 2:
-        raise UsageError(option, "has one token, and gradients need a second one to predict")
+        raise UsageError(option, "has one token (gradients need at least two)")
     if options.all_heads:
         return tuple((i, j) for i in range(config.n_layers) for j in range(config.n_heads))
     return tuple(_head(given, config) for given in options.maps)
 
 
 def _head(given: str, config: GPTConfig) -> tuple[int, int]:
-    """LAYER.HEAD as numbers, both counted from 0 as in the names of the weights."""
+    """LAYER.HEAD as two indices, both from 0 as in the names of the weights."""
     parts = given.split(".")
-    problem = f'must be LAYER.HEAD, as 0.0, got "{shown(given, 60)}"'
+    problem = f'must be LAYER.HEAD, such as 0.0, got "{shown(given, 60)}"'
     if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
         raise UsageError("maps", problem)
     layer, head = (int(part[:9]) for part in parts)

@@ -1,4 +1,4 @@
-"""Typer's errors about a command line, in our own one-line form and with a suggestion."""
+"""Typer's errors about a command line in our one-line form, with a suggestion."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from gptcli.core.suggest import did_you_mean, nearest
 
 __all__ = ["TyperException", "as_usage_error", "no_such_command"]
 
-# What other programs call our options and commands.
-_OPTIONS = {
+# Our options and commands by the names that other programs give them.
+_OPTION_ALIASES = {
     "--max-length": "--max-new-tokens",
     "--max-tokens": "--max-new-tokens",
     "--n-predict": "--max-new-tokens",
@@ -23,7 +23,7 @@ _OPTIONS = {
     "--checkpoint": "--weights",
     "--learning-rate": "--lr",
 }
-_COMMANDS = {
+_COMMAND_ALIASES = {
     "run": "generate",
     "complete": "generate",
     "sample": "generate",
@@ -36,7 +36,7 @@ _COMMANDS = {
 
 
 def as_usage_error(problem: TyperException) -> UsageError:
-    """A Typer error as ours, named after the option it is about."""
+    """A Typer error as a `UsageError` that names the option."""
     context: Any = getattr(problem, "ctx", None)
     option = getattr(problem, "option_name", None)
     if option is not None:
@@ -46,8 +46,8 @@ def as_usage_error(problem: TyperException) -> UsageError:
 
 
 def no_such_command(name: str, names: Sequence[str]) -> UsageError:
-    """For a first argument that is no command; a prompt without `generate` is a common one."""
-    if near := nearest(name, names, _COMMANDS):
+    """The error of an unknown command, which often is a prompt without `generate`."""
+    if near := nearest(name, names, _COMMAND_ALIASES):
         hint = did_you_mean(near, '"gptcli {}"')
     elif " " in name:
         hint = f'To continue a text: gptcli generate "{shown(name, 40)}"'
@@ -62,12 +62,12 @@ def _option_problem(problem: TyperException, option: str, parameters: Iterable[A
     if "No such option" not in problem.message:
         return UsageError(shown(option), _sentence(problem.message))
     names = [name for each in parameters for name in (*each.opts, *each.secondary_opts)]
-    near = nearest(option, [name for name in names if name.startswith("--")], _OPTIONS)
+    near = nearest(option, [name for name in names if name.startswith("--")], _OPTION_ALIASES)
     return UsageError(shown(option), "no such option", did_you_mean(near, "{}"))
 
 
 def _sentence(text: str) -> str:
-    """Typer's sentence as the middle of ours: no capital, no full stop."""
+    """Typer's sentence without capital and full stop, as our form wants it."""
     text = text.strip().rstrip(".")
     return shown(text[:1].lower() + text[1:])
 

@@ -1,6 +1,6 @@
-"""Which model, and how it computes: the choices that every command with a model shares.
+"""ModelSpec: which model, and how to compute with it; the options that all commands share.
 
-Errors name the field (`dtype`); whoever has options spells them (`--dtype`).
+Errors name the field (`dtype`), which the command line spells `--dtype`.
 """
 
 import re
@@ -26,8 +26,8 @@ class ModelSpec:
     """A model by name or files, and how to compute with it.
 
     Attributes:
-        model: preset, model directory, config or `.safetensors` file; the built-in model where
-            nothing is named.
+        model: preset, model directory, config or `.safetensors` file; None with no config and no
+            weights is the built-in model.
         config: a config file, in place of the model's own; alone, an untrained model.
         weights: a `.safetensors` file or the index of its shards, in place of the model's own.
         offline: download nothing.
@@ -35,21 +35,21 @@ class ModelSpec:
         device: cpu, cuda, cuda:N or mps, as PyTorch names them.
         dtype: of the weights in memory; auto keeps that of the file. The arithmetic of the native
             engine is float32 whatever the dtype.
-        quantize: round the weights to 8 or 4 bits.
-        threads: None for as many as the process may use.
+        quantize: quantise the weights to 8 or 4 bits.
+        threads: None for all that the process may use.
         seed: initialises an untrained model; None is 0.
-        engine: native are the compiled kernels, torch is PyTorch; auto takes native on a CPU
-            where it is installed.
+        engine: native are the compiled kernels, torch is PyTorch; auto is native on a CPU if the
+            kernels are installed.
 
     Raises:
-        UsageError: a value out of range, or two that do not go together.
+        UsageError: a value is out of range, or two exclude each other.
     """
 
     model: Annotated[
         str | None,
         Option(
-            "A preset, a model directory, a config or a .safetensors file; the built-in model"
-            " where nothing is named.",
+            "A preset, a model directory, a config or a .safetensors file; without it, the"
+            " built-in model.",
             MODEL,
             short="-m",
             metavar="TARGET",
@@ -58,7 +58,7 @@ class ModelSpec:
     config: Annotated[
         Path | None,
         Option(
-            "Config, YAML or JSON; alone: an untrained model.",
+            "Config, YAML or JSON; without weights, the model is untrained.",
             MODEL,
             short="-c",
             metavar="FILE",
@@ -68,7 +68,7 @@ class ModelSpec:
     weights: Annotated[
         Path | None,
         Option(
-            "Weights, .safetensors or the index of shards.",
+            "Weights: a .safetensors file, or the index of its shards.",
             MODEL,
             short="-w",
             metavar="FILE",
@@ -84,11 +84,14 @@ class ModelSpec:
         Dtype, Option("Dtype of the weights in memory; auto: that of the file.", MACHINE)
     ] = "auto"
     quantize: Annotated[
-        Width | None, Option("Round the weights to 8 or 4 bits: faster, nearly the same.", MACHINE)
+        Width | None,
+        Option("Quantise the weights to 8 or 4 bits: faster, nearly the same text.", MACHINE),
     ] = None
     threads: Annotated[
         int | None,
-        Option("CPU threads; all of the process without it.", MACHINE, metavar="N", ge=1),
+        Option(
+            "CPU threads; without it, all that the process may use.", MACHINE, metavar="N", ge=1
+        ),
     ] = None
     seed: Seed = None
     engine: Annotated[
@@ -102,7 +105,7 @@ class ModelSpec:
             given = shown(self.device, 60)
             raise UsageError("device", f'must be cpu, cuda, cuda:N or mps, got "{given}"')
         if self.quantize and self.dtype not in {"float32", "auto"}:
-            problem = f"{self.quantize} weights bring their own arithmetic, got {self.dtype}"
+            problem = f"cannot be {self.dtype} together with `quantize={self.quantize}`"
             raise UsageError("dtype", problem, "Leave out `dtype` or `quantize`")
         if self.device != "cpu" and self.engine == "native":
-            raise UsageError("engine", f"native computes on a CPU only, got {self.device}")
+            raise UsageError("engine", f"native computes on CPUs only, got `device={self.device}`")

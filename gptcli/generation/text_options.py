@@ -1,4 +1,4 @@
-"""Generation options beside sampling, shared by the dataclasses that have them."""
+"""Generation options beside sampling, as fields that several dataclasses share."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ Overflows = Literal["stop", "slide", "error"]
 Seed = Annotated[
     int | None,
     Option(
-        "Same seed, same text; a fresh one without it.",
+        "The same seed gives the same text; without it, a fresh seed.",
         SAMPLING,
         metavar="N",
         ge=0,
@@ -26,13 +26,12 @@ KeepStop = Annotated[bool, Option("Print the stop text too.", STOPPING)]
 Overflow = Annotated[
     Overflows, Option("When the context is full: stop, slide the window, or fail.", STOPPING)
 ]
-NumSamples = Annotated[
-    int, Option("Write N texts of the same prompt.", SAMPLING, metavar="N", ge=1)
-]
+NumSamples = Annotated[int, Option("Write N texts for each prompt.", SAMPLING, metavar="N", ge=1)]
 Special = Annotated[
-    bool, Option("Read special tokens that a prompt spells as tokens, not as text.", INPUT)
+    bool,
+    Option("Read special tokens spelled in the text, such as <|endoftext|>, as tokens.", INPUT),
 ]
-AllowEmpty = Annotated[bool, Option("Let an empty prompt begin at the end-of-text token.", INPUT)]
+AllowEmpty = Annotated[bool, Option("Let an empty prompt start at the end-of-text token.", INPUT)]
 
 
 def check_stops(stops: tuple[str, ...]) -> None:

@@ -354,7 +354,7 @@ def test_shards_merge_and_replay(folder: Path, tmp_path: Path) -> None:
     assert done.code == 1
     assert done.out.startswith(b"line 1, sample 0, token 1: recorded ")
     done = run("replay", tmp_path / "all", "-i", folder / "in")
-    assert (done.code, b"--model: is needed" in done.err) == (2, True)
+    assert (done.code, b"--model: is missing" in done.err) == (2, True)
 
 
 def test_a_reader_that_leaves_is_141(folder: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_strange_name_is_shown_and_not_sent(capsys, tmp_path):
     ("arguments", "code", "said"),
     [
         (["gpt-2"], 2, 'Did you mean "gpt2"?'),
-        (["--config", "x.yaml", "gpt2", "gpt2-xl"], 2, "one target"),
+        (["--config", "x.yaml", "gpt2", "gpt2-xl"], 2, "single target"),
         (["--config", "absent.yaml"], 3, "absent.yaml"),
     ],
 )

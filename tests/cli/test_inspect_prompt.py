@@ -199,17 +199,17 @@ def test_a_long_text_shows_its_end(tiny, capsys):
 
 REFUSED = [
     (["--prompt", ""], 2, "--prompt: is empty"),
-    (["--prompt", "x" * 33], 2, "does not fit the context (33 tokens, expected at most 32)"),
-    (["--attention", "0.0"], 2, "--attention: needs a text to look at"),
-    (["--all-heads"], 2, "--all-heads: needs a text to look at"),
+    (["--prompt", "x" * 33], 2, "is longer than the context (33 tokens, expected at most 32)"),
+    (["--attention", "0.0"], 2, "--attention: needs --prompt"),
+    (["--all-heads"], 2, "--all-heads: needs --prompt"),
     (["--prompt", "x", "--attention", "3.0"], 2, "no head 3.0 (expected 0.0 to 2.1)"),
     (["--prompt", "x", "--attention", "0.2"], 2, "no head 0.2 (expected 0.0 to 2.1)"),
-    (["--prompt", "x", "--attention", "1"], 2, '--attention: must be LAYER.HEAD, as 0.0, got "1"'),
+    (["--prompt", "x", "--attention", "1"], 2, 'must be LAYER.HEAD, such as 0.0, got "1"'),
     (["--prompt", "x", "--attention", "-1.0"], 2, "must be LAYER.HEAD"),
     (["--prompt", "x", "--gradients"], 2, "--prompt: has one token"),
     (["--prompt", "x", "--top", "0"], 2, "--top: must be an integer >= 1, got 0"),
     (["--prompt", "x", "--seed", "-1"], 2, "--seed: must be an integer >= 0"),
-    (["--prompt", "x", "--stats"], 2, "--stats: goes with --prompt and --gradients only in a page"),
+    (["--prompt", "x", "--stats"], 2, "--stats: needs --html when used together"),
     (["--prompt", "x", "--html", "."], 2, "--html: is a directory"),
     (["--svg", "no/such/file.svg"], 3, "no such directory"),
 ]  # fmt: skip

@@ -108,7 +108,7 @@ USAGE = [
     (["generate", "x", "--prompt-file", "y"], "--prompt-file: cannot be used together with PROMPT"),
     (
         ["generate", ""],
-        "PROMPT: is empty. Give some text, or --allow-empty to begin at the end-of-text token",
+        "PROMPT: is empty. Give a text, or use --allow-empty to begin at the end-of-text token",
     ),
     (["genrate", "x"], 'genrate: no such command. Did you mean "gptcli generate"?'),
     (["Once upon"], 'Once upon: no such command. To continue a text: gptcli generate "Once upon"'),

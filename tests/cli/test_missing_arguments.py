@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from gptcli import cli
-from gptcli.cli.app import COMMANDS, command
+from gptcli.cli.app import COMMANDS, command_line
 
-GROUP = command()
+GROUP = command_line()
 
 
 def parameters(name: str) -> list[Any]:

@@ -41,10 +41,10 @@ def test_the_commands_print_what_the_page_says(
 @pytest.mark.parametrize("arguments", INVOCATIONS, ids=" ".join)
 def test_commands_that_are_not_run_have_real_options(arguments: tuple[str, ...]) -> None:
     """Those in `sh` blocks need a cluster, a download or hours; they parse all the same."""
-    from gptcli.cli.app import command
+    from gptcli.cli.app import command_line
 
     name, *rest = arguments
-    command().get_command(None, name).make_context(name, rest)
+    command_line().get_command(None, name).make_context(name, rest)
 
 
 @pytest.mark.parametrize("code", PYTHON)
@@ -60,9 +60,9 @@ def test_there_are_commands_to_run() -> None:
 
 
 def test_every_command_is_in_the_table() -> None:
-    from gptcli.cli.app import command
+    from gptcli.cli.app import command_line
 
-    group = command()
+    group = command_line()
     for name in group.list_commands(None):
         assert f"\n| `{name}" in README, f"the table of commands lacks {name}"
 

@@ -39,7 +39,9 @@ def generate(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
 def test_a_special_token_is_text_unless_it_is_allowed(model: Path, capsys) -> None:
     code, out, err = generate(capsys, "-m", str(model), *REST, "<A>mRNA<A>")
     assert (code, json.loads(out)["prompt_ids"]) == (0, [28, 33, 30, 381, 28, 33, 30])
-    assert err.count("<A> in a prompt is read as ordinary text; --special: as a token\n") == 1
+    assert (
+        err.count("<A> in a prompt is read as ordinary text; --special reads it as a token\n") == 1
+    )
     code, out, err = generate(capsys, "-m", str(model), *REST, "--special", "<A>mRNA<A>")
     assert (code, json.loads(out)["prompt_ids"]) == (0, [380, 381, 380])
     assert "ordinary text" not in err
@@ -64,8 +66,8 @@ def test_ids_are_read_in_every_spelling(model: Path, capsys, ids: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt-ids", "1 x"], '--prompt-ids: "x" is no token id'),
-        (["--prompt-ids", "1 -2"], '--prompt-ids: "-2" is no token id'),
+        (["--prompt-ids", "1 x"], '--prompt-ids: "x" is not a token id'),
+        (["--prompt-ids", "1 -2"], '--prompt-ids: "-2" is not a token id'),
         (["--prompt-ids", "[]"], "--prompt-ids: is empty (expected at least one token id)"),
         (["--prompt-ids", "382"], "not in the vocabulary (382, expected below 382)"),
         (["--prompt-ids", "1", "text"], "--prompt-ids: cannot be used together with PROMPT"),

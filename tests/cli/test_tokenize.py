@@ -108,7 +108,7 @@ def test_the_built_in_models_prompt_begins_with_its_end_of_text(run: Run) -> Non
         (["text", "--file", "x"], 2, "--file: cannot be used together with TEXT"),
         (["text", "--decode", "1"], 2, "--decode: cannot be used together with TEXT"),
         (["--count", "--decode", "1"], 2, "--decode: cannot be used together with --count"),
-        (["--decode", "1 b"], 2, '--decode: "b" is no token id'),
+        (["--decode", "1 b"], 2, '--decode: "b" is not a token id'),
         (["--file", "gone"], 3, "gone: cannot be read (No such file or directory)"),
         (["--file", "."], 3, ".: cannot be read (Is a directory)"),
         (["ab\udcff"], 2, "not UTF-8"),

@@ -296,9 +296,9 @@ def test_files_of_no_gpt2_are_compared_by_their_own_names(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["gpt2", "gpt2-xl", "gpt2-large"], "3 are named"),
-        (["gpt2", "gpt2-xl", "--stats"], "--stats: goes with one target"),
-        (["gpt2", "gpt2-xl", "--config", "x.yaml"], "--config: goes with one target"),
+        (["gpt2", "gpt2-xl", "gpt2-large"], "two to compare, got 3"),
+        (["gpt2", "gpt2-xl", "--stats"], "--stats: needs a single target"),
+        (["gpt2", "gpt2-xl", "--config", "x.yaml"], "--config: needs a single target"),
     ],
 )
 def test_what_does_not_go_with_two_targets(capsys, arguments, said):

@@ -1,4 +1,4 @@
-"""`gptcli bench`: speed of loading, prefill and decode on this machine, as a table or JSON."""
+"""`gptcli bench`: speed of loading, prefill and decode on this machine."""
 
 from dataclasses import asdict, replace
 from functools import partial
@@ -32,10 +32,11 @@ def bench(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model's speed and memory, next to what the machine reaches by itself.
+    """Measure a model's speed and memory, next to the machine's own limits.
 
-    Every run loads the model anew and measures it and the machine in turn, so that both have the
-    same conditions; shown are the median and the extremes. A busy machine gives wide extremes.
+    Each run loads the model anew and measures the model and the machine in turn, under the same
+    conditions. Shown are the median and the extremes of all runs; they lie far apart on a busy
+    machine.
     """
     console.Settings.quiet = quiet
     llm = open_model(replace(with_target(model, target), seed=0))
@@ -53,7 +54,7 @@ def _measure(llm: "LLM", work: Workload) -> "list[Run]":
     from gptcli.generation.llm import LLM
 
     if not llm.is_native:
-        import torch  # noqa: F401  # importing it is no part of loading
+        import torch  # noqa: F401  # loading is measured without this import
     for line in llm.notices:
         console.notice(line)
     done: list[Run] = []
@@ -74,14 +75,12 @@ def _engine(llm: "LLM") -> "Engine":
 
 
 def _document(llm: "LLM", work: Workload, runs: "list[Run]") -> dict[str, Any]:
-    """The JSON: what was measured and how, the runs as they came, and what they say.
+    """The JSON of `--json`: what was measured and how, each run, and a summary.
 
-    schema; model, config, width ("float32", "int8", ...), device, threads, processor, engine;
-    workload and runs: the fields of `gptcli.diagnostics.workload.Workload` and
-        `gptcli.diagnostics.benchmark.Run`, in seconds,
-    bytes, bytes/s and FLOP/s; summary: the fields of `gptcli.diagnostics.benchmark.Report`, each
-    {median, low, high} over the runs, with {model, machine, share} around it where the two are
-    compared.
+    "workload", "runs" and "summary" have the fields of `gptcli.diagnostics.workload.Workload`,
+    `gptcli.diagnostics.benchmark.Run` and `Report`, in seconds, bytes, bytes/s and FLOP/s. A field
+    of the summary is {median, low, high} over the runs, within {model, machine, share} where the
+    model is compared with the machine. "width" is the weights' dtype.
     """
     from gptcli.diagnostics.benchmark import report
     from gptcli.diagnostics.machine import processor

@@ -1,6 +1,6 @@
-"""`gptcli count-params`: what models hold and cost, by arithmetic alone.
+"""`gptcli count-params`: parameters, memory and FLOPs of models.
 
-Reads configs and the headers of weight files, never tensor data, and never imports torch.
+Reads configs and the headers of weight files, no tensor data, and never imports torch.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from gptcli.interpret.parameter_counts import (
 from gptcli.model.config import GPTConfig
 
 MEMORY = "Memory"
-Held = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+WeightDtype = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 
 
 @CommandFunction
@@ -42,50 +42,60 @@ def count_params(
     ] = (),
     model: Annotated[
         tuple[str, ...],
-        Option("As TARGET. Repeatable.", MODEL, short="-m", metavar="TARGET"),
+        Option("The same as TARGET. Repeatable.", MODEL, short="-m", metavar="TARGET"),
     ] = (),
     config: Annotated[
         Path | None,
-        Option("A config, for one target.", MODEL, short="-c", metavar="FILE", suffixes=CONFIGS),
+        Option(
+            "The config of a single target.", MODEL, short="-c", metavar="FILE", suffixes=CONFIGS
+        ),
     ] = None,
     weights: Annotated[
         Path | None,
-        Option("Weights, for one target.", MODEL, short="-w", metavar="FILE", suffixes=WEIGHTS),
+        Option(
+            "The weights of a single target.", MODEL, short="-w", metavar="FILE", suffixes=WEIGHTS
+        ),
     ] = None,
     what_if: Annotated[
         str | None,
-        Option("Show each target with other config values, too.", MODEL, metavar="KEY=VALUE,…"),
+        Option(
+            "Show each target also with other values in its config.", MODEL, metavar="KEY=VALUE,…"
+        ),
     ] = None,
     fit: Annotated[
         str | None,
-        Option("The largest model of these proportions in 8GB, 512MiB, …", MEMORY, metavar="SIZE"),
+        Option(
+            "The largest model of the target's proportions for this memory: 8GB, 512MiB, …",
+            MEMORY,
+            metavar="SIZE",
+        ),
     ] = None,
     train: Annotated[
-        bool, Option("With `fit`: the largest that can be trained in it.", MEMORY)
+        bool, Option("With `fit`: the largest model that can be trained in it.", MEMORY)
     ] = False,
-    dtype: Annotated[Held, Option("Dtype that the weights are held in.", MEMORY)] = "float32",
+    dtype: Annotated[WeightDtype, Option("Dtype of the weights.", MEMORY)] = "float32",
     batch: Annotated[
-        int, Option("Texts, or rows of training, at once.", MEMORY, metavar="N", ge=1)
+        int, Option("Batch size, of generation and of training.", MEMORY, metavar="N", ge=1)
     ] = 1,
     context: Annotated[
         int | None,
-        Option("Tokens of each; the whole context without it.", MEMORY, metavar="N", ge=1),
+        Option("Tokens per sequence; without it, the whole context.", MEMORY, metavar="N", ge=1),
     ] = None,
     details: Details = False,
     json: Json = False,
 ) -> None:
-    """Count parameters exactly, and say why others count differently.
+    """Count parameters exactly, and explain why others count differently.
 
-    Memory, key/value cache and FLOPs follow from the counts; nothing is built or downloaded.
+    Memory, key/value cache and FLOPs are computed too. Nothing is loaded or downloaded.
     """
     names: Sequence[str | None] = (*targets, *model) or (None,)
     if len(names) > 1 and (config or weights):
         raise UsageError(
-            "config" if config else "weights", f"goes with one target ({len(names)} are named)"
+            "config" if config else "weights", f"needs a single target, got {len(names)}"
         )
     values, budget = changes(what_if) if what_if else None, parse_bytes(fit, "fit") if fit else None
     if train and budget is None:
-        raise UsageError("train", "goes with `fit`")
+        raise UsageError("train", "needs `fit`")
     usage = Usage(dtype, batch, context)
     models = [replace(count_parameters(name, config, weights), usage=usage) for name in names]
     if values:
@@ -114,7 +124,7 @@ def count_params(
 
 
 def _with_heads(one: ModelCount) -> GPTConfig:
-    """A config whose heads are as wide as GPT-2's where nothing tells how wide they are."""
+    """The config; with heads as wide as GPT-2's if no config file tells their number."""
     heads, rest = divmod(one.config.emb_dim, 64)
     known = one.knows_heads or rest or not heads
     return one.config if known else replace(one.config, n_heads=heads)

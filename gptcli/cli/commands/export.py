@@ -1,4 +1,4 @@
-"""`gptcli export`: a model written for other programs."""
+"""`gptcli export`: write a model for other programs."""
 
 import shutil
 from dataclasses import replace
@@ -30,22 +30,22 @@ def export(
     output: Annotated[
         Path,
         Option(
-            "Where the files go: a directory that is new, or empty.",
+            "The directory to write: a new or empty one.",
             JOB,
             short="-o",
             metavar="DIR",
         ),
     ],
-    format: Annotated[Format, Option("The program that will read it.", JOB)] = "huggingface",
+    format: Annotated[Format, Option("The format to write.", JOB)] = "huggingface",
     target: Target = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a model for other programs.
 
-    huggingface: a directory that AutoModelForCausalLM and AutoTokenizer load. book: the names of
-    the book's classes. gguf: one file for llama.cpp. Weights keep their dtype, and rounded ones
-    become float32; token ids and greedy texts are the same as here.
+    huggingface: a directory that AutoModelForCausalLM and AutoTokenizer load. book: the weight
+    names of the book's classes. gguf: one file for llama.cpp. Weights keep their dtype; quantised
+    ones become float32. Token ids and greedy texts stay the same.
     """
     console.Settings.quiet = quiet
     refuse_filled(output)
@@ -66,11 +66,11 @@ def export(
 
 
 def _write(llm: "LLM", weights: "Weights", output: Path, format: Format) -> None:
-    """Into a directory beside `output`, which takes its name when everything is on the disk."""
+    """Write a directory beside `output`, renamed to it once everything is on the disk."""
     output = output.absolute()
     part = output.with_name(f".{output.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
+        shutil.rmtree(part, ignore_errors=True)  # left by an export that was killed
         part.mkdir(parents=True)
         try:
             {"huggingface": _huggingface, "book": _book, "gguf": _gguf}[format](llm, weights, part)

@@ -1,6 +1,6 @@
-"""`gptcli inspect`: what a model is made of, and what happens inside it for a text.
+"""`gptcli inspect`: the architecture and tensors of a model, and what happens inside it for a text.
 
-Reads configs and headers; what reads more is imported only where it was asked for.
+Only configs and headers are read; code that reads more is imported only when it is needed.
 """
 
 from collections.abc import Sequence
@@ -34,22 +34,20 @@ _ONE_TARGET = (
     "all_heads",
     "html",
     "svg",
-)  # options that go with one target, not with two
+)  # options that need a single target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Where the result goes: stdout unless a file was named; with --json to both."""
+    """Where the result goes: standard output, unless a file is named."""
 
-    json: Annotated[bool, Option("Print one JSON object, with every name unescaped.", OUTPUT)] = (
-        False
-    )
+    json: Annotated[bool, Option("Print JSON instead of text.", OUTPUT)] = False
     html: Annotated[
-        Path | None, Option("Write one page with all of it.", OUTPUT, metavar="FILE")
+        Path | None, Option("Write an interactive page as HTML.", OUTPUT, metavar="FILE")
     ] = None
-    svg: Annotated[Path | None, Option("Write the view as a picture.", OUTPUT, metavar="FILE")] = (
-        None
-    )
+    svg: Annotated[
+        Path | None, Option("Write what is printed as a picture.", OUTPUT, metavar="FILE")
+    ] = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -60,7 +58,7 @@ class Outputs:
                 raise InputError(shown(path.parent), "no such directory")
 
     def write(self, findings: "Findings") -> None:
-        """Print or write all that was asked for."""
+        """Print the findings, or write them to the files."""
         if self.json:
             console.print_json(findings.document())
         if self.html is not None:
@@ -85,12 +83,12 @@ def inspect(
         ),
     ] = (),
     stats: Annotated[
-        bool, Option("Read every tensor: extremes, mean, deviation, histogram.", OUTPUT)
+        bool, Option("Statistics of every tensor: extremes, mean, deviation, histogram.", OUTPUT)
     ] = False,
     seed: Annotated[
         int | None,
         Option(
-            "Initialises an untrained model; 123, as in the book, without it.",
+            "Initialises an untrained model; without it 123, as in the book.",
             RUN,
             metavar="N",
             ge=0,
@@ -101,12 +99,12 @@ def inspect(
 ) -> None:
     """Show the architecture as a tree, and what the weight files hold.
 
-    Only the headers of files are read, so any size takes the same time; --details lists every
-    tensor. Two targets are compared: config, names, shapes, dtypes, tying and values, whatever the
-    layouts of the files.
+    Only the headers of weight files are read, so that a large model takes no longer than a small
+    one; --details lists every tensor. Two targets are compared: config, names, shapes, dtypes,
+    tying and values, whatever the layouts of the files.
 
-    With --prompt or --gradients the model is run. --html and --svg take the place of what would be
-    printed.
+    With --prompt or --gradients the model is run. With --html or --svg the result is written to a
+    file and not printed.
     """
     names = [*filter(None, [model.model]), *targets]
     if len(names) > 1:
@@ -116,7 +114,7 @@ def inspect(
     model = replace(model, model=names[0] if names else None, seed=seed, engine="torch")
     is_run = analysis.prompt is not None or analysis.gradients
     if stats and is_run and outputs.html is None:
-        problem = "goes with `prompt` and `gradients` only in a page (`html`)"
+        problem = "needs `html` when used together with `prompt` or `gradients`"
         raise UsageError("stats", problem)
     files, found = None, None
     if is_run:
@@ -128,11 +126,11 @@ def inspect(
 
 
 def _refuse_beside_two(names: Sequence[str], options: Sequence[str]) -> None:
-    """Two targets are compared, and nothing else."""
+    """Refuse a third target, and options that do not compare two."""
     if len(names) > 2:
-        raise UsageError("TARGET", f"one to look at or two to compare ({len(names)} are named)")
+        raise UsageError("TARGET", f"expected one target, or two to compare, got {len(names)}")
     if options:
-        raise UsageError(options[0], "goes with one target (2 are named)")
+        raise UsageError(options[0], "needs a single target, got 2")
 
 
 def _compare(a: str, b: str, *, as_json: bool, details: bool) -> None:
@@ -153,10 +151,10 @@ def _measured(files: ModelFiles) -> "list[Stats]":
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is known of one target: of its files, their values, and of a text in the model.
+    """What was found about one target: its files, tensor statistics, and a text's analysis.
 
-    Each is None where it was not asked for; the report is about the text where there is one, and
-    fits a screen without `details`.
+    Each is None if it was not asked for. The report is about the text if there is one; without
+    `details` it fits a screen.
     """
 
     files: ModelFiles | None
@@ -166,7 +164,7 @@ class Findings:
     candidates: int | None = None
 
     def document(self) -> dict[str, Any]:
-        """As `inspect --json` prints it."""
+        """The JSON of `inspect --json`."""
         if self.analysis is None:
             return self.files_document()
         from gptcli.cli.render.prompt_report import document
@@ -174,8 +172,8 @@ class Findings:
         return document(self.analysis)
 
     def files_document(self) -> dict[str, Any]:
-        """As `inspect --json` prints it without --prompt and --gradients."""
-        assert self.files is not None, "files are what there is to show"
+        """The JSON of `inspect --json` without --prompt and --gradients."""
+        assert self.files is not None, "without an analysis there are files"
         document = inspect_report.document(self.files)
         if self.stats is None:
             return document
@@ -184,11 +182,11 @@ class Findings:
         return document | {"stats": stats_document(self.stats)}
 
     def show(self, canvas: Canvas | None = None) -> None:
-        """As `inspect` prints it."""
+        """Print the report, or draw it on `canvas`."""
         if self.analysis is not None:
             self._show_analysis(self.analysis, Report(canvas))
             return
-        assert self.files is not None, "files are what there is to show"
+        assert self.files is not None, "without an analysis there are files"
         if self.stats is None:
             inspect_report.show(self.files, canvas, details=self.details)
             return
@@ -207,7 +205,7 @@ class Findings:
             gradient_report.show(report, analysis.gradients, details=self.details)
 
     def page(self) -> str:
-        """All of it as one HTML file."""
+        """Everything as one HTML page."""
         from gptcli.interpret.html_page import page
 
         maps = {}
@@ -223,7 +221,7 @@ class Findings:
         return page(self.files_document(), self.document() if self.analysis else None, maps)
 
     def svg(self) -> str:
-        """What `inspect` prints, as a picture."""
+        """The report as an SVG picture."""
         from gptcli.cli.render.svg import Picture
 
         picture = Picture()

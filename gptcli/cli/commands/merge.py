@@ -1,4 +1,4 @@
-"""`gptcli merge`: the outputs of shards as one, proved to be whole."""
+"""`gptcli merge`: join the outputs of shards, and check that nothing is missing."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,25 +18,25 @@ from gptcli.core.units import plural
 
 @CommandFunction
 def merge(
-    parts: Annotated[tuple[Path, ...], Argument("The outputs of all shards.", metavar="PARTS...")],
-    input: Annotated[str, Option("The input that they answer.", JOB, short="-i", metavar="FILE")],
+    parts: Annotated[tuple[Path, ...], Argument("The outputs of all shards.", metavar="PARTS")],
+    input: Annotated[str, Option("The input of the job.", JOB, short="-i", metavar="FILE")],
     output: Annotated[
         Path | None,
         Option(
-            "Where the joined output goes; without it the parts are only checked.",
+            "The merged output; without it, the shards are only checked.",
             JOB,
             short="-o",
             metavar="FILE",
         ),
     ] = None,
-    overwrite: Annotated[bool, Option("Replace an output that is there.", JOB)] = False,
+    overwrite: Annotated[bool, Option("Replace an existing output.", JOB)] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Join the outputs of gptcli batch --shard, in any order.
 
-    Every line of the input must have exactly one answer, and every answer its line. The joined
-    output is what one process would have written; it appears whole or not at all.
+    Every line of the input must have exactly one answer. The output has the bytes that a job
+    without shards writes, and appears only once it is complete.
     """
     console.Settings.quiet = quiet
     if output is not None and not overwrite:

@@ -1,4 +1,4 @@
-"""`gptcli models`: the presets, and which are on this machine. Never imports torch or downloads."""
+"""`gptcli models`: list the presets. Never imports torch or downloads."""
 
 from typing import Any
 
@@ -10,23 +10,22 @@ from gptcli.cli.render.table import HEADING, QUIET, Report, Row
 from gptcli.core.units import bytes_text
 
 SCHEMA = "gptcli.models/1"
-_HEAD = ("name", "parameters", "on disk", "")
-_NUMBERS = (1,)
+_TITLES = ("name", "parameters", "on disk", "")
 
 
 @CommandFunction
 def models(json: Json = False) -> None:
-    """List the models that have a name, and say which are on this machine.
+    """List the presets, and which of them are on this machine.
 
-    A model with weights to download is fetched when it is first used, into the cache of
-    huggingface_hub. Nothing is downloaded here.
+    The weights of a preset are downloaded at its first use, into the cache of huggingface_hub;
+    this command downloads nothing.
     """
     all_models = available_presets()
     if json:
         console.print_json({"schema": SCHEMA, "models": [_document(one) for one in all_models]})
         return
     rows = [Row(_cells(one), style="" if one.is_ready else QUIET) for one in all_models]
-    Report().rows([Row(_HEAD, style=HEADING), *rows], right=_NUMBERS)
+    Report().rows([Row(_TITLES, style=HEADING), *rows], right=(1,))
 
 
 def _cells(one: Available) -> tuple[str, ...]:

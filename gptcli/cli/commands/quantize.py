@@ -1,4 +1,4 @@
-"""`gptcli quantize`: a model directory whose weights are rounded to 8 or 4 bits, once for all."""
+"""`gptcli quantize`: write a model directory with 8-bit or 4-bit weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,30 +35,29 @@ def quantize(
     output: Annotated[
         Path,
         Option(
-            "Where the model goes: a directory that is new, or empty.",
+            "The model directory to write: a new or empty one.",
             JOB,
             short="-o",
             metavar="DIR",
         ),
     ],
     quantize: Annotated[
-        Width, Option("Bits of a weight; int4 keeps embedding and head at 8.", JOB)
+        Width, Option("Dtype of the weights; int4 keeps embedding and output head at int8.", JOB)
     ],
     target: Target = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a model with its weights rounded: a half or a quarter of the bytes.
+    """Write a model with 8-bit or 4-bit weights: a half or a quarter of the bytes.
 
-    The directory is complete by itself and is named as any other: generate -m DIR. Texts are,
-    token for token, those of the original with --quantize, and it is loaded sooner, because no
-    float32 weights are read and rounded.
+    DIR becomes a model directory: generate -m DIR. The texts are, token for token, those of the
+    original with generate --quantize; only loading is faster.
     """
     console.Settings.quiet = quiet
     spec = with_target(model, target)
     refuse_filled(output)
     source = find_model(spec)
-    checkpoint = _floats(source)
+    checkpoint = _float_checkpoint(source)
     before = sum(header.size for header in checkpoint.headers)
     weights = checkpoint.weights(
         quantize=quantize, check_finite=spec.check_finite, threads=spec.threads or 1
@@ -73,19 +72,19 @@ def quantize(
         console.notice(f"wrote {shown(output)} ({sizes})")
 
 
-def _floats(target: "ModelTarget") -> Checkpoint:
-    """The checkpoint, which must have weights that are not quantized yet."""
+def _float_checkpoint(target: "ModelTarget") -> Checkpoint:
+    """The checkpoint, which must have weights that are not quantised yet."""
     if target.weights is None:
         raise InputError(shown(target.name), "has no weights to quantise")
     checkpoint = open_checkpoint(target.weights, target.config)
     if checkpoint.width:
-        problem = f"holds {checkpoint.width} weights already, expected floats"
+        problem = f"is quantised already (found {checkpoint.width}, expected float weights)"
         raise InputError(shown(target.weights), problem)
     return checkpoint
 
 
 def _write(target: "ModelTarget", weights: Weights, output: Path, width: Width) -> None:
-    """Write weights and config last: an interrupted directory is then not a model."""
+    """Write the directory, weights and config last: until then it is no model."""
     from gptcli.checkpoint.save import save_weights
     from gptcli.tokenizer.export import tokenizer_files
 
@@ -98,7 +97,7 @@ def _write(target: "ModelTarget", weights: Weights, output: Path, width: Width) 
     for file, data in files.items():
         write_atomically(output / file, data)
     weights = replace(weights, config=replace(shape, tokenizer=name))
-    with console.waiting(f"rounding to {width} ..."):
+    with console.waiting(f"quantising to {width} ..."):
         save_weights(weights, output, width)
 
 
@@ -112,12 +111,12 @@ def _card(target: "ModelTarget", width: str) -> str:
         "",
         f"# {name}, {width}",
         "",
-        f"The weights of {name}, rounded to {width} by gptcli {__version__}:",
+        f"The weights of {name}, quantised to {width} by gptcli {__version__}:",
         "",
         "    gptcli generate -m DIRECTORY",
         "",
-        f"Texts are those of the original with `--quantize {width}`. {ORIGINAL_CARD}, where it is",
-        "there, says what the original was trained on and under which terms.",
+        f"Texts are those of the original with `--quantize {width}`.",
+        f"{ORIGINAL_CARD}, if there is one, tells the original's training data and licence.",
         "",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`gptcli replay`: a recorded batch run again, and what differs."""
+"""`gptcli replay`: run a recorded batch again, and report what differs."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -38,35 +38,37 @@ _MODEL = ("config", "weights", "tokenizer")
 
 @CommandFunction
 def replay(
-    output: Annotated[Path, Argument("What gptcli batch wrote.", metavar="OUTPUT")],
+    output: Annotated[Path, Argument("An output of gptcli batch.", metavar="OUTPUT")],
     model: Annotated[
         ModelSpec, Only("model", "config", "weights", "offline", "device", "threads", "engine")
     ],
     input: Annotated[
         str | None,
         Option(
-            "The job's input; not needed if it was run with --echo.",
+            "The job's input; not needed if the batch was run with --echo.",
             JOB,
             short="-i",
             metavar="FILE",
         ),
     ] = None,
     line: Annotated[
-        tuple[int, ...], Option("Only this line of the input. Repeatable.", JOB, metavar="N", ge=1)
+        tuple[int, ...],
+        Option("Run only this line of the input. Repeatable.", JOB, metavar="N", ge=1),
     ] = (),
     batch_size: BatchSize = None,
     dtype: Annotated[
-        Dtype | None, Option("Compute dtype; the recorded one without it.", MACHINE)
+        Dtype | None, Option("Dtype of the weights; without it, the recorded one.", MACHINE)
     ] = None,
     details: Details = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recorded job again, from its header, and say what differs.
+    """Run a recorded batch again, and report what differs.
 
-    Names the first token that differs, and how near the recorded one was: by its logit in a
-    greedy text, by the distance of the draw in a sampled one. The model must be the same; another
-    processor or version is what this is for. Exit code 0 if all is equal, 1 if anything differs.
+    Options come from the output's header; the model must be the same. Use it to check another
+    processor or version. For each record that differs, the first differing token is reported with
+    its margin: the difference of the logits, or how far the draw was from the recorded token. Exit
+    code 0 if all is equal, 1 if anything differs.
     """
     console.Settings.quiet = quiet
     with ExitStack() as stack:
@@ -78,14 +80,16 @@ def replay(
             seed=spec.seed,
             **_recorded_dtype(dtype, header),
         )
-        pairs = _Counted(_pairs(output, input, done, spec, frozenset(line), stack))
+        pairs = _CountedPairs(_pairs(output, input, done, spec, frozenset(line), stack))
         found = _replay(options, spec, header, pairs, batch_size, shown(output))
     _show(found, pairs.count, json=json, details=details)
     if found:
         raise typer.Exit(_DIFFERENT)
 
 
-class _Counted:
+class _CountedPairs:
+    """Pairs that are counted while they are iterated over."""
+
     def __init__(self, pairs: Iterator[Pair]) -> None:
         self._pairs, self.count = pairs, 0
 
@@ -99,7 +103,7 @@ def _model(options: ModelSpec, header: dict[str, Any]) -> str | None:
     if options.model or options.config or options.weights:
         return options.model
     if not header.get("model"):
-        raise UsageError("model", "is needed: the job's model has no name of its own")
+        raise UsageError("model", "is missing: the recorded model is not a preset")
     return str(header["model"])
 
 
@@ -113,8 +117,8 @@ def _pairs(
 ) -> Iterator[Pair]:
     if input is None:
         if not spec.echo:
-            hint = "Name it with `input`; a job run with --echo needs none"
-            raise UsageError("input", "is needed to run this job again", hint)
+            hint = "Name the job's input; a batch run with --echo needs none"
+            raise UsageError("input", "is missing", hint)
         return echoed(done, spec, wanted)
     source = stack.enter_context(open_input(input))
     lines = input_lines(input, source, spec.column)
@@ -123,7 +127,7 @@ def _pairs(
 
 
 def _recorded_dtype(dtype: Dtype | None, header: dict[str, Any]) -> dict[str, Any]:
-    """`dtype`, or that of the header."""
+    """The dtype option, or else the header's dtype, as fields of a ModelSpec."""
     recorded = header.get("dtype")
     if dtype is None and recorded in get_args(Width):
         return {"dtype": "float32", "quantize": recorded}
@@ -134,7 +138,7 @@ def _replay(
     model: ModelSpec,
     spec: JobSpec,
     header: dict[str, Any],
-    pairs: _Counted,
+    pairs: _CountedPairs,
     batch_size: int | None,
     name: str,
 ) -> list[Difference]:
@@ -143,14 +147,14 @@ def _replay(
     _require_same_model(header, identity(llm, full=full), name)
     load_weights(llm)
     rows = batch_size or default_rows(llm.config)
-    answerer = BatchWorker(llm.engine, llm.tokenizer, spec, rows=rows)
-    return list(run_again(pairs, answerer, llm.engine))
+    worker = BatchWorker(llm.engine, llm.tokenizer, spec, rows=rows)
+    return list(run_again(pairs, worker, llm.engine))
 
 
 def _require_same_model(header: dict[str, Any], now: dict[str, Any], name: str) -> None:
     other = [key for key in _MODEL if header.get(key) != now[key]]
     if other:
-        raise InputError(name, f"made with another model than this ({listed(other)} differ)")
+        raise InputError(name, f"made with another model (other {listed(other)})")
     was, machine = header.get("machine") or {}, now.get("machine") or {}
     if was != machine:
         pairs = [f"{was.get(key)}, now {machine.get(key)}" for key in {**was, **machine}]
@@ -175,13 +179,13 @@ def _sentence(difference: Difference) -> str:
     if difference.token is None:
         return f"line {difference.line}: {difference.what}"
     text = f"line {difference.line}, sample {difference.sample}, token {difference.token}: "
-    text += f"recorded {_named(difference.recorded)}, now {_named(difference.now)}"
+    text += f"recorded {_choice_text(difference.recorded)}, now {_choice_text(difference.now)}"
     if difference.margin is None:
         return text
     return f"{text}, margin {difference.margin:.3g} ({difference.unit})"
 
 
-def _named(choice: Any) -> str:
+def _choice_text(choice: Any) -> str:
     if choice is None:
         return "another text"
     if choice.id is None:

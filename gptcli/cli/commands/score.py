@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gptcli.diagnostics.score import Model, Text
 
 STDIN = "standard input"
-WIDTHS = ("float32", "bfloat16", "float16", "int8", "int4")
+DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 
 
 @CommandFunction
@@ -42,8 +42,8 @@ def score(
     models: Annotated[
         tuple[str, ...],
         Option(
-            "As in generate; TARGET@WIDTH computes in float32, bfloat16, float16, int8 or int4."
-            " Repeatable.",
+            "A model as in generate; TARGET@int8 sets its dtype: float32, bfloat16, float16,"
+            " int8 or int4. Repeatable.",
             MODEL,
             short="-m",
             metavar="TARGET",
@@ -53,7 +53,7 @@ def score(
     stride: Annotated[
         int | None,
         Option(
-            "Move the window over a long document by N tokens.",
+            "In a document longer than the context, move the window by N tokens.",
             INPUT,
             metavar="N",
             ge=1,
@@ -61,18 +61,18 @@ def score(
         ),
     ] = None,
     fold_quotes: Annotated[
-        bool, Option("Make typographic quotes and dashes plain, as train does.", INPUT)
+        bool, Option("Replace typographic quotes and dashes by plain ones, as train does.", INPUT)
     ] = False,
-    ends: Annotated[bool, Option("Count the end of each document as a token.", INPUT)] = True,
+    ends: Annotated[bool, Option("Score the end of each document as a token.", INPUT)] = True,
     per_document: Annotated[
-        bool, Option("Print a line of JSON for each document and model.", OUTPUT)
+        bool, Option("Print JSON Lines, one for each document and model.", OUTPUT)
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure how well one or several models predict texts.
 
-    Each FILE, and each --text, is scored by itself. Several models are compared with the first.
+    Each FILE and each --text gets its own score. Several models are compared with the first.
     """
     console.Settings.quiet = quiet
     if json and per_document:
@@ -138,13 +138,13 @@ def _stdin() -> str:
 
 
 def _load(spec: ModelSpec, name: str) -> "Model":
-    """The model of `TARGET` or `TARGET@WIDTH`; a file whose name holds an @ goes first."""
+    """The model of `TARGET` or `TARGET@DTYPE`; an existing file with an @ in its name wins."""
     from gptcli.diagnostics.score import Model
 
-    target, at, width = name.rpartition("@")
-    if not at or width not in WIDTHS or Path(name).exists():
+    target, at, dtype = name.rpartition("@")
+    if not at or dtype not in DTYPES or Path(name).exists():
         llm = load_weights(open_model(replace(spec, model=name or None)))
         return Model(llm.name, llm.engine, llm.tokenizer)
-    of_width: dict[str, Any] = {"quantize" if width in {"int8", "int4"} else "dtype": width}
-    llm = load_weights(open_model(replace(spec, model=target or None, **of_width)))
-    return Model(f"{llm.name}@{width}", llm.engine, llm.tokenizer)
+    choice: dict[str, Any] = {"quantize" if dtype in {"int8", "int4"} else "dtype": dtype}
+    llm = load_weights(open_model(replace(spec, model=target or None, **choice)))
+    return Model(f"{llm.name}@{dtype}", llm.engine, llm.tokenizer)

@@ -1,4 +1,4 @@
-"""`gptcli selftest`: check known answers and properties on this machine."""
+"""`gptcli selftest`: check known answers on this machine."""
 
 import platform
 from dataclasses import asdict
@@ -23,15 +23,15 @@ SCHEMA = "gptcli.selftest/1"
 @CommandFunction
 def selftest(
     quick: Annotated[
-        bool, Option("Leave out the book's ten tokens, which need 700 MB.", OUTPUT)
+        bool, Option("Skip the book's ten tokens, which need 700 MB of memory.", OUTPUT)
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check known answers and properties on this machine, offline, and name what deviates.
+    """Check known answers on this machine, offline, and report what deviates.
 
-    The book's counts, gradients and tokens, the files, the tokenizer, the random draws, and that
-    a text never depends on those beside it. Ends with 1 if something deviates; what this machine
-    lacks (kernels, where there was no C compiler) is named and not checked.
+    Checked are the book's counts, gradients and tokens, files, tokenizer and random draws, and that
+    a text does not depend on the others of its batch. The exit code is 1 if anything deviates.
+    Without a C compiler there are no kernels; this is reported and they are not checked.
     """
     with console.waiting("loading PyTorch ..."):
         from gptcli.diagnostics.selftest import names, run

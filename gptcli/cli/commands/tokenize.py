@@ -1,4 +1,4 @@
-"""`gptcli tokenize`: a text as the tokens a model reads, and back. Never imports torch."""
+"""`gptcli tokenize`: text to tokens and back. Never imports torch."""
 
 import codecs
 import sys
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gptcli.tokenizer.tokenizer import Tokenizer
 
 SCHEMA = "gptcli.tokenize/1"
-_READ = 1 << 18  # bytes
+_CHUNK = 1 << 18  # bytes
 _STDIN = "standard input"
 _STYLES = ("black on green", "black on yellow", "black on cyan", "black on magenta")
 
@@ -33,19 +33,19 @@ _STYLES = ("black on green", "black on yellow", "black on cyan", "black on magen
 def tokenize(
     model: Annotated[ModelSpec, Only("model", "config", "weights", "offline")],
     text: Annotated[
-        str | None, Argument('Text to split; "-" reads standard input.', metavar="TEXT")
+        str | None, Argument('Text to tokenize; "-" reads standard input.', metavar="TEXT")
     ] = None,
     file: Annotated[
         Path | None, Option("Read the text from a file.", INPUT, short="-f", metavar="FILE")
     ] = None,
     special: Special = False,
     count: Annotated[
-        bool, Option("Print the number of tokens alone, of a text of any size.", OUTPUT)
+        bool, Option("Print only the number of tokens; for texts of any size.", OUTPUT)
     ] = False,
     decode: Annotated[
         str | None,
         Option(
-            'Print the text of these token ids; "-" reads them from standard input.',
+            'Print the text of token ids; "-" reads them from standard input.',
             INPUT,
             metavar="IDS",
         ),
@@ -55,9 +55,9 @@ def tokenize(
 ) -> None:
     """Show the tokens of a text, count them, or turn ids back into text.
 
-    The text is the argument, a file or standard input, and is read to its last byte. The ids are
-    those of a prompt, with the beginning of text that a model may want. Into a pipe they are one
-    line of numbers.
+    The text is the argument, a file or standard input; no newline is dropped. The ids are those of
+    a prompt, with the beginning-of-text token if the tokenizer adds one. In a pipe they are one
+    line.
     """
     console.Settings.quiet = quiet
     if decode is not None:
@@ -70,25 +70,25 @@ def tokenize(
     target = find_model(model, need_weights=False)
     tokenizer = _tokenizer(model, target)
     given = _pieces(file) if text is None or text == "-" else [argument_text(text)]
-    read = _Reading(given, keep=json)
-    pieces = read if special else _noticing(read, tokenizer)
+    read = _CountedText(given, keep=json)
+    pieces = read if special else _with_notice(read, tokenizer)
     encoded = tokenizer.encode_stream(pieces, special=special)
     if json:
         _print_json(target.name, tokenizer, read, encoded, count=count)
     elif count:
         sys.stdout.write(f"{sum(map(len, encoded))}\n")
     elif console.is_terminal(sys.stdout):
-        _show_pieces(tokenizer, _joined(encoded))
+        _show_pieces(tokenizer, _flat(encoded))
     else:
         _print_ids(encoded)
 
 
-class _Reading:
-    """A text in pieces, measured as they pass.
+class _CountedText:
+    """Pieces of text, counted while they are iterated over.
 
     Attributes:
-        bytes, characters: of what has passed.
-        text: it, if it is to be kept.
+        bytes, characters: of the pieces so far.
+        text: the pieces so far, with `keep`.
     """
 
     def __init__(self, pieces: Iterable[str], *, keep: bool) -> None:
@@ -117,7 +117,7 @@ def _refuse_beside_decode(**others: object) -> None:
 
 
 def _tokenizer(model: ModelSpec, target: "Target") -> "Tokenizer":
-    """The target's tokenizer; of weights without a config, the one that lies beside them."""
+    """The target's tokenizer; for weights without a config, that of their directory."""
     from gptcli.tokenizer.tokenizer import load_tokenizer
 
     config = target.config
@@ -133,10 +133,10 @@ def _tokenizer(model: ModelSpec, target: "Target") -> "Tokenizer":
 
 
 def _pieces(file: Path | None) -> Iterator[str]:
-    """The text of a file or a pipe, or of standard input, without a byte-order mark.
+    """The text of a file, a pipe or, for None, standard input, without a byte-order mark.
 
     Raises:
-        UsageError: there is nothing to read.
+        UsageError: standard input is a terminal.
         InputError: it cannot be read, or is not UTF-8.
     """
     if file is None:
@@ -158,10 +158,10 @@ def _decoded(stream: IO[bytes], where: str) -> Iterator[str]:
     at = 0
     while True:
         try:
-            data = stream.read(_READ)
+            data = stream.read(_CHUNK)
         except OSError as error:
             raise InputError(where, f"cannot be read ({error.strerror})") from None
-        before = len(decoder.getstate()[0])  # bytes of a character that is not whole yet
+        before = len(decoder.getstate()[0])  # bytes of an unfinished character
         try:
             yield decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
@@ -172,8 +172,8 @@ def _decoded(stream: IO[bytes], where: str) -> Iterator[str]:
         at += len(data)
 
 
-def _noticing(pieces: Iterable[str], tokenizer: "Tokenizer") -> Iterator[str]:
-    """The pieces; says once that they spell a special token, which is read as text."""
+def _with_notice(pieces: Iterable[str], tokenizer: "Tokenizer") -> Iterator[str]:
+    """The same pieces; prints a notice if they spell a special token, which is read as text."""
     longest = max(map(len, tokenizer.special_tokens), default=0)
     tail, spelled = "", None
     for piece in pieces:
@@ -183,12 +183,12 @@ def _noticing(pieces: Iterable[str], tokenizer: "Tokenizer") -> Iterator[str]:
         yield piece
 
 
-def _joined(encoded: Iterable[list[int]]) -> list[int]:
+def _flat(encoded: Iterable[list[int]]) -> list[int]:
     return [id for ids in encoded for id in ids]
 
 
 def _print_ids(encoded: Iterable[list[int]]) -> None:
-    """All on one line, as they are found."""
+    """Print the ids on one line, as they come."""
     between = ""
     for ids in filter(None, encoded):
         sys.stdout.write(between + " ".join(map(str, ids)))
@@ -197,7 +197,7 @@ def _print_ids(encoded: Iterable[list[int]]) -> None:
 
 
 def _show_pieces(tokenizer: "Tokenizer", ids: list[int]) -> None:
-    """The tokens side by side in turning colours, or with bars between, and their ids."""
+    """Print the tokens in alternating colours, or separated by bars, then their ids."""
     output = console.Output(colored=True)
     between = "" if console.wants_color(sys.stdout) else "|"
     for line in ([_text(tokenizer, id) for id in ids], [f" {id} " for id in ids]):
@@ -209,7 +209,12 @@ def _show_pieces(tokenizer: "Tokenizer", ids: list[int]) -> None:
 
 
 def _print_json(
-    name: str, tokenizer: "Tokenizer", read: _Reading, encoded: Iterable[list[int]], *, count: bool
+    name: str,
+    tokenizer: "Tokenizer",
+    read: _CountedText,
+    encoded: Iterable[list[int]],
+    *,
+    count: bool,
 ) -> None:
     document = {"schema": SCHEMA, "model": name, "tokenizer": tokenizer.name}
     if count:
@@ -217,7 +222,7 @@ def _print_json(
         sizes = {"tokens": tokens, "bytes": read.bytes, "characters": read.characters}
         console.print_json({**document, **sizes})
         return
-    ids = _joined(encoded)
+    ids = _flat(encoded)
     sizes = {"tokens": len(ids), "bytes": read.bytes, "characters": read.characters}
     pieces = [
         {"id": id, "text": _text(tokenizer, id), "bytes": tokenizer.token_bytes(id).hex()}
@@ -240,5 +245,5 @@ def _show_decoded(model: ModelSpec, ids: tuple[int, ...], *, json: bool) -> None
 
 
 def _text(tokenizer: "Tokenizer", id: int) -> str:
-    r"""A token's text; bytes that are only part of a character as `\xe2`."""
+    r"""A token's text; bytes that are not whole characters as `\xe2`."""
     return tokenizer.token_bytes(id).decode("utf-8", errors="backslashreplace")
