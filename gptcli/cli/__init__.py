@@ -89,7 +89,7 @@ def _correct_environment() -> None:
     if "COLUMNS" in os.environ:
         os.environ["COLUMNS"] = str(width)
     with suppress(ValueError):
-        width = console.usable(int(os.environ.get("TERMINAL_WIDTH", ""), 10))
+        width = console.usable_width(int(os.environ.get("TERMINAL_WIDTH", ""), 10))
     os.environ["TERMINAL_WIDTH"] = str(width)
     if os.environ.get("FORCE_COLOR") == "0":
         del os.environ["FORCE_COLOR"]

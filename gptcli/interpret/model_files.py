@@ -1,7 +1,4 @@
-"""What the config and the headers of weight files say about a TARGET.
-
-No tensor is read and nothing is downloaded; what was downloaded earlier is used.
-"""
+"""Config and weight files' headers of a TARGET; no tensor is read and nothing is downloaded."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +17,11 @@ class WeightFiles:
     """The weight files of one model.
 
     Attributes:
-        layout: None where the tensors are not those of a GPT-2; `error` says why.
-        implied: the keys of a config that the shapes tell.
+        layout: None if the tensors are not a GPT-2's; `error` says why.
+        implied: config keys that the shapes imply, with their values.
         problems: what is missing or does not fit, a sentence each.
-        oddities: what is worth knowing although it is no error, a sentence each.
-        error: why no model can be made of the files alone.
+        oddities: what is worth knowing but no error, a sentence each.
+        error: why the files imply no config.
     """
 
     path: Path
@@ -41,8 +38,8 @@ class ModelFiles:
     """Config and weights of one TARGET.
 
     Attributes:
-        config: of the config file, else as the weights imply it; None where they do not.
-        knows_heads: whether there is a config file: no weights tell n_heads and drop_rate.
+        config: of the config file, else the one that the weights imply; None if they do not.
+        knows_heads: whether a config file gives n_heads and drop_rate, which weights cannot imply.
         weights: None for a config alone.
     """
 
@@ -53,7 +50,7 @@ class ModelFiles:
 
 
 def read_model_files(name: str | None, config: Path | None, weights: Path | None) -> ModelFiles:
-    """Read what the user named.
+    """Read the config and the headers of a TARGET.
 
     Raises:
         UsageError: `name` is no preset, and no file or directory.

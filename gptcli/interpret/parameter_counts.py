@@ -29,14 +29,20 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What memory is estimated for: `tokens` None is the whole context."""
+    """What memory is estimated for.
+
+    Attributes:
+        dtype: of the weights.
+        texts: the batch size.
+        tokens: length of each sequence; None is the context.
+    """
 
     dtype: str = "float32"
     texts: int = 1
     tokens: int | None = None
 
     def length(self, config: GPTConfig) -> int:
-        """Tokens of each text."""
+        """Tokens of each sequence."""
         return config.context_length if self.tokens is None else self.tokens
 
     def running(self, config: GPTConfig) -> Running:
@@ -53,10 +59,10 @@ class ModelCount:
     """The parameters of one target.
 
     Attributes:
-        config: where there are only weights, the one they imply.
-        knows_heads: whether a config file says n_heads and drop_rate, which no weights tell.
-        stored: sums over the weight files; None for a config alone.
-        problems: what of the files does not fit the config, a sentence each.
+        config: of the config file, else the one that the weights imply.
+        knows_heads: whether a config file gives n_heads and drop_rate, which weights cannot imply.
+        stored: totals of the weight files; None for a config alone.
+        problems: how the files do not fit the config, a sentence each.
         changed: the keys that --what-if changed.
         usage: what memory is estimated for.
     """
@@ -71,21 +77,23 @@ class ModelCount:
     usage: Usage = field(default_factory=Usage)
 
     def with_values(self, values: Mapping[str, Value]) -> "ModelCount":
-        """The model with other values in its config, without its files.
+        """The count with other config values, without the files.
 
         Raises:
-            UsageError: no model can have them.
+            UsageError: the values are impossible.
         """
         name = f"{self.name} {' '.join(f'{key}={_plain(value)}' for key, value in values.items())}"
-        return replace(self.with_config(changed(self.config, values)), name=name, changed=values)
+        return replace(
+            self.with_config(config_with(self.config, values)), name=name, changed=values
+        )
 
     def with_config(self, config: GPTConfig) -> "ModelCount":
-        """Another config with the same usage."""
+        """The count of another config for the same usage."""
         return replace(self, config=config, counts=count(config), stored=None, problems=())
 
 
 def count_parameters(name: str | None, config: Path | None, weights: Path | None) -> ModelCount:
-    """Count what the user named; nothing is downloaded.
+    """Count the parameters of a TARGET; nothing is downloaded.
 
     Raises:
         UsageError, InputError: from resolving the name, or from a file.
@@ -110,14 +118,15 @@ def _plain(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The largest model of a target's proportions that fits a budget, and GPT-2's own sizes.
+    """The largest model with a target's proportions that fits a memory budget.
 
     Attributes:
         like: the target's name.
-        config: the largest.
-        needs: its bytes.
-        loading: the most that it takes before its first token.
-        presets: name and bytes of each of the book's sizes.
+        budget: bytes.
+        config: of the largest model.
+        needs: bytes that it needs.
+        loading: peak bytes while it is loaded.
+        presets: name and needed bytes of each of the book's sizes.
     """
 
     like: str
@@ -128,11 +137,11 @@ class Fit:
     presets: tuple[tuple[str, int], ...]
 
 
-def changes(text: str) -> dict[str, Value]:
-    """`emb_dim=1024,n_layers=24` as keys of a config and values.
+def parse_what_if(text: str) -> dict[str, Value]:
+    """`emb_dim=1024,n_layers=24` → config keys and values.
 
     Raises:
-        UsageError: not a key of a config.
+        UsageError: not KEY=VALUE with a key of the config.
     """
     found: dict[str, Value] = {}
     for part in text.split(","):
@@ -149,34 +158,34 @@ def _unknown(part: str, key: str) -> UsageError:
 
 
 def _value(text: str) -> Value:
-    """What the text is in a config file; GPTConfig says whether the key can have it."""
+    """A value as a config file has it; GPTConfig checks it."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     for kind in (int, float):
-        with suppress(ValueError):  # Python's integers have a limit of digits, too
+        with suppress(ValueError):  # also raised for an integer of too many digits
             return kind(text)
     return text
 
 
-def changed(config: GPTConfig, values: Mapping[str, Value]) -> GPTConfig:
-    """The config with other values. Heads stay as wide as they were if only the width changes.
+def config_with(config: GPTConfig, values: Mapping[str, Value]) -> GPTConfig:
+    """The config with other values; if emb_dim changes and n_heads does not, head_dim stays.
 
     Raises:
-        UsageError: no model can have them.
+        UsageError: the values are impossible.
     """
-    widened = dict(values)
+    replaced = dict(values)
     emb_dim = values.get("emb_dim", config.emb_dim)
-    is_wide = isinstance(emb_dim, int) and emb_dim % config.head_dim == 0
-    if is_wide and "n_heads" not in values:
-        widened["n_heads"] = max(1, int(emb_dim) // config.head_dim)  # type: ignore[arg-type]
+    is_multiple = isinstance(emb_dim, int) and emb_dim % config.head_dim == 0
+    if is_multiple and "n_heads" not in values:
+        replaced["n_heads"] = max(1, int(emb_dim) // config.head_dim)  # type: ignore[arg-type]
     try:
-        return replace(config, **widened)  # type: ignore[arg-type]
+        return replace(config, **replaced)  # type: ignore[arg-type]
     except InputError as error:
         raise UsageError("what_if", error.problem) from None
 
 
 def largest_fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, train: bool) -> Fit:
-    """The largest model of a target's proportions that fits `budget` bytes, and GPT-2's sizes.
+    """The largest model with a config's proportions that fits `budget` bytes.
 
     Raises:
         UsageError: not even the smallest fits.
@@ -185,7 +194,7 @@ def largest_fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, trai
     def cost(one: GPTConfig) -> int:
         return usage.training(one).total if train else usage.running(one).total
 
-    like = roomy(config, usage.tokens)
+    like = with_context(config, usage.tokens)
     found = largest(like, cost, budget)
     if found is None:
         needs = cost(relative(like, 1))
@@ -193,7 +202,7 @@ def largest_fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, trai
             f"nothing like {shown(name)} is as small as this (the smallest needs {needs:,} bytes)"
         )
         raise UsageError("fit", problem)
-    presets = tuple((n, cost(roomy(c, usage.tokens))) for n, c in _sizes())
+    presets = tuple((n, cost(with_context(c, usage.tokens))) for n, c in _sizes())
     return Fit(name, budget, found, cost(found), usage.running(found).loading, presets)
 
 
@@ -202,8 +211,8 @@ def _sizes() -> Iterable[tuple[str, GPTConfig]]:
     return [(preset.name, preset_config(preset)) for preset in presets]
 
 
-def roomy(config: GPTConfig, tokens: int | None) -> GPTConfig:
-    """The config with room for `tokens`: a context as long as that, if its own is shorter."""
+def with_context(config: GPTConfig, tokens: int | None) -> GPTConfig:
+    """The config with a context of at least `tokens`."""
     if tokens is None or tokens <= config.context_length:
         return config
     return replace(config, context_length=tokens)

@@ -39,7 +39,7 @@ class Vocabulary(Hashable, Protocol):
 
     @property
     def n_vocab(self) -> int:
-        """Number of ids that have a token."""
+        """The vocabulary size: ids from here on have no token."""
 
     @property
     def eos_ids(self) -> frozenset[int]:

@@ -83,7 +83,7 @@ def test_without_a_download_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_printed_while_a_bar_stands_keeps_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_of(monkeypatch)
-    with progress.Line() as line:
+    with progress.ProgressLine() as line:
         line.draw("working", 1, 10)
         line.clear()
         console.notice("something happened")
@@ -114,11 +114,11 @@ def test_quiet_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reading_is_shown_for_large_files_only(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_of(monkeypatch)
-    with progress.reading(progress.LARGE - 1) as report:
+    with progress.reading(progress.LARGE_BYTES - 1) as report:
         report("x", 5)
     assert terminal.getvalue() == ""
-    with progress.reading(progress.LARGE) as report:
-        report("x", progress.LARGE // 4)
+    with progress.reading(progress.LARGE_BYTES) as report:
+        report("x", progress.LARGE_BYTES // 4)
     assert any("25%  16.0 MiB of 64.0 MiB  x" in state for state in terminal.states)
     assert terminal.states[-1] == ""
 
@@ -139,7 +139,7 @@ def test_a_batch_tells_its_counts_and_its_failures(
 
     source = Input(size)
     with BatchProgress(Tally(ok=1234, failed=1), source) as shown:  # type: ignore[arg-type]
-        shown.began()
+        shown.start()
         source.position = 50
         shown.update(10)
         shown.failed(3, "bad_json", "not JSON")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from gptcli.checkpoint.presets import PRESETS, preset_config
 from gptcli.cli import run
 from gptcli.core.errors import UsageError
-from gptcli.interpret.parameter_counts import changed, changes
+from gptcli.interpret.parameter_counts import config_with, parse_what_if
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
 from gptcli.model.memory_estimate import running, training
@@ -41,7 +41,7 @@ def test_a_changed_model_stands_beside_the_target(capsys):
 
 def test_every_kind_of_key_can_change(capsys):
     text = "vocab_size=50_304, qkv_bias=TRUE, tie_weights=true, n_heads=6, drop_rate=0"
-    config = changed(GPT2, changes(text))
+    config = config_with(GPT2, parse_what_if(text))
     assert config == replace(
         GPT2, vocab_size=50304, qkv_bias=True, tie_weights=True, n_heads=6, drop_rate=0.0
     )
@@ -67,7 +67,7 @@ def test_every_kind_of_key_can_change(capsys):
 )
 def test_what_cannot_be_changed_says_why(text, said):
     with pytest.raises(UsageError, match="what_if") as raised:
-        changed(GPT2, changes(text))
+        config_with(GPT2, parse_what_if(text))
     assert said in str(raised.value)
 
 
@@ -142,5 +142,5 @@ def test_the_count_of_a_changed_model_is_torchs(capsys):
     change = "emb_dim=24,n_layers=3,vocab_size=50,context_length=8,n_heads=2,qkv_bias=true"
     found = counted(capsys, "gpt2-124m", "--what-if", change)["targets"][1]
     with torch.device("meta"):
-        model = GPTModel(changed(GPT2, changes(change)))
+        model = GPTModel(config_with(GPT2, parse_what_if(change)))
     assert found["parameters"]["total"] == sum(p.numel() for p in model.parameters())

@@ -217,7 +217,7 @@ class _BatchRun:
             else:
                 backend = self._load_worker(progress)
             self._backend, backend.on_token = backend, poll
-            progress.began()
+            progress.start()
             return backend
 
         with signals.patience(), progress:
@@ -267,7 +267,7 @@ class _BatchRun:
             rows=self._options.batch_size,
             max_tokens=self._options.max_batch_tokens,
         )
-        pool.on_ready, pool.notify = progress.began, notify
+        pool.on_ready, pool.notify = progress.start, notify
         return pool
 
     def _load_worker(self, progress: BatchProgress) -> BatchWorker:

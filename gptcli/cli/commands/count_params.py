@@ -21,9 +21,9 @@ from gptcli.interpret.parameter_counts import (
     Fit,
     ModelCount,
     Usage,
-    changes,
     count_parameters,
     largest_fit,
+    parse_what_if,
 )
 from gptcli.model.config import GPTConfig
 
@@ -93,7 +93,10 @@ def count_params(
         raise UsageError(
             "config" if config else "weights", f"needs a single target, got {len(names)}"
         )
-    values, budget = changes(what_if) if what_if else None, parse_bytes(fit, "fit") if fit else None
+    values, budget = (
+        parse_what_if(what_if) if what_if else None,
+        parse_bytes(fit, "fit") if fit else None,
+    )
     if train and budget is None:
         raise UsageError("train", "needs `fit`")
     usage = Usage(dtype, batch, context)

@@ -21,8 +21,8 @@ from gptcli.cli.render.completion_views import (
     TableView,
     TextView,
     View,
-    legend,
-    statistics,
+    probability_legend,
+    stats_text,
 )
 from gptcli.cli.render.dry_run import show_dry_run
 from gptcli.core import signals
@@ -102,7 +102,7 @@ def _generate(
         if signals.interrupted():
             break
     if options.stats:
-        console.say(statistics(run, completions))
+        console.say(stats_text(run, completions))
     if signals.interrupted():
         new = sum(len(completion.generation.ids) for completion in completions)
         console.say(f"interrupted after {plural(new, 'token')}")
@@ -172,6 +172,6 @@ def _view(run: Run, options: GenerateOptions) -> View:
     ):
         return TableView(run.tokenizer)
     if options.show is not None:
-        console.notice(legend())
+        console.notice(probability_legend())
     prompt = run.text if options.echo else ""
     return TextView(prompt, options.raw, options.show is not None, options.wrap)

@@ -10,7 +10,7 @@ from gptcli.cli.command import CommandFunction, Without
 from gptcli.cli.model_loading import load_weights, open_model
 from gptcli.cli.options import OUTPUT, Json, Quiet
 from gptcli.cli.render import console, score_report
-from gptcli.cli.render.progress import Line
+from gptcli.cli.render.progress import ProgressLine
 from gptcli.core.errors import InputError, UsageError
 from gptcli.core.files import decode_utf8
 from gptcli.core.options import Argument, Option
@@ -87,7 +87,7 @@ def score(
         raise UsageError("stride", f"must be at most the context ({length}), got {stride}")
     windows = WindowSpec(length=length, stride=stride or (length + 1) // 2, count_end=ends)
     found = []
-    with Line() as line:
+    with ProgressLine() as line:
         for number, each in enumerate(texts):
             name = f"scoring {each.name}"
 

@@ -1,6 +1,6 @@
-"""How `generate` shows a completion: plain text, coloured by probability, a table, or JSON.
+"""How `generate` shows a completion: as text, coloured by probability, as a table, or as JSON.
 
-A view drains the completion it is given, so the text appears as it is made.
+A view iterates over the completion, which generates it, and shows each piece at once.
 """
 
 import math
@@ -22,16 +22,22 @@ if TYPE_CHECKING:
 SCHEMA = "gptcli.generate/1"
 PROMPT_STYLE, COMPLETION_STYLE = "bold", "green"
 _INDENT = 14  # columns before a token in a table
-_COLUMN = 32  # where its alternatives begin
-# Probability at least → style; read from the top.
-_GRADES = ((0.8, "green"), (0.5, "cyan"), (0.2, "yellow"), (0.05, "magenta"), (0.0, "red"))
+_COLUMN = 32  # where the alternatives begin
+# (least probability, style), in descending order.
+_PROBABILITY_STYLES = (
+    (0.8, "green"),
+    (0.5, "cyan"),
+    (0.2, "yellow"),
+    (0.05, "magenta"),
+    (0.0, "red"),
+)
 
 
 class View(Protocol):
-    """Drains a completion and shows it."""
+    """Shows completions."""
 
     def show(self, completion: "Completion", sample: int) -> None:
-        """Show sample number `sample`; text appears while it is generated."""
+        """Generate and show sample number `sample`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class TextView:
     wraps: bool = True
 
     def show(self, completion: "Completion", sample: int) -> None:
-        """Write pieces as they come; end the line even if an error ends the text."""
+        """Write each piece at once; end the line even after an error."""
         output = console.Output(raw=self.raw, colored=self.by_probability, wraps=self.wraps)
         try:
             output.write(self.prompt, PROMPT_STYLE)
@@ -56,7 +62,7 @@ class TextView:
     def _style(self, token: "Token | None") -> str:
         if not self.by_probability:
             return COMPLETION_STYLE
-        return "" if token is None else grade(token.logprob)
+        return "" if token is None else probability_style(token.logprob)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +72,30 @@ class TableView:
     tokenizer: "Tokenizer"
 
     def show(self, completion: "Completion", sample: int) -> None:
-        """Write each token's line as soon as it is sampled."""
+        """Write each token's line at once."""
         output = console.Output(colored=True)
         numbered = (piece.token for piece in completion if piece.token is not None)
         for number, token in enumerate(numbered, 1):
             first, *more = self._lines(token)
             output.write(f"{number:>5} {percent(token.logprob)}  ")
-            output.write(token_text(self.tokenizer, token.id), grade(token.logprob))
+            output.write(token_text(self.tokenizer, token.id), probability_style(token.logprob))
             output.write("\n".join([first, *more]) + "\n", "dim")
 
     def _lines(self, token: "Token") -> list[str]:
-        """The alternatives: beside the token where they fit, on a pipe always, else below."""
+        """The alternatives: on the token's line if they fit or on a pipe, else below."""
         items = [
             f"{percent(logprob).strip()} {token_text(self.tokenizer, other)}"
             for other, logprob in token.top
         ]
-        beside = "  ".join(["", *items])
-        taken = _INDENT + len(token_text(self.tokenizer, token.id))
+        one_line = "  ".join(["", *items])
+        used = _INDENT + len(token_text(self.tokenizer, token.id))
         if (
             not console.is_terminal(sys.stdout)
-            or max(taken, _COLUMN) + len(beside) <= console.width()
+            or max(used, _COLUMN) + len(one_line) <= console.width()
         ):
-            return [" " * (_COLUMN - taken) + beside if items else ""]
+            return [" " * (_COLUMN - used) + one_line if items else ""]
         indent = " " * _INDENT
-        return ["", *(indent + line for line in packed(items, console.width() - _INDENT))]
+        return ["", *(indent + line for line in filled_lines(items, console.width() - _INDENT))]
 
 
 @dataclass(slots=True)
@@ -99,7 +105,7 @@ class BeamsView:
     is_first: bool = True
 
     def show(self, completion: "Completion", sample: int) -> None:
-        """Drain the completion, then write its line."""
+        """Generate the completion, then write its line."""
         for _piece in completion:
             pass
         output = console.Output(colored=True)
@@ -113,37 +119,39 @@ class BeamsView:
         output.write(f'"{shown(completion.text)}"\n')
 
 
-def grade(logprob: float | None) -> str:
+def probability_style(logprob: float | None) -> str:
     """The style of a token with this log-probability."""
     p = math.exp(logprob) if logprob is not None else 0.0
-    return next((style for least, style in _GRADES if p >= least), "")
+    return next((style for least, style in _PROBABILITY_STYLES if p >= least), "")
 
 
-def legend() -> str:
-    """What the styles mean, for stderr."""
-    return "probability: " + ", ".join(f"{style} >= {least:.0%}" for least, style in _GRADES)
+def probability_legend() -> str:
+    """What the styles of `probability_style` mean."""
+    return "probability: " + ", ".join(
+        f"{style} >= {least:.0%}" for least, style in _PROBABILITY_STYLES
+    )
 
 
 def percent(logprob: float | None) -> str:
-    """A probability in six columns."""
+    """A log-probability as a percentage, in six columns."""
     return f"{math.exp(logprob):6.1%}" if logprob is not None else " " * 6
 
 
 def token_text(tokenizer: "Tokenizer", token: int) -> str:
-    r"""One token between quotes; bytes that are only part of a character as `\xe2`."""
+    r"""A token in quotes, control characters escaped; incomplete UTF-8 as `\xe2`."""
     return f'"{shown(plain_token(tokenizer, token))}"'
 
 
 def plain_token(tokenizer: "Tokenizer", token: int) -> str:
-    """One token as text, control characters included."""
+    r"""A token as it is; incomplete UTF-8 as `\xe2`."""
     return tokenizer.token_bytes(token).decode("utf-8", errors="backslashreplace")
 
 
-def packed(items: Iterable[str], room: int) -> Iterator[str]:
-    """Items two blanks apart, as many on a line as fit."""
+def filled_lines(items: Iterable[str], width: int) -> Iterator[str]:
+    """Lines of as many items as fit, two blanks apart."""
     line = ""
     for item in items:
-        if line and len(line) + 2 + len(item) > room:
+        if line and len(line) + 2 + len(item) > width:
             yield line
             line = item
         else:
@@ -154,7 +162,7 @@ def packed(items: Iterable[str], room: int) -> Iterator[str]:
 
 @dataclass(slots=True)
 class Run:
-    """What all samples of one command have in common."""
+    """What all samples of one `generate` have in common."""
 
     model: str
     text: str
@@ -169,16 +177,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class JsonView:
-    """One object a sample, when it is complete."""
+    """One JSON object for each sample, when it is complete."""
 
     run: Run
     echo: bool
     logprobs: bool
 
     def show(self, completion: "Completion", sample: int) -> None:
-        """Drain the completion, then print it."""
+        """Generate the completion, then print it."""
         tokens = [piece.token for piece in completion if piece.token is not None]
-        value = record(self.run, completion, sample, echo=self.echo)
+        value = sample_document(self.run, completion, sample, echo=self.echo)
         if self.logprobs:
             value["logprobs"] = [self._logprob(token) for token in tokens]
         console.print_json(value)
@@ -193,8 +201,10 @@ class JsonView:
         return {"id": token, "text": text, "logprob": logprob if finite else None}
 
 
-def record(run: Run, completion: "Completion", sample: int, *, echo: bool) -> dict[str, Any]:
-    """The JSON of one sample; `text` is what plain output would be."""
+def sample_document(
+    run: Run, completion: "Completion", sample: int, *, echo: bool
+) -> dict[str, Any]:
+    """The JSON of one sample; `text` is what TextView would print."""
     generation = completion.generation
     return {
         "schema": SCHEMA,
@@ -216,12 +226,12 @@ def record(run: Run, completion: "Completion", sample: int, *, echo: bool) -> di
             "prefill": round(run.prefill_seconds, 6),
             "decode": round(generation.seconds, 6),
         },
-        "tokens_per_second": rate(len(generation.ids), generation.seconds),
+        "tokens_per_second": tokens_per_second(len(generation.ids), generation.seconds),
     }
 
 
-def statistics(run: Run, completions: list["Completion"]) -> str:
-    """What `--stats` says: a line for the prompt and one for each sample."""
+def stats_text(run: Run, completions: list["Completion"]) -> str:
+    """What `--stats` prints."""
     lines = [
         f"model {run.model}, seed {run.seed}, loaded in {run.load_seconds:.2f} s",
         f"prompt: {_speed(len(run.ids), run.prefill_seconds)}",
@@ -239,12 +249,12 @@ def statistics(run: Run, completions: list["Completion"]) -> str:
     return "\n".join(lines)
 
 
-def rate(tokens: int, seconds: float) -> float | None:
-    """Tokens per second, None where there is nothing to divide."""
+def tokens_per_second(tokens: int, seconds: float) -> float | None:
+    """None if there are no tokens or no time has passed."""
     return round(tokens / seconds, 2) if tokens and seconds > 0 else None
 
 
 def _speed(tokens: int, seconds: float) -> str:
-    per_second = rate(tokens, seconds)
+    per_second = tokens_per_second(tokens, seconds)
     speed = f" ({per_second:,.1f} tokens/s)" if per_second is not None else ""
     return f"{plural(tokens, 'token')} in {seconds:.3f} s{speed}"

@@ -1,9 +1,9 @@
 """Standard streams: text and tables to stdout, everything else to stderr.
 
 On a pipe text is exact UTF-8. On a terminal control characters are shown, not sent. Every write to
-stdout is checked: a reader that has gone is `ReaderGone`, a full disk or a closed stream a
-`RunError`. A failed write to stderr is dropped, for there is nobody left to tell. Rich is imported
-only when something is coloured or laid out, because it takes 50 ms.
+stdout is checked: a closed pipe raises `ReaderGone`, a full disk or a closed stream `RunError`. A
+failed write to stderr is dropped. Rich takes 50 ms to import, so it is imported only for colour and
+layout.
 """
 
 import errno
@@ -38,7 +38,7 @@ READER_GONE = 141  # what a shell shows for a process that SIGPIPE ended
 
 
 class Settings:
-    """Settings of the process: `--color`, `--debug` and `--quiet`."""
+    """`--color`, `--debug` and `--quiet`, for the whole process."""
 
     color: ColorChoice = "auto"
     debug: bool = False
@@ -46,17 +46,16 @@ class Settings:
 
 
 def reset() -> None:
-    """Go back to the defaults."""
+    """Restore the default settings."""
     Settings.color, Settings.debug, Settings.quiet = "auto", False, False
 
 
 class Output:
     """Model text on standard output, written and flushed piece by piece.
 
-    On a pipe, and with `raw`, the exact text. On a terminal a Rich segment, which Rich neither
-    wraps nor interprets, with control characters made visible; with `wraps`, lines are broken
-    between words. With `colored` the styles are what was asked for, so `--color always` takes
-    them through a pipe.
+    On a pipe, and with `raw`, the exact text. On a terminal control characters are made visible,
+    and Rich neither wraps nor interprets the text; with `wraps`, lines are broken between words.
+    With `colored` the styles carry information, so that `--color always` sends them to a pipe too.
     """
 
     def __init__(self, *, raw: bool = False, colored: bool = False, wraps: bool = False) -> None:
@@ -71,7 +70,7 @@ class Output:
         self._ends_line = False
 
     def write(self, text: str, style: str = "") -> None:
-        """Write a piece of text at once; `style` is for the terminal only."""
+        """Write a piece of text at once; `style` is a Rich style, for terminals."""
         if not text:
             return
         self._ends_line = text.endswith("\n")
@@ -84,14 +83,18 @@ class Output:
             _send(self._console, self._wrap.feed(visible(text), style))
 
     def end(self) -> None:
-        """End the text: one newline, if it lacks one."""
+        """End the text with a newline, if it has none."""
         if not self._ends_line:
             self.write("\n")
         self._ends_line = False
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object on one line of stdout, in ASCII; NaN is refused."""
+    """Print JSON on one line of stdout, in ASCII.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 
@@ -108,7 +111,7 @@ def notice(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print on stderr, `--quiet` or not: `--stats`, and why a run ended."""
+    """Print on stderr even if `--quiet`: what was asked for, and why a run ended."""
     _say(text, "")
 
 
@@ -124,7 +127,7 @@ def error(problem: GptcliError) -> None:
 
 
 def internal_error(problem: BaseException) -> None:
-    """Print a bug on stderr: type and message, with `--debug` the traceback."""
+    """Print an unexpected exception on stderr, with `--debug` its traceback."""
     text = f"{type(problem).__name__}: {shown(problem)}"
     advice = "please report; run again with --debug for the traceback"
     if Settings.debug:
@@ -163,9 +166,9 @@ def draws_on_stderr() -> bool:
 
 
 def wants_color(stream: IO[str] | None) -> bool:
-    """In this order: `--color`, NO_COLOR, FORCE_COLOR (stderr only), what the stream can show.
+    """Whether to colour a stream: `--color`, else NO_COLOR, else FORCE_COLOR, else by its terminal.
 
-    FORCE_COLOR does not reach stdout: text on a pipe is exact whatever the environment.
+    FORCE_COLOR does not apply to stdout: text on a pipe is exact whatever the environment.
     """
     if Settings.color != "auto":
         return Settings.color == "always"
@@ -185,18 +188,18 @@ def width(stream: IO[str] | None = None) -> int:
     if stream is not None:
         with suppress(OSError, ValueError):
             columns = os.get_terminal_size(stream.fileno()).columns
-    return usable(shutil.get_terminal_size((columns or 100, 24)).columns)
+    return usable_width(shutil.get_terminal_size((columns or 100, 24)).columns)
 
 
 def terminal_columns() -> int:
-    """The terminal's width at this moment, for a text that is still being written."""
+    """The width of stdout's terminal now: it may change while a text is written."""
     with suppress(OSError, ValueError):
         return os.get_terminal_size(sys.stdout.fileno()).columns or width()
     return width()
 
 
-def usable(columns: int) -> int:
-    """The nearest width that a table can be laid out in."""
+def usable_width(columns: int) -> int:
+    """The nearest width from MIN_WIDTH to MAX_WIDTH."""
     return max(MIN_WIDTH, min(columns, MAX_WIDTH))
 
 
@@ -205,11 +208,11 @@ def _is_dumb() -> bool:
 
 
 def rich_console(stream: IO[str], *, redraws: bool = False) -> "Console":
-    """A Rich console that writes a text as it is: no markup, no emoji, no highlighting.
+    """A Rich console without markup, emoji and highlighting.
 
-    With `redraws` it follows a terminal that is resized, and moves the cursor in any colour.
+    With `redraws` it follows a terminal that is resized, and moves the cursor without colour too.
     """
-    from rich.console import Console  # takes 50 ms, which most runs never need
+    from rich.console import Console  # takes 50 ms
 
     color = wants_color(stream)
     return Console(
@@ -247,10 +250,10 @@ def _say(text: str, style: str, label: str = "") -> None:
 
 
 def _send(console: "Console", pieces: Iterable[tuple[str, str]]) -> None:
-    """Print texts that are safe to send, each in a style.
+    """Print (text, style) pieces without control characters.
 
-    As segments, which go through as they are: Console.out would expand tabs and drop blanks that
-    stand past the width.
+    As segments, which Rich leaves alone: Console.out would expand tabs, and drop blanks past the
+    width.
     """
     from rich.segment import Segment, Segments  # as above
 
@@ -259,7 +262,7 @@ def _send(console: "Console", pieces: Iterable[tuple[str, str]]) -> None:
 
 
 class ReaderGone(SystemExit):
-    """The reader of standard output has closed it: exit with 141, silently."""
+    """The reader of standard output has closed the pipe: exit with 141, silently."""
 
     def __init__(self) -> None:
         super().__init__(READER_GONE)
@@ -274,10 +277,13 @@ def open_streams() -> None:
 
 
 def close_output() -> None:
-    """Flush and close standard output, and raise what the system says about it.
+    """Flush and close standard output: some file systems report a full disk only on close.
 
-    Some file systems report a full disk only on close. Afterwards the descriptor is
-    /dev/null, so nothing can fail again while Python shuts down.
+    Afterwards the descriptor is /dev/null, so that nothing fails while Python shuts down.
+
+    Raises:
+        RunError: the system reports an error.
+        ReaderGone: the pipe is closed.
     """
     try:
         sys.stdout.flush()
@@ -288,7 +294,7 @@ def close_output() -> None:
 
 
 def discard_output() -> None:
-    """Point standard output at /dev/null, and drop what is still in its buffer."""
+    """Point standard output at /dev/null, and drop its buffer."""
     with suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
@@ -299,23 +305,23 @@ def discard_output() -> None:
 
 
 class _Stdout(io.FileIO):
-    """File descriptor 1."""
+    """File descriptor 1, whose errors become ours."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
         while True:
             try:
                 written = super().write(data)
             except OSError as error:
-                raise _failure(error) from None
+                raise _write_error(error) from None
             if written is not None:
                 return written
-            select.select([], [self], [])  # a pipe in non-blocking mode is full: wait
+            select.select([], [self], [])  # a full pipe in non-blocking mode: wait
 
 
 class _ClosedStdout(io.RawIOBase):
-    """Stands in for a standard output that was closed before we started (`>&-`)."""
+    """A standard output that was closed before we started (`>&-`)."""
 
-    _was_reported = False  # one error; the rest of the buffer is dropped
+    _was_reported = False  # one error is raised; later writes are dropped
 
     def writable(self) -> bool:
         return True
@@ -339,7 +345,7 @@ class _Stderr(io.FileIO):
 
 
 class _NoStderr(io.RawIOBase):
-    """Stands in for a standard error that was closed before we started (`2>&-`)."""
+    """A standard error that was closed before we started (`2>&-`)."""
 
     def writable(self) -> bool:
         return True
@@ -349,7 +355,7 @@ class _NoStderr(io.RawIOBase):
 
 
 def _text(raw: io.RawIOBase) -> io.TextIOWrapper:
-    # backslashreplace: only lone surrogates are not UTF-8, and they must not end a stream
+    # Lone surrogates, which UTF-8 cannot encode, must not raise an error.
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding="utf-8",
@@ -359,22 +365,22 @@ def _text(raw: io.RawIOBase) -> io.TextIOWrapper:
 
 
 def _occupy_descriptors() -> None:
-    """Open /dev/null where 0, 1 or 2 is closed: the next file opened would get that number."""
+    """Open /dev/null as 0, 1 or 2 where closed, or the next file opened would get that number."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 def _close(descriptor: int) -> None:
     try:
         os.close(descriptor)
     except OSError as error:
-        raise _failure(error) from None
+        raise _write_error(error) from None
 
 
-def _failure(error: OSError) -> BaseException:
+def _write_error(error: OSError) -> BaseException:
     if error.errno == errno.EPIPE:
         return ReaderGone()
     return RunError("cannot write to standard output", error.strerror or str(error))

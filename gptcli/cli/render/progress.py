@@ -1,6 +1,6 @@
-"""Progress of long work, on standard error: downloads, reading weights, batches, training.
+"""Progress of long work on standard error: downloads, reading weights, batches, training.
 
-On a terminal one line is redrawn and gone at the end; elsewhere a line is printed now and then.
+On a terminal one line is redrawn, and cleared at the end; in a log a line is printed now and then.
 `--quiet` shows neither.
 """
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from gptcli.train.state import Progress as TrainingState
     from gptcli.train.trainer import StepReport
 
-LARGE = 1 << 26  # bytes; fewer are read before anyone could look at a bar
+LARGE_BYTES = 1 << 26  # fewer are read too soon for a bar
 _REDRAW_SECONDS = 0.1
 _PRINT_SECONDS = {"batch": 5.0, "training": 10.0}
-_BAR, _ROOM_FOR_BAR = 20, 60  # columns of the bar, and of a terminal that has room for it
+_BAR_COLUMNS, _MIN_COLUMNS_FOR_BAR = 20, 60
 _SHOW_CURSOR = "\x1b[?25h"
-_MOST_FAILURES = 20  # of a batch that are printed one by one
-_SMOOTHING = 0.98  # of the shown training loss and speed: about the last fifty steps
+_MOST_FAILURES = 20  # of a batch that are printed
+_SMOOTHING = 0.98  # of training loss and speed: an average of about fifty steps
 
 
 class DownloadProgress(Protocol):
-    """What a download calls for each piece received."""
+    """Called by a download for each piece received."""
 
     def __call__(self, name: str, received: int, size: int, /) -> object:
-        """`received` of `size` bytes of a file are here; a size of 0 is not known."""
+        """`received` of `size` bytes have come; a size of 0 is not known."""
 
 
-class Line:
+class ProgressLine:
     """A context manager that redraws one line of the terminal, and clears it at the end.
 
-    Rich draws it, from the first `draw` on. Rich hides the cursor, so a signal that ends the
-    process at once shows it again. There is no thread: `draw` redraws, at most ten times a second.
+    Rich draws it when `draw` is called, at most ten times a second; there is no thread. Rich hides
+    the cursor, so a signal that ends the process at once shows it again.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Line:
         self._task: TaskID
         self._next = 0.0
 
-    def __enter__(self) -> "Line":
+    def __enter__(self) -> "ProgressLine":
         return self
 
     def __exit__(
@@ -66,9 +66,9 @@ class Line:
         self._stack.close()
 
     def draw(self, text: str, done: float = 0, total: float | None = None) -> None:
-        """Show a text beside a bar; the end of the work is always drawn.
+        """Draw a bar and a text; the end of the work is always drawn.
 
-        Without a total the bar only shows that something goes on.
+        Without a total the bar only shows activity.
         """
         now = monotonic()
         if not self.is_shown or (now < self._next and done != total):
@@ -80,7 +80,7 @@ class Line:
         self._rich.refresh()
 
     def clear(self) -> None:
-        """Empty the line, so that something else can be printed; the next `draw` brings it back."""
+        """Clear the line for other output; the next `draw` brings it back."""
         if self._rich is not None:
             sys.stderr.write(console.CLEAR_LINE)
             sys.stderr.flush()
@@ -93,8 +93,8 @@ class Line:
         columns: list[ProgressColumn] = [
             TextColumn("{task.description}", markup=False, table_column=one_line)
         ]
-        if console.width(sys.stderr) >= _ROOM_FOR_BAR:
-            columns.insert(0, BarColumn(_BAR))
+        if console.width(sys.stderr) >= _MIN_COLUMNS_FOR_BAR:
+            columns.insert(0, BarColumn(_BAR_COLUMNS))
         rich = Progress(
             *columns,
             console=console.rich_console(sys.stderr, redraws=True),
@@ -111,9 +111,9 @@ class Line:
 
 @contextmanager
 def downloads() -> Iterator[DownloadProgress]:
-    """Yields a function that shows how far a download is; in a log, one line for each file."""
+    """Yields a function that shows a download's progress; in a log, a line for each file."""
     named: set[str] = set()
-    with Line() as line:
+    with ProgressLine() as line:
 
         def report(name: str, received: int, size: int, /) -> None:
             if line.is_shown:
@@ -128,24 +128,24 @@ def downloads() -> Iterator[DownloadProgress]:
 
 @contextmanager
 def reading(total: int) -> Iterator[Callable[[str, int], object]]:
-    """Yields a function to call with a name and how many more of `total` bytes are read.
+    """Yields a function to call with a name and the bytes read since the last call.
 
-    Shown on a terminal only, and only for large files.
+    Shows the progress to `total` bytes, on a terminal only, and only for large files.
     """
     done = 0
-    with Line() as line:
+    with ProgressLine() as line:
 
         def report(name: str, count: int) -> None:
             nonlocal done
             done += count
-            if total >= LARGE:
+            if total >= LARGE_BYTES:
                 line.draw(_of_bytes(name, done, total), done, total)
 
         yield report
 
 
-class BatchProgress(Line):
-    """Counts, speed, failures and the time that is left of a batch."""
+class BatchProgress(ProgressLine):
+    """Progress of a batch: records, speed, failures, time left."""
 
     def __init__(self, tally: "Tally", source: "InputStream") -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class BatchProgress(Line):
     def __enter__(self) -> "BatchProgress":
         return self
 
-    def began(self) -> None:
+    def start(self) -> None:
         """Start measuring speed: the model is loaded."""
         self._start_time = monotonic()
         self._position_at_start = self._source.position
@@ -179,7 +179,7 @@ class BatchProgress(Line):
             console.notice(self.line())
 
     def failed(self, line: int, code: str, message: str) -> None:
-        """Print the error of a record; of many, the first 20."""
+        """Print a record's error; of many, the first 20."""
         self._failures += 1
         if self._failures <= _MOST_FAILURES:
             self.clear()
@@ -189,7 +189,7 @@ class BatchProgress(Line):
             console.notice("more records failed; the output names them all")
 
     def line(self) -> str:
-        """Everything in one line."""
+        """The progress as text."""
         tally = self._tally
         speed = self.new_tokens / self.seconds if self.seconds > 0 else 0.0
         parts = [
@@ -203,7 +203,7 @@ class BatchProgress(Line):
         return ", ".join(parts)
 
     def _seconds_left(self) -> float | None:
-        """Estimated from the share of the input that was read."""
+        """Estimated from the share of the input that has been read."""
         source = self._source
         done = source.position - self._position_at_start
         if source.size is None or done <= 0 or self.seconds < 1:
@@ -211,8 +211,8 @@ class BatchProgress(Line):
         return max(0.0, self.seconds * (source.size - source.position) / done)
 
 
-class TrainingProgress(Line):
-    """Step, loss, speed and the time that is left of a training; only the first process speaks."""
+class TrainingProgress(ProgressLine):
+    """Progress of training: step, loss, speed, time left; shown by the leading process alone."""
 
     def __init__(self, steps: int, state: "TrainingState", is_leader: bool) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ def _smoothed(old: float | None, new: float) -> float:
 
 
 def _of_bytes(name: str, done: int, total: int) -> str:
-    """Share, bytes and name; the name last, for a narrow terminal cuts the end."""
+    """Share, bytes and name; the name last, since a narrow terminal cuts the end."""
     if not total:
         return f"{bytes_text(done)}  {shown(name, 60)}"
     share = min(1.0, done / total)

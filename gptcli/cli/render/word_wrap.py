@@ -32,12 +32,12 @@ def wrapped(
 def folded(text: str, width: int) -> Iterator[str]:
     """Pieces of at most `width` columns, broken anywhere."""
     piece, used = "", 0
-    for letter in text:
-        used += cell_len(letter)
+    for character in text:
+        used += cell_len(character)
         if used > width and piece:
             yield piece
-            piece, used = "", cell_len(letter)
-        piece += letter
+            piece, used = "", cell_len(character)
+        piece += character
     yield piece
 
 
@@ -56,39 +56,39 @@ class WordWrap:
         self._columns = columns
         self._column = 0
         self._sent: list[Styled] = []  # of this piece
-        self._word: list[tuple[Styled, int]] = []  # letters at the cursor, and their widths
+        self._word: list[tuple[Styled, int]] = []  # characters at the cursor, and their widths
         self._fresh = 0  # how many of them are of this piece
-        self._before = ""  # the last letter
+        self._before = ""  # the last character
 
     def feed(self, text: str, style: str = "") -> Iterator[Styled]:
         """The next piece → what to send: text with its style, cursor movements without one."""
         room = max(1, self._columns() - 1)
         self._sent, self._fresh = [], 0
-        for letter in text:
-            self._add(letter, style, room)
+        for character in text:
+            self._add(character, style, room)
         for same, parts in groupby(self._sent, key=lambda part: part[1]):
             yield "".join(text for text, _ in parts), same
 
-    def _add(self, letter: str, style: str, room: int) -> None:
-        width = _TAB - self._column % _TAB if letter == "\t" else cell_len(letter)
-        if letter == "\n":
+    def _add(self, character: str, style: str, room: int) -> None:
+        width = _TAB - self._column % _TAB if character == "\t" else cell_len(character)
+        if character == "\n":
             self._start_line(style)
-        elif letter in " \t":
+        elif character in " \t":
             self._end_word()
             if self._column + width <= room:
-                self._sent.append((letter, style))
+                self._sent.append((character, style))
                 self._column += width
         else:
-            if self._may_break_before(letter, width):
+            if self._may_break_before(character, width):
                 self._end_word()
             if self._column + width > room:
                 self._break(width, room)
-            self._send((letter, style), width)
-        self._before = letter
+            self._send((character, style), width)
+        self._before = character
 
-    def _send(self, letter: Styled, width: int) -> None:
-        self._sent.append(letter)
-        self._word.append((letter, width))
+    def _send(self, character: Styled, width: int) -> None:
+        self._sent.append(character)
+        self._word.append((character, width))
         self._fresh += 1
         self._column += width
 
@@ -108,12 +108,12 @@ class WordWrap:
         if self._column:
             self._start_line("")
         if moves:
-            for letter, size in word:
-                self._send(letter, size)
+            for character, size in word:
+                self._send(character, size)
 
-    def _may_break_before(self, letter: str, width: int) -> bool:
+    def _may_break_before(self, character: str, width: int) -> bool:
         """Beside a wide character: Chinese and Japanese have no blanks between words."""
-        if width == 0 or self._before == _JOINER or category(letter) in _NEVER_FIRST:
+        if width == 0 or self._before == _JOINER or category(character) in _NEVER_FIRST:
             return False
         return width == 2 or cell_len(self._before) == 2
 
