@@ -1,11 +1,11 @@
-"""Read a safetensors tensor into a new array, converting and checking it.
+"""Read a safetensors tensor into a new array, converting its dtype and checking its values.
 
-Reads with `pread`, never through a map: a file that shrinks or is rewritten meanwhile is an error,
-not a signal or another model. A large tensor is read in pieces by a few threads, each piece
-checked while it is in its core's cache.
+Reads with `pread`, not with `mmap`: a file that shrinks or is rewritten meanwhile is an error, and
+not a SIGBUS or another model. A large tensor is read in chunks by a few threads, each chunk checked
+while it is in a core's cache.
 
-An array's dtype says what it holds: float32, float16, uint16 for bfloat16 (NumPy has none of its
-own), int8 and uint8 as in the file.
+Dtypes of arrays: float32, float16, int8 and uint8 as in the file, and uint16 for bfloat16, which
+NumPy lacks.
 """
 
 import math
@@ -34,24 +34,24 @@ _STORED_AS = {np.dtype(kind): name for name, kind in _NUMPY.items()}
 
 
 def read_array(
-    header: Header, info: TensorInfo, kept: str, *, check_finite: bool = True, threads: int = 1
+    header: Header, info: TensorInfo, dtype: str, *, check_finite: bool = True, threads: int = 1
 ) -> Array:
     """A tensor in the file's shape.
 
     Args:
-        header: of the file, and what it was when it was checked.
-        info: which tensor.
-        kept: the dtype to convert to, by safetensors' name; integers keep theirs.
+        header: of the file.
+        info: of the tensor.
+        dtype: of the array, by safetensors' name; that of the file for integers.
         check_finite: refuse NaN, infinities and values too large for the dtype (in F64 tensors the
-            last is refused always).
-        threads: that read.
+            last are always refused).
+        threads: number of reading threads.
 
     Raises:
         InputError: values that are not finite.
         RunError: the file changed while it was being read, or could not be read.
-        MemoryError: there is none for it.
+        MemoryError: not enough memory for the array.
     """
-    array = aligned(info.shape, _NUMPY[kept])
+    array = aligned(info.shape, _NUMPY[dtype])
     flat, check = array.reshape(-1), check_finite or info.dtype == "F64"
     size = max(1, CHUNK // (DTYPE_BITS[info.dtype] // 8))
     with open_unchanged(header) as fd:
@@ -70,7 +70,7 @@ def read_array(
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An empty array that begins at a cache line."""
+    """An uninitialised array that begins at a cache line."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     space = np.empty(size + _ALIGNMENT, np.uint8)
     start = -space.ctypes.data % _ALIGNMENT
@@ -78,7 +78,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def safetensors_dtype(array: Array) -> str:
-    """An array's dtype by safetensors' name."""
+    """The safetensors name of an array's dtype."""
     return _STORED_AS[array.dtype]
 
 
@@ -88,54 +88,55 @@ def same_bytes(first: tuple[Header, TensorInfo], second: tuple[Header, TensorInf
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
     with open_unchanged(header_a) as fd_a, open_unchanged(header_b) as fd_b:
-        for at in range(0, a.nbytes, CHUNK):
-            count = min(CHUNK, a.nbytes - at)
-            if os.pread(fd_a, count, a.start + at) != os.pread(fd_b, count, b.start + at):
+        for offset in range(0, a.nbytes, CHUNK):
+            count = min(CHUNK, a.nbytes - offset)
+            if os.pread(fd_a, count, a.start + offset) != os.pread(fd_b, count, b.start + offset):
                 return False
     return True
 
 
 def _read_piece(fd: int, info: TensorInfo, target: Array, begin: int, check: bool) -> None:
-    kept, width = safetensors_dtype(target), DTYPE_BITS[info.dtype] // 8
-    in_place = kept == info.dtype
-    raw = target.view(np.uint8) if in_place else np.empty(len(target) * width, np.uint8)
-    read_into(raw, fd, info.start + begin * width, info)
-    values = target if in_place else _converted(raw, info.dtype, kept)
-    if check and not _is_finite(values, kept):
-        raise _not_finite(fd, info, kept)
+    dtype, itemsize = safetensors_dtype(target), DTYPE_BITS[info.dtype] // 8
+    in_place = dtype == info.dtype
+    raw = target.view(np.uint8) if in_place else np.empty(len(target) * itemsize, np.uint8)
+    read_into(raw, fd, info.start + begin * itemsize, info)
+    values = target if in_place else _converted(raw, info.dtype, dtype)
+    if check and not _is_finite(values, dtype):
+        raise _not_finite(fd, info, dtype)
     if not in_place:
         target[:] = values
 
 
-def _converted(raw: NDArray[np.uint8], dtype: str, kept: str) -> Array:
-    with np.errstate(over="ignore"):  # found where values are checked
-        values = to_floats(raw, dtype).astype(np.float32, copy=False)
-        if kept == "BF16":
+def _converted(raw: NDArray[np.uint8], stored: str, dtype: str) -> Array:
+    """Bytes of the dtype `stored` → an array of `dtype`."""
+    with np.errstate(over="ignore"):  # `_is_finite` reports an overflow
+        values = to_floats(raw, stored).astype(np.float32, copy=False)
+        if dtype == "BF16":
             return bfloat16(values)
-        return values.astype(np.float16) if kept == "F16" else values
+        return values.astype(np.float16) if dtype == "F16" else values
 
 
-def _is_finite(values: Array, kept: str) -> bool:
-    """One pass: a sum is finite only if every value is; where it overflows, look at each."""
-    if kept == "F32":
+def _is_finite(values: Array, dtype: str) -> bool:
+    """One pass: a finite sum means finite values; each is looked at only if the sum overflows."""
+    if dtype == "F32":
         with np.errstate(all="ignore"):
             return math.isfinite(values.sum()) or bool(np.isfinite(values).all())
-    if kept in {"F16", "BF16"} and values.size:
-        infinity = 0x7C00 if kept == "F16" else 0x7F80
+    if dtype in {"F16", "BF16"} and values.size:
+        infinity = 0x7C00 if dtype == "F16" else 0x7F80
         return int((values.view(np.uint16) & 0x7FFF).max()) < infinity
     return True
 
 
-def _not_finite(fd: int, info: TensorInfo, kept: str) -> InputError:
+def _not_finite(fd: int, info: TensorInfo, dtype: str) -> InputError:
     """The error, with the counts of NaN and infinite values in the whole tensor."""
-    width = DTYPE_BITS[info.dtype] // 8
+    itemsize = DTYPE_BITS[info.dtype] // 8
     nan = infinite = large = 0
     first: int | None = None
     for begin in range(0, info.numel, CHUNK):
-        raw = np.empty(min(CHUNK, info.numel - begin) * width, np.uint8)
-        read_into(raw, fd, info.start + begin * width, info)
+        raw = np.empty(min(CHUNK, info.numel - begin) * itemsize, np.uint8)
+        read_into(raw, fd, info.start + begin * itemsize, info)
         values = to_floats(raw, info.dtype)
-        narrow = to_floats(_converted(raw, info.dtype, kept).view(np.uint8), kept)
+        narrow = to_floats(_converted(raw, info.dtype, dtype).view(np.uint8), dtype)
         bad = ~np.isfinite(narrow)
         nan += int(np.isnan(values).sum())
         infinite += int(np.isinf(values).sum())
@@ -144,7 +145,7 @@ def _not_finite(fd: int, info: TensorInfo, kept: str) -> InputError:
             first = begin + int(bad.argmax())
     found = [f"{nan:,} NaN"] * (nan > 0) + [f"{infinite:,} infinite"] * (infinite > 0)
     if not found:
-        found = [f"{large:,} too large for {_NAMES[kept]}"]
+        found = [f"{large:,} too large for {_NAMES[dtype]}"]
     at = [int(n) for n in np.unravel_index(first or 0, info.shape)]
     problem = f'tensor "{shown(info.name)}" holds {" and ".join(found)} values (first at {at})'
     return InputError(shown(info.path), problem)

@@ -14,9 +14,10 @@ from gptcli.checkpoint.layouts import (
     expected_shapes,
     implied_config,
 )
-from gptcli.checkpoint.quantized import all_stored
+from gptcli.checkpoint.quantized import stored_tensors
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
+from gptcli.core.units import plural
 from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import GROUP, Width
 
@@ -27,19 +28,17 @@ Shape = tuple[int, ...]
 
 
 def find_mismatches(headers: Sequence[Header], layout: Layout, config: GPTConfig) -> list[str]:
-    """Problems of these weights for this config; empty if they match.
+    """Differences between these weights and this config, a line each; empty if they match.
 
-    Where a size is another than the config's, that is one problem, and the tensors are checked
-    against the file's own size. A head that the file lacks is the embedding; in the book's layout,
-    and beside a head for another task, only where the config says so.
+    A size in which the two differ is one problem; tensors are then checked against the file's size.
+    A file without an output head is taken to be tied. In the book's layout, and in a file with a
+    head for another task, it is a problem unless the config has `tie_weights`.
     """
     infos = all_tensors(headers)
     problems, config = _against_implied(implied_config(headers, layout), config)
     expected = expected_shapes(config)
-    # Elsewhere a head is left out where it is the embedding, but a model saved for another task
-    # has none to leave out.
-    is_told = layout.name in {"book", "quantized"} or bool(layout.other_heads)
-    may_lack_head = layout.embedding_is_head or not is_told
+    needs_tie_weights = layout.name in {"book", "quantized"} or bool(layout.other_heads)
+    may_lack_head = layout.embedding_is_head or not needs_tie_weights
     if layout.embedding_is_head and not (layout.declares_tied or config.tie_weights):
         head = shown(layout.sources[EMBEDDING].name)
         problems.append(f"has no token embedding, and the config does not say that {head} is it")
@@ -55,7 +54,7 @@ def find_mismatches(headers: Sequence[Header], layout: Layout, config: GPTConfig
 
 
 def _against_implied(implied: dict[str, Any], config: GPTConfig) -> tuple[list[str], GPTConfig]:
-    """Sizes in which config and file differ, and the config with the file's sizes."""
+    """Problems: the sizes in which config and file differ; and the config with the file's sizes."""
     usual = 4 * implied.get("emb_dim", config.emb_dim)
     implied = {"n_inner": usual, **implied}
     said = {key: getattr(config, key) for key in SIZES}
@@ -79,40 +78,40 @@ def _against_implied(implied: dict[str, Any], config: GPTConfig) -> tuple[list[s
 
 
 def _names(layout: Layout, expected: dict[str, Shape]) -> str:
-    """`3 tensors missing (...), 1 unexpected (...)`, by the file's own names."""
+    """`3 tensors missing (...), 1 tensor unexpected (...)`, by the file's own names."""
     missing = [n for n in expected if n not in layout.sources and n not in layout.zero_biases]
     absent = dict.fromkeys(layout.file_name(name) for name in missing)
     surplus = [source.name for name, source in layout.sources.items() if name not in expected]
-    return _counted(absent, dict.fromkeys([*layout.unexpected, *surplus]))
+    return _missing_and_unexpected(absent, dict.fromkeys([*layout.unexpected, *surplus]))
 
 
-def _counted(absent: Collection[str], extra: Collection[str]) -> str:
-    counted: list[str] = []
-    for names, word in (absent, "missing"), (extra, "unexpected"):
-        if names:
-            noun = "" if counted else " tensor" if len(names) == 1 else " tensors"
-            counted.append(f"{len(names):,}{noun} {word} ({listed(names)})")
-    return ", ".join(counted)
+def _missing_and_unexpected(absent: Collection[str], extra: Collection[str]) -> str:
+    return ", ".join(
+        f"{plural(len(names), 'tensor')} {word} ({listed(names)})"
+        for names, word in ((absent, "missing"), (extra, "unexpected"))
+        if names
+    )
 
 
 def _quantized(
     infos: dict[str, TensorInfo], expected: dict[str, Shape], width: Width, config: GPTConfig
 ) -> list[str]:
-    """As `find_mismatches`, for quantised weights: config and width determine every tensor."""
+    """Mismatches of quantised weights, whose every tensor follows from config and width."""
     widths = {"emb_dim": config.emb_dim, "n_inner": config.hidden_dim}
     if width == "int4" and (odd := [key for key, value in widths.items() if value % GROUP]):
         found = f"{odd[0]} that is a multiple of {GROUP} (found {widths[odd[0]]})"
         return [f"int4 needs an {found}"]
-    stored = all_stored(expected, width)
+    stored = stored_tensors(expected, width)
     absent = [name for name in stored if name not in infos]
-    names = _counted(absent, [name for name in infos if name not in stored])
-    there = {name: one for name, one in stored.items() if name in infos}
+    extra = [name for name in infos if name not in stored]
+    names = _missing_and_unexpected(absent, extra)
+    present = {name: tensor for name, tensor in stored.items() if name in infos}
     wrong = (
-        f'tensor "{shown(name)}" is {infos[name].dtype}, expected {" or ".join(one.dtypes)}'
-        for name, one in there.items()
-        if infos[name].dtype not in one.dtypes
+        f'tensor "{shown(name)}" is {infos[name].dtype}, expected {" or ".join(tensor.dtypes)}'
+        for name, tensor in present.items()
+        if infos[name].dtype not in tensor.dtypes
     )
-    shapes = {name: one.shape for name, one in there.items()}
+    shapes = {name: tensor.shape for name, tensor in present.items()}
     return [*([names] if names else []), *_first(_misshapen(infos, shapes)), *_first(wrong)]
 
 

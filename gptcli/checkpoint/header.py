@@ -1,7 +1,7 @@
-"""Parse and check the headers of safetensors files and the index of their shards.
+"""Parse and check the headers of safetensors files, and the index of their shards.
 
-No value of a header is used before it is checked, and no tensor data is read, whatever the size
-of the file. What passes here, the safetensors library accepts too.
+Every value of a header is checked before it is used, and no tensor data is read. A file that passes
+is accepted by the safetensors library too.
 """
 
 import os
@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
 from gptcli.core.files import decode_utf8, open_regular, read_bounded, read_exactly, strict_json
+from gptcli.core.units import plural
 
 MAX_HEADER = 1 << 24
 MAX_TENSORS = 100_000
 MAX_NAME = 512
 MAX_RANK = 8
 MAX_DIMENSION = 1 << 40
-_MAX_MARKS = 4_000_000  # quotes, brackets and commas; 100,000 tensors have about two million
+_MAX_MARKS = 4_000_000  # quotes, brackets and commas of JSON: 100,000 tensors have two million
 
 DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
@@ -34,10 +35,10 @@ _PICKLE = (
     "Save the model as safetensors",
 )
 _PAGE = ("this is a web page, not weights", "Download the file itself")
-_PACKED = "Unpack it first"
+_ARCHIVE = "Unpack it first"
 
-# What else a file can be: how it begins, what it is, what to do.
-_OTHER_KINDS: tuple[tuple[bytes, tuple[str, str]], ...] = (
+# Other formats: first bytes, description, what to do.
+_OTHER_FORMATS: tuple[tuple[bytes, tuple[str, str]], ...] = (
     (
         b"version https://git-lfs",
         ("this is a Git LFS pointer, not weights", 'Run "git lfs pull"'),
@@ -51,9 +52,9 @@ _OTHER_KINDS: tuple[tuple[bytes, tuple[str, str]], ...] = (
     (b"\x80\x04", _PICKLE),
     (b"\x80\x05", _PICKLE),
     (b"gguf", ("this is a GGUF file of llama.cpp", "gptcli reads only safetensors")),
-    (b"\x1f\x8b", ("this is a gzip archive", _PACKED)),
-    (b"\x28\xb5\x2f\xfd", ("this is a Zstandard archive", _PACKED)),
-    (b"\xfd7zxz", ("this is an xz archive", _PACKED)),
+    (b"\x1f\x8b", ("this is a gzip archive", _ARCHIVE)),
+    (b"\x28\xb5\x2f\xfd", ("this is a Zstandard archive", _ARCHIVE)),
+    (b"\xfd7zxz", ("this is an xz archive", _ARCHIVE)),
     (b"\x93numpy", ("this is a NumPy array", "gptcli reads only safetensors")),
     (b"\x89hdf", ("this is an HDF5 file, as TensorFlow saves", "gptcli reads only safetensors")),
     (b"{", ("this is JSON, not weights", "A config goes to `config`")),
@@ -64,7 +65,7 @@ Stamp = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What the header says of one tensor; `start` and `end` are bytes from the start of `path`."""
+    """A tensor's entry in the header; `start` and `end` are byte offsets in the file `path`."""
 
     name: str
     dtype: str
@@ -75,7 +76,7 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
-        """Elements; 1 for a scalar."""
+        """Number of elements; 1 for a scalar."""
         return prod(self.shape)
 
     @property
@@ -86,11 +87,14 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A checked header; tensors are in the order of their data.
+    """The checked header of a safetensors file.
 
     Attributes:
-        size: bytes of the whole file.
-        header_bytes: bytes before the first tensor's data.
+        path: the file.
+        size: of the file in bytes.
+        header_bytes: before the first tensor's data.
+        metadata: `__metadata__`.
+        tensors: by name, in the order of their data.
         stamp: identifies this version of the file (`stamp_of`).
     """
 
@@ -103,7 +107,7 @@ class Header:
 
 
 def stamp_of(fd: int) -> Stamp:
-    """Size, time of change in nanoseconds, inode and device of an open file."""
+    """Size, modification time in nanoseconds, inode and device of an open file."""
     status = os.fstat(fd)
     return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
@@ -112,7 +116,7 @@ def read_headers(path: Path) -> list[Header]:
     """The header of a .safetensors file, or those of all shards of a .safetensors.index.json.
 
     Raises:
-        InputError: the first file that breaks a rule, and which rule.
+        InputError: as `read_header`; or index and shards do not match.
     """
     return _read_shards(path) if path.suffix.lower() == ".json" else [read_header(path)]
 
@@ -121,7 +125,7 @@ def read_header(path: Path) -> Header:
     """The checked header of one safetensors file.
 
     Raises:
-        InputError: names the file and what is wrong with it.
+        InputError: not a safetensors file, damaged, or beyond the limits of this module.
     """
     with open_regular(path) as fd:
         stamp = stamp_of(fd)
@@ -140,18 +144,18 @@ def read_header(path: Path) -> Header:
 
 
 def _header_length(fd: int, size: int, path: Path) -> int:
-    """Bytes of the JSON, believed only if the file can hold it and it begins as it must."""
+    """Bytes of the header's JSON, checked against the file's size and first characters."""
     first = read_exactly(fd, 512, 0)
     length = int.from_bytes(first[:8], "little")
     if size >= 10 and 2 <= length <= min(size - 8, MAX_HEADER) and _begins_json(first[8:]):
         return length
-    if found := _other_kind(first):
+    if found := _other_format(first):
         raise InputError(shown(path), *found)
     if MAX_HEADER >= length > size - 8:
         _refuse_short(path, 8 + length, size)
     problem = 'not a safetensors file (the header does not begin with "{")'
     if size < 10:
-        problem = f"too short for a safetensors file ({size} bytes)"
+        problem = f"too short for a safetensors file ({plural(size, 'byte')})"
     elif length > MAX_HEADER:
         most = f", expected at most {MAX_HEADER}" if length <= size - 8 else ""
         problem = f"header declares {length} bytes, file has {size}{most}"
@@ -159,26 +163,26 @@ def _header_length(fd: int, size: int, path: Path) -> int:
 
 
 def _begins_json(text: bytes) -> bool:
-    """The format wants the brace first; some writers put spaces there, which libraries read."""
+    """The format requires a brace first, but some writers begin with spaces, which are accepted."""
     return text.lstrip(b" \t\r\n").startswith(b"{")
 
 
-def _other_kind(first: bytes) -> tuple[str, str] | None:
-    """Recognise another file format by its first bytes: what it is and what to do, or None."""
+def _other_format(first: bytes) -> tuple[str, str] | None:
+    """Description and advice for another file format, by its first bytes; None if unknown."""
     if not first:
         return "the file is empty", "Download it again"
     text = first.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
-    return next((found for begin, found in _OTHER_KINDS if text.startswith(begin)), None)
+    return next((found for begin, found in _OTHER_FORMATS if text.startswith(begin)), None)
 
 
 def _bounded_json(text: str, path: Path) -> dict[str, Any]:
-    """A JSON object without duplicate keys; one with too many values is refused unparsed."""
+    """A JSON object without duplicate keys; one with too many values is not parsed."""
     unescaped = text.replace("\\\\", "").replace('\\"', "")
     marks = unescaped.count('"')
     if marks <= _MAX_MARKS:
         bare = "".join(unescaped.split('"')[::2])  # the text outside of strings
         marks += sum(bare.count(mark) for mark in "{[,")
-        if "-" in bare:  # -0 is an integer to Python, but not to the library
+        if "-" in bare:  # Python reads -0 as an integer, the safetensors library does not
             _refuse(path, "the header holds a negative number")
     if marks > _MAX_MARKS:
         _refuse(path, f"holds more values than {MAX_TENSORS:,} tensors need")
@@ -193,7 +197,7 @@ def _twice(_line: int, key: str) -> str:
 
 
 def _metadata(value: object, path: Path) -> dict[str, str]:
-    if value is None:  # as some writers have it where there is none
+    if value is None:  # some writers' empty metadata
         return {}
     if not isinstance(value, dict):
         _refuse(path, "__metadata__ is not an object")
@@ -204,7 +208,7 @@ def _metadata(value: object, path: Path) -> dict[str, str]:
 
 
 def _tensor(name: str, entry: object, data: int, path: Path) -> TensorInfo:
-    """One entry, checked by itself; `data` is where offsets count from."""
+    """One checked entry; `data` is the byte at which the tensor data begins."""
     if not _is_unicode(name) or len(name.encode()) > MAX_NAME:
         _refuse(path, f'tensor "{shown(name)}": the name is over {MAX_NAME} bytes or not Unicode')
     tensor = f'tensor "{shown(name)}"'
@@ -230,7 +234,7 @@ def _are_sizes(value: object, limit: int = MAX_DIMENSION) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
-    r"""Whether JSON's \ud800 left half a character in the text."""
+    r"""Whether the text has no lone surrogate, which JSON can write as \ud800."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -246,7 +250,7 @@ def _check_ranges(tensors: list[TensorInfo], data: int, size: int, path: Path) -
     if end > size:
         _refuse_short(path, end, size)
     if end < size:
-        _refuse(path, f"{size - end:,} bytes follow the last tensor, expected none")
+        _refuse(path, f"{plural(size - end, 'byte')} after the last tensor, expected none")
 
 
 def _read_shards(path: Path) -> list[Header]:
@@ -256,8 +260,7 @@ def _read_shards(path: Path) -> list[Header]:
     for tensor, shard in weight_map.items():
         shards.setdefault(shard, set()).add(tensor)
     if missing := [shard for shard in shards if not (path.parent / shard).exists()]:
-        are = "is" if len(missing) == 1 else "are"
-        problem = f"{len(missing)} of {len(shards)} shards {are} missing ({listed(missing)})"
+        problem = f"{len(missing)} of {plural(len(shards), 'shard')} missing ({listed(missing)})"
         raise InputError(shown(path), problem, "Download what is missing")
     headers = [read_header(path.parent / shard) for shard in shards]
     for header, (shard, tensors) in zip(headers, shards.items(), strict=True):
@@ -271,10 +274,10 @@ def _read_shards(path: Path) -> list[Header]:
 
 
 def shards_of(index: Path) -> list[str]:
-    """The file names in an index of shards; empty if there is no index.
+    """The file names in an index of shards; empty if the index file does not exist.
 
     Raises:
-        InputError: it is no index, or names files elsewhere.
+        InputError: it is malformed, or names files in other directories.
     """
     return list(dict.fromkeys(_weight_map(index).values())) if index.exists() else []
 
@@ -283,7 +286,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     index = _bounded_json(decode_utf8(read_bounded(path, MAX_HEADER), path), path)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        _refuse(path, "no weight_map of tensors to shards in it")
+        _refuse(path, "has no weight_map, which maps tensors to shards")
     for shard in weight_map.values():
         if not isinstance(shard, str) or not _is_plain(shard):
             _refuse(path, f'shard name "{shown(shard)}" is not a plain file name')
@@ -291,14 +294,14 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 
 def _is_plain(shard: str) -> bool:
-    """Names a file of the index's own directory; links there are followed, as hub caches have."""
+    """Whether it names a file in the index's own directory; a link, as in Hub caches, is fine."""
     if any(letter in "/\\\0" for letter in shard) or not _is_unicode(shard):
         return False
     return shard.endswith(".safetensors") and len(shard.encode()) <= 255
 
 
 def _refuse_short(path: Path, expected: int, present: int) -> NoReturn:
-    problem = f"truncated: {expected:,} bytes expected, {present:,} present"
+    problem = f"truncated ({plural(present, 'byte')}, expected {expected:,})"
     raise InputError(shown(path), problem, "Download it again")
 
 

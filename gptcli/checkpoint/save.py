@@ -1,12 +1,12 @@
 """Write a model directory: weights as safetensors in the book's layout, and the config.
 
-Floats are stored as they are, or quantised (`gptcli.checkpoint.quantized`). The file
-is written here, not by the safetensors library, whose NumPy half has no bfloat16.
+Floats are stored as they are, or quantised (`gptcli.checkpoint.quantized`). The safetensors library
+is not used, because its NumPy functions have no bfloat16.
 """
 
 import json
-import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,7 @@ from gptcli.checkpoint.quantized import (
     metadata,
 )
 from gptcli.checkpoint.weights import Weights
-from gptcli.core.errors import RunError
-from gptcli.core.escape import shown
+from gptcli.core.files import make_directory, write_atomically
 from gptcli.engine.quantize import Floats, bfloat16, to_int4, to_int8, widened
 from gptcli.model.dtypes import Width
 
@@ -36,35 +35,26 @@ def save_weights(weights: Weights, directory: Path, width: Width | None = None) 
 
     Args:
         weights: floats; a tied head is stored once.
-        directory: made if it is not there.
-        width: rounds the matrices.
+        directory: made if it is missing.
+        width: quantises the matrices; None stores floats.
 
     Raises:
-        UsageError: the model cannot have the width.
-        RunError: the directory cannot be written.
+        UsageError: the model's sizes do not allow the width.
+        RunError: a file cannot be written.
     """
     stored: dict[str, Array] = {}
     for name, weight in book_tensors(weights):
-        stored |= _rounded(name, weight, width) if width else {name: weight}
-    text = json.dumps(weights.config.to_dict(), indent=2) + "\n"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        parts = directory / ".model.safetensors.part", directory / ".config.json.part"
-        try:
-            write_tensors(parts[0], stored, metadata(width) if width else {"format": "pt"})
-            parts[1].write_text(text, encoding="utf-8")
-            for part in parts:
-                _sync(part)
-                part.replace(directory / part.name[1 : -len(".part")])
-        finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(shown(directory), f"cannot be written ({shown(error)})") from None
+        stored |= _quantized(name, weight, width) if width else {name: weight}
+    about = metadata(width) if width else {"format": "pt"}
+    config = json.dumps(weights.config.to_dict(), indent=2) + "\n"
+    make_directory(directory)
+    write = partial(write_tensors, tensors=stored, metadata=about)
+    write_atomically(directory / "model.safetensors", write)
+    write_atomically(directory / "config.json", config.encode())
 
 
 def book_tensors(weights: Weights) -> Iterator[tuple[str, Array]]:
-    """Float tensors by the book's names, query, key and value apart."""
+    """Float tensors by the book's names, with query, key and value as three tensors."""
     for name, tensor in weights.tensors.items():
         if "att.qkv." in name:
             for part, key in zip(np.split(tensor, 3), _QKV, strict=True):
@@ -73,13 +63,13 @@ def book_tensors(weights: Weights) -> Iterator[tuple[str, Array]]:
             yield name, tensor
 
 
-def write_tensors(path: Path, tensors: dict[str, Array], about: dict[str, str]) -> None:
-    """A safetensors file; `about` is its metadata.
+def write_tensors(path: Path, tensors: dict[str, Array], metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
 
-    The widest dtypes come first, so that every tensor lies at a multiple of its own.
+    The widest dtypes come first, so that every tensor is aligned to its element size.
     """
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
-    header: dict[str, object] = {"__metadata__": about}
+    header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name, array in ordered.items():
         start, end = end, end + array.nbytes
@@ -97,8 +87,8 @@ def write_tensors(path: Path, tensors: dict[str, Array], about: dict[str, str]) 
             file.write(np.ascontiguousarray(array).data)
 
 
-def _rounded(name: str, array: Array, width: Width) -> dict[str, Array]:
-    """The file's tensors for one of the book's, quantised."""
+def _quantized(name: str, array: Array, width: Width) -> dict[str, Array]:
+    """One of the book's tensors → its quantised parts, by their names in the file."""
     weight = np.ascontiguousarray(widened(array) if array.dtype == np.uint16 else array, np.float32)
     if not is_matrix(name):
         return {name: _narrowed(weight)}
@@ -110,12 +100,6 @@ def _rounded(name: str, array: Array, width: Width) -> dict[str, Array]:
 
 
 def _narrowed(values: Floats) -> Array:
-    """bfloat16 where that loses nothing."""
+    """The values as bfloat16 if all of them are exact in it, otherwise as they are."""
     narrow = bfloat16(values)
     return narrow if np.array_equal(widened(narrow), values) else values
-
-
-def _sync(path: Path) -> None:
-    """Call fsync, so that its name never points to one that a power loss emptied."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

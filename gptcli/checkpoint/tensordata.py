@@ -1,7 +1,7 @@
-"""Tensor data of safetensors files as NumPy arrays, a piece at a time.
+"""Read tensor data of safetensors files as NumPy arrays, a piece at a time.
 
-Reads with `pread`, never through a map, so a file that shrinks or is rewritten meanwhile is an
-error and not a signal. Memory is that of a piece, whatever the size of the tensor.
+Reads with `pread`, not with `mmap`: a file that shrinks or is rewritten meanwhile is an error, and
+not a SIGBUS. Needs memory for one piece, whatever the size of the tensor.
 """
 
 import os
@@ -29,13 +29,13 @@ _NUMPY = {
 
 
 def can_read(dtype: str) -> bool:
-    """Whether the values of a safetensors dtype can be read; packed and complex ones cannot."""
+    """Whether values of a safetensors dtype can be read; 4- and 6-bit and complex ones cannot."""
     return dtype in _NUMPY
 
 
 @contextmanager
 def open_unchanged(header: Header) -> Iterator[int]:
-    """The open file of a header; still the same one before the first read and after the last.
+    """Context with the open file of a header; checks at start and end that it is unchanged.
 
     Raises:
         RunError: it changed, or cannot be read.
@@ -52,8 +52,8 @@ def open_unchanged(header: Header) -> Iterator[int]:
 def read_pieces(fd: int, info: TensorInfo, size: int = PIECE) -> Iterator[Values]:
     """The values of a tensor in the file's order, `size` elements at a time.
 
-    float32 for floats that fit it, float64 for F64 and integers. The array is good until the next
-    one is asked for.
+    float32 for floats that fit it, float64 for F64 and integers. The memory of an array is reused
+    for the next one.
 
     Raises:
         RunError: the file is shorter than it was.
@@ -67,7 +67,7 @@ def read_pieces(fd: int, info: TensorInfo, size: int = PIECE) -> Iterator[Values
 
 
 def read_columns(fd: int, info: TensorInfo, first: int, last: int) -> Values:
-    """(rows, columns) in the file → (rows, last - first), columns `first` to `last` of all rows."""
+    """Columns `first` to `last` (exclusive) of a matrix → (rows, last - first)."""
     rows, columns = info.shape
     step = max(1, PIECE // columns)
     found = np.empty((rows, last - first), np.float64 if info.dtype == "F64" else np.float32)
@@ -77,7 +77,7 @@ def read_columns(fd: int, info: TensorInfo, first: int, last: int) -> Values:
 
 
 def _require_unchanged(fd: int, header: Header) -> None:
-    """Raises `RunError` if the open file is not what it was when its header was read."""
+    """Raise `RunError` if the open file has changed since its header was read."""
     if stamp_of(fd) != header.stamp:
         raise RunError(shown(header.path), "changed while it was being read", "Try again")
 
@@ -97,20 +97,22 @@ def read_into(raw: NDArray[np.uint8], fd: int, offset: int, info: TensorInfo) ->
 
 
 def to_floats(raw: NDArray[np.uint8], dtype: str) -> Values:
-    """Raw bytes as numbers: float32 for floats that fit it, float64 for F64 and integers."""
+    """Bytes of a safetensors dtype → float32 for floats that fit it, float64 for F64, integers."""
     values: NDArray[Any] = raw.view(_NUMPY[dtype])
     if dtype == "BF16":  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
     if dtype.startswith("F8"):
-        return _eight_bits(dtype)[values]
+        return _float8_table(dtype)[values]
     if dtype in {"F32", "F16"}:
         return values.astype(np.float32, copy=False)
     return values.astype(np.float64, copy=False)
 
 
-def _eight_bits(dtype: str) -> NDArray[np.float32]:
-    """The value of each of the 256 patterns (Micikevicius et al. 2022, arXiv:2209.05433, and the
-    Open Compute Project's microscaling formats 1.0 for E8M0, a power of two).
+def _float8_table(dtype: str) -> NDArray[np.float32]:
+    """The value of each of the 256 codes of a float8 dtype.
+
+    Micikevicius et al. 2022 (arXiv:2209.05433); for E8M0, a power of two, the Open Compute
+    Project's microscaling formats 1.0.
     """
     code = np.arange(256)
     if dtype == "F8_E8M0":
@@ -119,9 +121,9 @@ def _eight_bits(dtype: str) -> NDArray[np.float32]:
     bias, top = (7, 15) if dtype == "F8_E4M3" else (15, 31)
     mantissa, exponent = code % (1 << bits), (code & 127) >> bits
     normal = (1 + mantissa / (1 << bits)) * 2.0 ** (exponent - bias)
-    tiny = mantissa * 2.0 ** (1 - bias - bits)
-    value = np.where(exponent == 0, tiny, normal)
-    if dtype == "F8_E4M3":  # no infinities: all but the last pattern of the top exponent count
+    subnormal = mantissa * 2.0 ** (1 - bias - bits)
+    value = np.where(exponent == 0, subnormal, normal)
+    if dtype == "F8_E4M3":  # no infinities: of the top exponent only the last code is NaN
         value[(exponent == top) & (mantissa == 7)] = np.nan
     else:
         value[exponent == top] = np.where(mantissa[exponent == top] == 0, np.inf, np.nan)

@@ -157,7 +157,7 @@ def make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         why = error.strerror or str(error)
-        raise RunError(shown(directory), f"cannot be made ({why})") from None
+        raise RunError(shown(directory), f"cannot be created ({why})") from None
 
 
 def refuse_filled(output: Path) -> None:

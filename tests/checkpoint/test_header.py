@@ -59,7 +59,7 @@ def test_files_without_data_are_files(tmp_path: Path, data: bytes) -> None:
 
 BROKEN = {
     "empty": (b"", "the file is empty. Download it again"),
-    "short": (b"\x02\0\0\0\0\0\0\0{", "truncated: 10 bytes expected, 9 present. Download it again"),
+    "short": (b"\x02\0\0\0\0\0\0\0{", "truncated (9 bytes, expected 10). Download it again"),
     "words": (b"Entry not found", "header declares 8029390891631537733 bytes, file has 15"),
     "huge length": (
         (2**63 - 1).to_bytes(8, "little") + bytes(4088),
@@ -117,9 +117,9 @@ BROKEN = {
         raw({"x": entry("U8", [2], 0, 2), "y": entry("U8", [2], 1, 3)}, b"000"),
         'tensor "y" overlaps "x"',
     ),
-    "cut": (VALID[:-1], f"truncated: {len(VALID)} bytes expected, {len(VALID) - 1} present"),
-    "trailing": (VALID + b"PK", "2 bytes follow the last tensor, expected none"),
-    "trailing only": (raw(b"{}", b"0"), "1 bytes follow the last tensor"),
+    "cut": (VALID[:-1], f"truncated ({len(VALID) - 1} bytes, expected {len(VALID)})"),
+    "trailing": (VALID + b"PK", "2 bytes after the last tensor, expected none"),
+    "trailing only": (raw(b"{}", b"0"), "1 byte after the last tensor"),
     "many tensors": (
         raw({f"{i}": entry("U8", [0], 0, 0) for i in range(100_001)}),
         "100,001 tensors, expected at most 100,000",
@@ -230,8 +230,8 @@ INDEXES = {
     "number": ({"a": 7}, 'shard name "7" is not a plain file name'),
     "suffix": ({"a": "one.bin"}, 'shard name "one.bin" is not a plain file name'),
     "long": ({"a": "x" * 244 + ".safetensors"}, "is not a plain file name"),
-    "none": ({}, "no weight_map of tensors to shards"),
-    "list": (["one.safetensors"], "no weight_map of tensors to shards"),
+    "none": ({}, "has no weight_map, which maps tensors to shards"),
+    "list": (["one.safetensors"], "has no weight_map, which maps tensors to shards"),
     "not an object": (b"[]", "not a JSON object"),
     "twice": (
         b'{"weight_map":{"a":"one.safetensors","a":"two.safetensors"}}',
@@ -239,11 +239,11 @@ INDEXES = {
     ),
     "missing": (
         {"a": "one.safetensors", "b": "three.safetensors"},
-        "1 of 2 shards is missing (three.safetensors). Download what is missing",
+        "1 of 2 shards missing (three.safetensors). Download what is missing",
     ),
     "all missing": (
         {"a": "four.safetensors", "b": "three.safetensors"},
-        "2 of 2 shards are missing (four.safetensors, three.safetensors)",
+        "2 of 2 shards missing (four.safetensors, three.safetensors)",
     ),
     "lacks": (
         {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"},

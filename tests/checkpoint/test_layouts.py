@@ -244,7 +244,7 @@ BAD = {
     ),
     "missing and unexpected": (
         without(gpt2(), "ln_f.bias") | {"ln_f.beta": (E,), "h.0.attn.rotary": (2,)},
-        ["1 tensor missing (ln_f.bias), 2 unexpected (ln_f.beta, h.0.attn.rotary)"],
+        ["1 tensor missing (ln_f.bias), 2 tensors unexpected (ln_f.beta, h.0.attn.rotary)"],
     ),
     "many missing": (
         {name: shape for name, shape in BOOK.items() if "emb" in name or "att.W" in name},
@@ -295,7 +295,7 @@ def test_all_problems_come_together(tmp_path: Path) -> None:
         "context_length: the file has 5, the config says 8",
         "n_layers: the file has 2, the config says 3",
         "the file has query/key/value biases but the config says qkv_bias: false",
-        "1 tensor missing (final_norm.scale), 1 unexpected (extra)",
+        "1 tensor missing (final_norm.scale), 1 tensor unexpected (extra)",
         'tensor "tok_emb.weight" is I64; weights must be F32, F16 or BF16',
     ]
 

@@ -320,11 +320,11 @@ def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path, tie: bool) -> None
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     model = untrained(CONFIG, 0)
     (tmp_path / "model.safetensors").mkdir()
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(RunError, match="cannot write"):
         save(model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(RunError, match="cannot be created"):
         save(model, tmp_path / "file")
 
 

@@ -154,7 +154,7 @@ REFUSED: dict[str, tuple[Kind, Damage, str]] = {
     ),
     "pruned": (Kind(), _config(pruned_heads={"0": [1]}), "pruned_heads: not supported"),
     "pickle": (Kind(), _as_pickle, "never unpickles"),
-    "cut short": (Kind(), _cut, "model.safetensors: truncated: .* bytes expected"),
+    "cut short": (Kind(), _cut, r"model.safetensors: truncated \(.* bytes, expected"),
     "no index": (
         Kind(shards=True),
         lambda path: (path / "model.safetensors.index.json").unlink(),
@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[Kind, Damage, str]] = {
     "a shard": (
         Kind(shards=True),
         lambda path: next(path.glob("model-00002-of-*")).unlink(),
-        r"1 of \d+ shards is missing \(model-00002-of-",
+        r"1 of \d+ shards missing \(model-00002-of-",
     ),
     "other width": (Kind(), _config(n_embd=64), "emb_dim: the file has 32, the config says 64"),
     "other inner width": (
@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Kind, Damage, str]] = {
     "renamed": (
         Kind(),
         _tensors(lambda all: all.update(rotary=all.pop("transformer.ln_f.bias"))),
-        r"1 tensor missing \(transformer\.ln_f\.bias\), 1 unexpected \(rotary\)",
+        r"1 tensor missing \(transformer\.ln_f\.bias\), 1 tensor unexpected \(rotary\)",
     ),
     "foreign names": (
         Kind(),

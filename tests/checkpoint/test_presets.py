@@ -94,7 +94,7 @@ def test_the_temperature_is_what_was_given_or_what_suits_the_model(
     """Caught where the command hands its options over."""
     module = import_module(f"gptcli.cli.commands.{command}")
     caught: list[Any] = []
-    monkeypatch.setattr(module, {"generate": "run", "batch": "run_batch"}[command],
+    monkeypatch.setattr(module, {"generate": "_generate", "batch": "run_batch"}[command],
                         lambda *arguments: caught.extend(arguments))  # fmt: skip
     assert run([command, "x", *given, *(["-o", "y"] if command == "batch" else [])]) == 0
     params = caught[1] if command == "generate" else caught[1].params

@@ -248,7 +248,7 @@ DAMAGES = {
     r"1 tensor unexpected \(tok_emb.weight\)": lambda tensors, _: tensors.update(
         {"tok_emb.weight": torch.zeros(257, 64)}
     ),
-    r"in a format unknown here": lambda _, about: about.update(format="gptcli.quantized/2"),
+    r"in an unknown format": lambda _, about: about.update(format="gptcli.quantized/2"),
     r"to an unknown width \(\"int3\"": lambda _, about: about.update(width="int3"),
 }
 
