@@ -1,7 +1,7 @@
 """Export weights to other formats: Hugging Face's GPT-2 and llama.cpp's GGUF.
 
-A dtype is kept: float32, float16, or bfloat16, which NumPy lacks and which is held as uint16.
-Quantised weights become float32.
+Float dtypes are kept; bfloat16 is held as uint16, because NumPy lacks it. Quantised weights become
+float32.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -65,9 +65,9 @@ def float_tensors(weights: Weights) -> dict[str, Array]:
 
 
 def huggingface_tensors(config: GPTConfig, tensors: Tensors) -> Iterator[tuple[str, Array]]:
-    """GPT2LMHeadModel's names: query, key and value joined, block matrices (in, out).
+    """Tensors by GPT2LMHeadModel's names: query, key and value fused, block matrices (in, out).
 
-    A bias that the model does not have is 0, because GPT2LMHeadModel always has one.
+    Absent biases are written as zeros, because GPT2LMHeadModel always has biases.
     """
     for ours, theirs in _OUTER.items():
         yield f"transformer.{theirs}", _or_zeros(tensors, ours, (config.emb_dim,))
@@ -90,16 +90,16 @@ def huggingface_tensors(config: GPTConfig, tensors: Tensors) -> Iterator[tuple[s
 def write_gguf(
     path: Path, config: GPTConfig, tensors: Tensors, add_vocabulary: Callable[[Any, Any], None]
 ) -> None:
-    """A GGUF file of architecture gpt2: matrices as they are, all else in float32.
+    """Write a GGUF file of architecture gpt2: matrices in their dtype, all else in float32.
 
     Args:
-        path: of the file, which is new.
+        path: of the new file.
         config: of the model.
         tensors: by the book's names.
-        add_vocabulary: given the gguf library and the writer, adds the tokenizer.
+        add_vocabulary: called with the gguf module and the writer, to add the tokenizer.
 
     Raises:
-        UsageError: the library is not installed, or llama.cpp has no such network.
+        UsageError: the gguf library is not installed, or llama.cpp cannot run such a model.
     """
     try:
         gguf: Any = import_module("gguf")
@@ -165,5 +165,5 @@ def _or_zeros(tensors: Tensors, name: str, shape: tuple[int, ...]) -> Array:
 
 
 def dtype_name(tensor: Array) -> str:
-    """As PyTorch and transformers spell it."""
+    """The name of an array's dtype, as PyTorch spells it."""
     return "bfloat16" if tensor.dtype == np.uint16 else tensor.dtype.name

@@ -1,7 +1,7 @@
-"""Models of the Hugging Face Hub: find them in its cache on this machine, download the rest.
+"""Models of the Hugging Face Hub: find them in the local cache, or download them.
 
-huggingface_hub downloads, and owns the cache. What is cached is used without asking the network.
-Only safetensors, config and tokenizer files are fetched.
+huggingface_hub downloads and owns the cache. A cached model is used without a network request. Only
+safetensors, config and tokenizer files are downloaded.
 """
 
 import errno
@@ -19,11 +19,11 @@ from gptcli.core.errors import InputError, RunError
 from gptcli.core.escape import shown
 
 Progress = Callable[[str, int, int], object]
-"""Called with a file's name, the bytes received so far, and all its bytes (0 if not known)."""
+"""Called with a file's name, the bytes received so far, and its size in bytes (0 if unknown)."""
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
-# Beside a tokenizer, or in its stead where there is none: each is there or is not.
+# Small files that a repository may lack.
 OPTIONAL = (
     TOKENIZER,
     "tokenizer_config.json",
@@ -42,17 +42,17 @@ _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
 def is_offline(flag: bool = False) -> bool:
-    """Whether the network is not to be used: the flag, or the environment's HF_HUB_OFFLINE."""
+    """Whether to use no network: the flag, or the environment variable HF_HUB_OFFLINE."""
     return flag or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
 
 
 def is_repo(name: str) -> bool:
-    """Whether a name can be a repository's: `owner/name`, and no folder here is called `owner`."""
+    """Whether a name is `owner/name` and the working directory has no folder called `owner`."""
     return _REPO.fullmatch(name) is not None and not Path(name.partition("/")[0]).exists()
 
 
 def cached(repo: str) -> Path | None:
-    """The directory with a repository's config and weights, if the cache has both. No network."""
+    """The cached directory of a repository, None unless it has config and weights. No network."""
     snapshot = _snapshot(repo)
     if snapshot is None or not (snapshot / CONFIG).exists():
         return None
@@ -64,7 +64,7 @@ def _has_weights(snapshot: Path) -> bool:
         return True
     try:
         shards = shards_of(snapshot / INDEX)
-    except InputError:  # the weights' reader reports it
+    except InputError:  # a malformed index: reported when the weights are read
         return True
     return bool(shards) and all((snapshot / shard).exists() for shard in shards)
 
@@ -73,7 +73,7 @@ def fetch(repo: str, *, offline: bool = False, progress: Progress | None = None)
     """The model directory of a repository, from the cache or else from the Hub.
 
     Raises:
-        RunError: it is not on this machine, and offline, or the Hub cannot give it.
+        RunError: it is not in the cache, and cannot be downloaded or must not be (offline).
     """
     found = cached(repo)
     if found and (offline or all(_is_settled(found, name) for name in _optional(found))):
@@ -84,17 +84,17 @@ def fetch(repo: str, *, offline: bool = False, progress: Progress | None = None)
         raise RunError(shown(repo), "is not on this machine, and working offline", _ADVICE)
     try:
         return _download(repo, progress)
-    except Exception as error:  # noqa: BLE001  # its errors change with the client's HTTP library
+    except Exception as error:  # noqa: BLE001  # error types differ between HTTP libraries
         if found:
             return found
-        raise _explained(repo, error) from None
+        raise _as_run_error(repo, error) from None
 
 
 _ADVICE = "Run it once with a network, or name a directory that holds the model"
 
 
 def _snapshot(repo: str) -> Path | None:
-    """The cached snapshot of a repository's main branch; the cache layout is documented."""
+    """The cached snapshot of a repository's main branch, by the documented layout of the cache."""
     from huggingface_hub import constants  # noqa: PLC0415  # 0.03 s that few commands need
 
     home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
@@ -106,23 +106,23 @@ def _snapshot(repo: str) -> Path | None:
 
 
 def _optional(snapshot: Path) -> tuple[str, ...]:
-    """The small files to ask for; a tokenizer.json needs none of the older kind."""
+    """The small files to download; older tokenizer files only without a tokenizer.json."""
     return OPTIONAL if (snapshot / TOKENIZER).exists() else OPTIONAL + OLD_TOKENIZERS
 
 
 def _is_settled(snapshot: Path, name: str) -> bool:
-    """Whether the file is there, or the Hub has said that there is none."""
+    """Whether the file is cached, or known to be missing on the Hub."""
     absent = snapshot.parent.parent / ".no_exist" / snapshot.name / name
     return (snapshot / name).exists() or absent.exists()
 
 
 def _download(repo: str, progress: Progress | None) -> Path:
-    """All files of one commit; the client resumes what an earlier run began."""
+    """Download the files of one commit; interrupted downloads are resumed."""
     from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415  # as below
 
     logging = import_module("huggingface_hub.utils.logging")
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # we say ourselves what went wrong
+    logging.set_verbosity_error()  # problems become our own errors
     try:
         snapshot = _file(repo, CONFIG, "main", progress).parent
 
@@ -146,22 +146,22 @@ def _download(repo: str, progress: Progress | None) -> Path:
 
 
 def _file(repo: str, name: str, revision: str, progress: Progress | None) -> Path:
-    # Takes 0.3 s to import, and reads the environment when it is.
+    # Takes 0.3 s to import, and reads environment variables then.
     from huggingface_hub import (  # noqa: PLC0415
         get_hf_file_metadata,
         hf_hub_download,
         hf_hub_url,
     )
 
-    if revision == "main":  # a first question that is not asked again and again without an answer
+    if revision == "main":  # fails after one timeout; the download would retry many times
         get_hf_file_metadata(hf_hub_url(repo, name), timeout=ANSWER_SECONDS)
     options: dict[str, Any] = {}
-    if "tqdm_class" in signature(hf_hub_download).parameters:  # older clients show a bar of theirs
-        options["tqdm_class"] = _reporting(name, progress)
+    if "tqdm_class" in signature(hf_hub_download).parameters:  # older clients show their own bar
+        options["tqdm_class"] = _tqdm_class(name, progress)
     return Path(hf_hub_download(repo, name, revision=revision, **options))
 
 
-def _reporting(name: str, progress: Progress | None) -> type:
+def _tqdm_class(name: str, progress: Progress | None) -> type:
     """A tqdm class that draws nothing and calls `progress` instead."""
     tqdm: Any = import_module("huggingface_hub.utils").tqdm
 
@@ -180,7 +180,7 @@ def _reporting(name: str, progress: Progress | None) -> type:
     return Reporting
 
 
-def _explained(repo: str, error: Exception) -> RunError:
+def _as_run_error(repo: str, error: Exception) -> RunError:
     """A download error as a RunError, with advice for the common causes."""
     from huggingface_hub import errors  # noqa: PLC0415
 

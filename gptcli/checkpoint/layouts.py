@@ -1,9 +1,9 @@
-"""Detect a checkpoint's naming scheme, and map each tensor of the book's model to the file's.
+"""Detect a checkpoint's layout: map each tensor of the book's model to one of the file.
 
-Headers are enough. Four schemes are told apart without being asked for: the book's, Hugging Face's
-GPT-2 (weights transposed, query, key and value fused), nanoGPT's (the same names, not transposed,
-biases optional) and the one of quantised weights. Prefixes of training wrappers
-(DistributedDataParallel, torch.compile) are stripped in any order.
+Only headers are read. There are four layouts: the book's, Hugging Face's GPT-2 (weights transposed,
+query, key and value fused), nanoGPT's (the same names, not transposed, biases optional) and that of
+quantised weights. Prefixes of training wrappers (DistributedDataParallel, torch.compile) are
+stripped in any order.
 """
 
 import re
@@ -20,9 +20,9 @@ from gptcli.model.dtypes import Width
 from gptcli.model.parameters import architecture, tensors
 
 HEAD, EMBEDDING = "out_head.weight", "tok_emb.weight"
-DTYPES = ("F32", "F16", "BF16", "F64")  # F64 only if its values survive narrowing
+DTYPES = ("F32", "F16", "BF16", "F64")  # F64 only if its values fit float32
 
-# The names of one block, Hugging Face's → the book's; three of them where they are fused.
+# Names in one block: Hugging Face's → the book's, three for a fused tensor.
 _QKV = ("att.W_query", "att.W_key", "att.W_value")
 _BLOCK = {
     "attn.c_attn.weight": tuple(f"{name}.weight" for name in _QKV),
@@ -46,7 +46,7 @@ _OUTSIDE = {
 }
 _MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _MASKS = ("attn.bias", "attn.masked_bias", "att.mask")
-# The book's later variants: one matrix for query, key and value, and PyTorch's own LayerNorm.
+# The book's later variants: fused query, key and value, and PyTorch's own LayerNorm.
 _BOOK_BLOCK = {
     "att.qkv.weight": _BLOCK["attn.c_attn.weight"],
     "att.qkv.bias": _BLOCK["attn.c_attn.bias"],
@@ -70,7 +70,7 @@ _WRAPPERS = re.compile(r"(?:(?:module|model|_orig_mod|transformer)\.)*")
 _BOOK_NAME = re.compile(r"(?:tok_emb|pos_emb|final_norm|trf_blocks)\..*", re.DOTALL)
 _GPT2_NAME = re.compile(r"(?:wte|wpe|ln_f|h)\..*", re.DOTALL)
 _LM_HEAD = "lm_head.weight"
-# Heads that say something of a text and do not write one: trl's values, transformers' classes.
+# Heads that generate no text: trl's value head, transformers' classifiers.
 _OTHER_HEAD = re.compile(
     r"(?:v_head|value_head|score|classifier|qa_outputs|mc_head|multiple_choice_head)\..*", re.DOTALL
 )
@@ -81,12 +81,12 @@ LayoutName = Literal["book", "huggingface", "nanogpt", "quantized"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
-    """Where the file has one of the book's tensors: a whole tensor or a third of a fused one.
+    """The place of one of the book's tensors in the file.
 
     Attributes:
-        name: the tensor in the file.
-        transposed: whether the file has inputs first, as Conv1D does.
-        part: 0, 1 or 2 of a fused query/key/value, in that order; None for all of it.
+        name: of the tensor in the file.
+        transposed: whether the file has it as (in, out), as Conv1D does.
+        part: 0, 1 or 2 of a fused query, key and value; None for a whole tensor.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Layout:
 
     @property
     def n_blocks(self) -> int:
-        """One more than the highest block's number."""
+        """Number of blocks: one more than the highest index."""
         found = [_IN_BLOCK.fullmatch(name) for name in (*self.sources, *self.zero_biases)]
         return max((int(match[2]) + 1 for match in found if match), default=0)
 
@@ -134,7 +134,7 @@ class Layout:
         """Notices on a file that is valid, a line each."""
         if not self.other_heads:
             return ()
-        return (f"left out {listed(self.other_heads)}: a head that writes no text",)
+        return (f"left out {listed(self.other_heads)}: a head that generates no text",)
 
     def file_name(self, book_name: str) -> str:
         """The file's name of one of the book's tensors."""
@@ -161,10 +161,10 @@ def expected_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def detect_layout(headers: Sequence[Header]) -> Layout:
-    """The layout of a file by the names and shapes in its header.
+    """The layout of a checkpoint, by the names and shapes in its headers.
 
     Raises:
-        InputError: no names of a GPT-2, names of two layouts, or an unknown way to quantise.
+        InputError: no names of a GPT-2, names of several layouts, or an unknown quantised format.
     """
     infos = all_tensors(headers)
     if width := width_of(headers):
@@ -188,7 +188,7 @@ def detect_layout(headers: Sequence[Header]) -> Layout:
 
 
 def _unwrapped(name: str) -> tuple[str, str]:
-    """The names of wrappers before a tensor's own name, and the rest."""
+    """Split a tensor's name in the file into the prefix of wrappers and the rest."""
     match = _WRAPPERS.match(name)
     end = match.end() if match else 0
     return name[:end], name[end:]
@@ -202,7 +202,7 @@ def _book(infos: dict[str, TensorInfo], prefix: str) -> Layout:
             return tuple(block + target for target in ours)
         return (_BOOK_OUTSIDE[name],) if name in _BOOK_OUTSIDE else ()
 
-    return _sorted_out("book", infos, prefix, targets, transposed=False)
+    return _classify("book", infos, prefix, targets, transposed=False)
 
 
 def _is_book_tensor(name: str) -> bool:
@@ -244,18 +244,18 @@ def _gpt2(infos: dict[str, TensorInfo], prefix: str) -> Layout:
         return (_OUTSIDE[name],) if name in _OUTSIDE else ()
 
     if _is_transposed(infos):
-        return _sorted_out("huggingface", infos, prefix, targets, transposed=True)
-    layout = _sorted_out("nanogpt", infos, prefix, targets, transposed=False)
+        return _classify("huggingface", infos, prefix, targets, transposed=True)
+    layout = _classify("nanogpt", infos, prefix, targets, transposed=False)
     return replace(layout, zero_biases=_absent_biases(layout))
 
 
 def _is_transposed(infos: dict[str, TensorInfo]) -> bool:
-    """Whether inputs come first. Of the matrices only attn.c_attn always has more outputs."""
+    """Whether matrices are (in, out), by attn.c_attn, which always has more outputs than inputs."""
     shapes = (info.shape for name, info in infos.items() if name.endswith("attn.c_attn.weight"))
     return next((shape[1] > shape[0] for shape in shapes if len(shape) == 2), True)
 
 
-def _sorted_out(
+def _classify(
     name: LayoutName,
     infos: dict[str, TensorInfo],
     prefix: str,
@@ -263,9 +263,10 @@ def _sorted_out(
     *,
     transposed: bool,
 ) -> Layout:
-    """Sort the file's tensors: a source, an ignored mask, another head, or unexpected.
+    """Classify the file's tensors as sources, masks, heads for other tasks, or unexpected.
 
-    Heads stand outside of what `prefix` names and may have less before them.
+    `targets` maps a name without its prefix to the book's names. A head is outside of the wrapped
+    model and may have a shorter prefix.
     """
     sources: dict[str, TensorSource] = {}
     ignored: list[str] = []
@@ -274,7 +275,7 @@ def _sorted_out(
     for file_name in infos:
         before, inner = _unwrapped(file_name)
         ours = targets(inner) if before == prefix or inner == _LM_HEAD else ()
-        ours = () if any(target in sources for target in ours) else ours  # one more of the same
+        ours = () if any(target in sources for target in ours) else ours  # a duplicate
         flip = transposed and file_name.endswith(_MATRICES)
         for part, target in enumerate(ours):
             sources[target] = TensorSource(file_name, flip, part if len(ours) > 1 else None)
@@ -294,9 +295,10 @@ def _sorted_out(
 
 
 def _with_head_as_embedding(layout: Layout, headers: Sequence[Header]) -> Layout:
-    """Safetensors' save_model keeps one of two tensors that share memory, by name: the head.
+    """The layout of a file that stores a tied embedding under the head's name.
 
-    It says so in the metadata, which other programs may drop.
+    Safetensors' save_model keeps one of two tensors that share memory, and notes the other in the
+    metadata, which other programs may drop.
     """
     if EMBEDDING in layout.sources or HEAD not in layout.sources:
         return layout
@@ -308,7 +310,7 @@ def _with_head_as_embedding(layout: Layout, headers: Sequence[Header]) -> Layout
 
 
 def _absent_biases(layout: Layout) -> tuple[str, ...]:
-    """The biases that the book's model has and nanoGPT's `bias=False` has not: all or none."""
+    """The biases that nanoGPT with `bias=False` lacks: all of the book's model, or none."""
     if any(name.endswith((".bias", ".shift")) for name in layout.sources):
         return ()
     kinds = [ours[0] for ours in _BLOCK.values() if ours[0].endswith((".bias", ".shift"))]
@@ -319,7 +321,7 @@ def _absent_biases(layout: Layout) -> tuple[str, ...]:
 
 
 def implied_config(headers: Sequence[Header], layout: Layout) -> dict[str, Any]:
-    """Config keys implied by the shapes; n_heads and drop_rate are not."""
+    """Config keys and values implied by the shapes: all but n_heads and drop_rate."""
     infos = all_tensors(headers)
     implied: dict[str, Any] = {}
     tables = (EMBEDDING, ("vocab_size", "emb_dim")), ("pos_emb.weight", ("context_length",))
@@ -331,7 +333,7 @@ def implied_config(headers: Sequence[Header], layout: Layout) -> dict[str, Any]:
         inner = shape[1 if up.transposed else 0]
         if inner != 4 * implied.get("emb_dim", 0):
             implied["n_inner"] = inner
-    if 0 < layout.n_blocks <= len(infos):  # one stray tensor of block 500 implies no 500 blocks
+    if 0 < layout.n_blocks <= len(infos):  # a stray tensor of block 500 does not imply 500 blocks
         implied["n_layers"] = layout.n_blocks
     implied["qkv_bias"] = any(name.endswith("att.W_query.bias") for name in layout.sources)
     implied["tie_weights"] = HEAD not in layout.sources

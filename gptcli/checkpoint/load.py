@@ -1,6 +1,6 @@
-"""Load a checkpoint into the book's PyTorch model, and save one.
+"""Load a checkpoint into the book's PyTorch model, and save such a model.
 
-Generation without PyTorch uses `gptcli.checkpoint.weights` instead.
+The native engine reads weights without PyTorch, by `gptcli.checkpoint.weights`.
 """
 
 from collections.abc import Iterator
@@ -40,21 +40,21 @@ def load_model(
     """The model of a target, in evaluation mode; its `config` says whether the head is tied.
 
     Args:
-        target: without weights, an untrained model is initialised.
-        checkpoint: its weights, if they are open already.
-        seed: of the untrained model; None is 0.
+        target: the model; one without weights is initialised at random.
+        checkpoint: of the target, if it is open already.
+        seed: of an untrained model; None is 0.
         dtype: of the parameters.
         device: as PyTorch names it.
         check_finite: refuse NaN and infinite weights.
 
     Raises:
-        InputError: the weights are damaged, or are not those of the config.
+        InputError: the weights are damaged, or do not match the config.
         RunError: too little memory, or the file changed while it was being read.
     """
     if target.weights is None:
         assert target.config is not None, "a target without weights has a config"
         require_memory(target.name, target.config, "float32", available_bytes())
-        return _placed(untrained(target.config, seed or 0), dtype, device)
+        return _moved_to(untrained(target.config, seed or 0), dtype, device)
     checkpoint = checkpoint or open_checkpoint(target.weights, target.config)
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
     weights = checkpoint.weights(
@@ -62,25 +62,27 @@ def load_model(
         check_finite=check_finite,
         available=torch.cuda.mem_get_info(device)[0] if on_gpu else None,
     )
-    return model_of(weights, dtype, device)
+    return build_model(weights, dtype, device)
 
 
-def model_of(weights: Weights, dtype: torch.dtype = torch.float32, device: str = "cpu") -> GPTModel:
+def build_model(
+    weights: Weights, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> GPTModel:
     """Build the book's model with these weights; quantised ones are dequantised."""
-    model = _skeleton(weights.config)
-    return _placed(_assign(model, dict(_parameters(model, weights))), dtype, device)
+    model = _meta_model(weights.config)
+    return _moved_to(_assign(model, dict(_parameters(model, weights))), dtype, device)
 
 
 def weights_of(model: GPTModel) -> Weights:
-    """A model's parameters as arrays, which share its memory where they are on a CPU."""
+    """A model's parameters as arrays, which share the memory of parameters on the CPU."""
     return Weights(model.config, {n: _as_array(weight) for n, weight in model.named_parameters()})
 
 
 def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> None:
-    """Read a file's weights into a model's parameters, in place: device and dtype stay.
+    """Copy a file's weights into a model's parameters, which keep their device and dtype.
 
     Raises:
-        InputError: as `load_model`; the file's head is its own and the model's is tied.
+        InputError: as `load_model`; or the model is tied and the file has an output head.
         RunError: the file changed while it was being read.
     """
     checkpoint = open_checkpoint(path, model.config)
@@ -88,7 +90,7 @@ def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> N
         raise InputError(shown(path), f"holds {checkpoint.width} weights, expected floats")
     tied = checkpoint.is_tied()
     if model.config.tie_weights and not tied:
-        raise InputError(shown(path), "has an output head of its own, the model's is tied")
+        raise InputError(shown(path), "has an output head of its own, but the model is tied")
     weights = checkpoint.weights(_DTYPES[model.pos_emb.weight.dtype], check_finite=check_finite)
     destinations = dict(model.named_parameters())
     with torch.no_grad():
@@ -101,16 +103,16 @@ def load_weights(model: GPTModel, path: Path, *, check_finite: bool = True) -> N
 def save(model: GPTModel, directory: Path) -> None:
     """Write `model.safetensors` in the book's layout and `config.json`, each atomically.
 
-    A tied head is stored once. The directory is made if it is not there.
+    A tied head is stored once. The directory is made if it is missing.
 
     Raises:
-        RunError: the directory cannot be written.
+        RunError: a file cannot be written.
     """
     save_weights(weights_of(model), directory)
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Make `torch.nn.init` a no-op: on the meta device it would import half of torch."""
+    """Make `torch.nn.init` a no-op; on the meta device it would import half of torch."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -120,14 +122,14 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _skeleton(config: GPTConfig) -> GPTModel:
+def _meta_model(config: GPTConfig) -> GPTModel:
     """A model on the meta device."""
     with torch.device("meta"), _NoInitialisation():
         return GPTModel(config)
 
 
 def _parameters(model: GPTModel, weights: Weights) -> Iterator[tuple[str, Tensor]]:
-    """A tensor for each parameter, one after another, but for a tied head."""
+    """A tensor for each parameter, except for a tied head."""
     for name, parameter in model.named_parameters():
         if name == HEAD and weights.config.tie_weights:
             continue
@@ -157,10 +159,10 @@ def _as_array(weight: Tensor) -> Array:
     return weight.numpy()
 
 
-def _placed(model: GPTModel, dtype: torch.dtype, device: str) -> GPTModel:
+def _moved_to(model: GPTModel, dtype: torch.dtype, device: str) -> GPTModel:
     try:
         return model.to(device=device, dtype=dtype).eval()
-    except (RuntimeError, MemoryError) as error:  # what torch calls an allocation that failed
+    except (RuntimeError, MemoryError) as error:  # torch's errors for a failed allocation
         reason = (str(error).splitlines() or ["out of memory"])[0]
         raise RunError(f"`device={shown(device)}`", shown(reason)) from None
 

@@ -22,9 +22,9 @@ class Preset:
     Attributes:
         name: what `--model` takes.
         summary: one line for a table.
-        config: its file in `configs_directory()`; empty for the built-in model.
-        repo: the Hugging Face repository with its weights, None where it has none.
-        changes: keys in which the model differs from its config file.
+        config: name of its file in `configs_directory()`; empty for the built-in model.
+        repo: of the Hugging Face Hub, with its weights; None for an untrained model.
+        changes: keys and values that replace those of the config file.
         temperature: its recommended temperature, None for the general default.
     """
 
@@ -71,7 +71,7 @@ PRESETS: dict[str, Preset] = {p.name: p for p in (_STORIES, *_UNTRAINED, *_OF_OP
 
 
 def named_preset(model: str | None, *parts: object) -> Preset | None:
-    """The preset that `--model` names; none if config or weights are named by themselves."""
+    """The preset that `--model` names; None if it names none, or `parts` are named instead."""
     return None if any(parts) else PRESETS.get(BUILT_IN if model is None else model)
 
 
@@ -82,16 +82,16 @@ def recommended_temperature(model: str | None, *parts: object) -> float | None:
 
 
 def configs_directory() -> Path:
-    """Where the config files lie: inside an installed package, at the top of a checkout."""
+    """The directory of the config files: in an installed package, or at the top of a checkout."""
     inside = _PACKAGE / "configs"
     return inside if inside.is_dir() else _PACKAGE.parent / "configs"
 
 
 def built_in_directory() -> Path:
-    """The model directory of the built-in model, which a build may lack."""
+    """The model directory of the built-in model; a build may lack it."""
     return _PACKAGE / "data" / BUILT_IN
 
 
 def preset_config(preset: Preset) -> GPTConfig:
-    """The config of a preset that has one in `configs_directory()`; no download."""
+    """The config of a preset other than the built-in model; downloads nothing."""
     return replace(read_config(configs_directory() / preset.config), **preset.changes)

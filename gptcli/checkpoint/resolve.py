@@ -1,7 +1,7 @@
-"""Resolve `--model`, `--config` and `--weights` to files: preset, Hub model, directory or file.
+"""Resolve `--model`, `--config` and `--weights` to files: of a preset, Hub model or directory.
 
-Configs are read, weights are not opened. A Hub model comes from the cache; it is downloaded only
-where weights are needed.
+Reads configs but no weights. A Hub model comes from the cache, and is downloaded only where weights
+are needed.
 """
 
 import os
@@ -30,8 +30,8 @@ from gptcli.model.parameters import count
 CONFIG_NAMES = tuple(f"config{suffix}" for suffix in CONFIG_SUFFIXES)
 WEIGHT_NAMES = ("model.safetensors", "model.safetensors.index.json")
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json")
-# Read as weights so that the header reader can say what they are and what to do.
-_IMPOSTORS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".npy", ".h5", ".gz")
+# Treated as weights, so that the header reader can say what they are and what to do.
+_OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".npz", ".npy", ".h5", ".gz")
 
 
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -41,14 +41,14 @@ Kind = Literal["built-in", "untrained", "pretrained"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One model, by its parts.
+    """The files of one model.
 
     Attributes:
-        name: what the user called it.
-        config: None for weights that no config stands beside.
-        config_path: where the config was read; None where a preset knows it by itself.
+        name: as the user gave it.
+        config: None for weights without a config beside them.
+        config_path: the config's file; None for a preset that changes keys of its file.
         weights: a .safetensors file or a .safetensors.index.json; None for an untrained model.
-        directory: where tokenizer files may lie.
+        directory: where tokenizer files may be.
     """
 
     name: str
@@ -68,17 +68,22 @@ def resolve(
     progress: Callable[..., object] | None = None,
     option: str = "model",
 ) -> Target:
-    """The model that `--model`, `--config` and `--weights` name together; a part wins over `model`.
+    """Find the files of a model.
 
-    Nothing named is the built-in model. A preset's name is the preset; `./gpt2` is the directory
-    of that name. `owner/name` is a model of the Hub if there is no such path here. Without
-    `need_weights` nothing is downloaded and a directory may lack weights. `option` is what errors
-    call the place where `model` was given.
+    Args:
+        model: a preset, path or `owner/name` on the Hub, tried in this order. `./gpt2` is a path
+            and not the preset. None is the built-in model, unless config or weights are given.
+        config: a config file, instead of the model's.
+        weights: a weights file, index or directory, instead of the model's.
+        offline: download nothing.
+        need_weights: whether to download weights, and to refuse a directory without weights.
+        progress: called while downloading, as `gptcli.checkpoint.hub.Progress`.
+        option: the field that errors name for `model`.
 
     Raises:
-        UsageError: `model` is no preset, no file or directory, and nothing that was downloaded.
-        InputError: a file or directory is not what it should be, its model cannot be computed, or
-            this build lacks it.
+        UsageError: `model` is no preset, no path, and no model that was downloaded.
+        InputError: a file or directory is malformed, its model cannot be run, or this build lacks
+            the built-in model.
         RunError: a download failed, or was needed while offline.
     """
     found = _resolved(
@@ -105,33 +110,35 @@ def _resolved(
     progress: Callable[..., object] | None,
     option: str,
 ) -> Target:
-    weights = _weights_file(weights) if weights else None
+    weights = _find_weights(weights) if weights else None
     if model is None and (config or weights):
-        return _of_files(str(weights or config), config, weights)
+        return _from_files(str(weights or config), config, weights)
     preset = named_preset(model)
     name = preset.name if preset else str(model)
     repo = preset.repo if preset else _hub_name(name)
     if preset is None and repo is None:
-        return _of_path(_existing(name, option), config, weights, need_weights)
+        return _from_path(_existing(name, option), config, weights, need_weights)
     directory = None
     if name == BUILT_IN:
         directory = _built_in(option)
     elif repo and not (preset and (config or weights)):
-        directory = _of_hub(repo, offline=offline, need_weights=need_weights, progress=progress)
+        directory = _hub_directory(
+            repo, offline=offline, need_weights=need_weights, progress=progress
+        )
     if directory:
-        return _of_directory(name, directory, config, weights, need_weights)
+        return _from_directory(name, directory, config, weights, need_weights)
     if preset is None:
         raise _not_here(name, option)
-    return _of_known(preset, config, weights)
+    return _from_preset(preset, config, weights)
 
 
 def _hub_name(name: str) -> str | None:
-    """`owner/name` where no such path is here and the name is not that of a file."""
-    is_file_name = name.lower().endswith((*CONFIG_SUFFIXES, *WEIGHT_SUFFIXES, *_IMPOSTORS))
+    """The name if it is `owner/name` on the Hub: no such path exists and it has no file suffix."""
+    is_file_name = name.lower().endswith((*CONFIG_SUFFIXES, *WEIGHT_SUFFIXES, *_OTHER_FORMATS))
     return None if is_file_name or not is_repo(name) else name
 
 
-def _of_hub(
+def _hub_directory(
     repo: str,
     *,
     offline: bool,
@@ -143,38 +150,38 @@ def _of_hub(
     return cached(repo)
 
 
-def _of_known(preset: Preset, config: Path | None, weights: Path | None) -> Target:
-    """A preset with its packaged config, and the parts that replace its own."""
+def _from_preset(preset: Preset, config: Path | None, weights: Path | None) -> Target:
+    """A preset with its packaged config, unless config or weights are given."""
     path = config or (None if preset.changes else configs_directory() / preset.config)
     known = read_config(config) if config else preset_config(preset)
     directory = _tokenizer_directory(known, config, weights.parent if weights else None)
     return Target(preset.name, known, path, weights, directory)
 
 
-def _of_path(name: str, config: Path | None, weights: Path | None, need_weights: bool) -> Target:
+def _from_path(name: str, config: Path | None, weights: Path | None, need_weights: bool) -> Target:
     path = Path(name)
     if path.is_dir():
-        return _of_directory(name, path, config, weights, need_weights)
-    if path.name.lower().endswith((*WEIGHT_SUFFIXES, *_IMPOSTORS)):
-        return _of_files(name, config, weights or path)
-    return _of_files(name, config or path, weights)
+        return _from_directory(name, path, config, weights, need_weights)
+    if path.name.lower().endswith((*WEIGHT_SUFFIXES, *_OTHER_FORMATS)):
+        return _from_files(name, config, weights or path)
+    return _from_files(name, config or path, weights)
 
 
-def _of_files(name: str, config: Path | None, weights: Path | None) -> Target:
-    """Files named one by one; weights alone bring the config that stands beside them."""
+def _from_files(name: str, config: Path | None, weights: Path | None) -> Target:
+    """A config and weights given as files; weights alone use the config beside them."""
     if config is None and weights is not None:
-        config = _one_of(CONFIG_NAMES, weights.parent, "config")
+        config = _only_one(CONFIG_NAMES, weights.parent, "config")
     known = read_config(config) if config else None
     nearest = weights or config
     directory = _tokenizer_directory(known, config, nearest.parent if nearest else None)
     return Target(name, known, config, weights, directory)
 
 
-def _of_directory(
+def _from_directory(
     name: str, directory: Path, config: Path | None, weights: Path | None, need_weights: bool
 ) -> Target:
-    config = config or _one_of(CONFIG_NAMES, directory, "config")
-    weights = weights or _one_of(WEIGHT_NAMES, directory, "weights")
+    config = config or _only_one(CONFIG_NAMES, directory, "config")
+    weights = weights or _only_one(WEIGHT_NAMES, directory, "weights")
     if weights is None and (need_weights or config is None):
         raise _no_weights(directory, config)
     known = read_config(config) if config else None
@@ -184,25 +191,25 @@ def _of_directory(
 def _tokenizer_directory(
     config: GPTConfig | None, path: Path | None, otherwise: Path | None
 ) -> Path | None:
-    """The config's own directory where it names a file there, otherwise where the model is."""
+    """The config's directory if its tokenizer is a file there, else `otherwise`."""
     named = config.tokenizer if config else None
     if named and path and (path.parent / named).is_file():
         return path.parent
     return otherwise
 
 
-def _weights_file(path: Path) -> Path:
-    """The file itself, or the one in a directory."""
+def _find_weights(path: Path) -> Path:
+    """The weights file at a path, or the one in a directory."""
     if not path.is_dir():
         return path
-    found = _one_of(WEIGHT_NAMES, path, "weights")
+    found = _only_one(WEIGHT_NAMES, path, "weights")
     if found is None:
         raise _no_weights(path, None)
     return found
 
 
-def _one_of(names: tuple[str, ...], directory: Path, field: str) -> Path | None:
-    """The one file of these names; two would make us guess."""
+def _only_one(names: tuple[str, ...], directory: Path, field: str) -> Path | None:
+    """The only file of these names, None without one; several are an error."""
     found = [name for name in names if os.path.lexists(directory / name)]
     if len(found) > 1:
         problem = f"holds {' and '.join(found)} (expected one)"
@@ -214,7 +221,7 @@ def _built_in(option: str) -> Path:
     directory = built_in_directory()
     if directory.is_dir():
         return directory
-    problem = f'this build has no built-in model ("{BUILT_IN}" is not in the package yet)'
+    problem = f'this build has no built-in model (expected "{BUILT_IN}" in the package)'
     hint = "Name a preset (gpt2 downloads OpenAI's weights), a model directory or a config"
     raise InputError(option, problem, hint)
 
@@ -225,7 +232,7 @@ def _existing(name: str, option: str) -> str:
         if name:
             Path(name).stat()
             return name
-    except (OSError, ValueError):  # not there, not reachable, or not a file name at all
+    except (OSError, ValueError):  # missing, not accessible, or not a valid file name
         pass
     ask = did_you_mean(nearest(name, PRESETS))
     problem = f'no such file or directory, and no preset of this name ("{shown(name)}")'
@@ -256,17 +263,16 @@ def _no_weights(directory: Path, config: Path | None) -> InputError:
 
 
 @dataclass(frozen=True, slots=True)
-class Available:
-    """One preset.
+class PresetStatus:
+    """A preset, and what of it is on this machine.
 
     Attributes:
-        preset: the preset itself.
+        preset: the preset.
         kind: where its weights come from.
         config: None for a built-in model that this build lacks.
-        parameters: exact; None without a config.
-        directory: the model directory with its weights, None where there is none to have, or none
-            on this machine.
-        weight_bytes: the size of the weights in it.
+        parameters: exact number; None without a config.
+        directory: the local model directory with its weights; None without one.
+        weight_bytes: size of the weights there; None without a single weights file.
     """
 
     preset: Preset
@@ -278,29 +284,29 @@ class Available:
 
     @property
     def is_ready(self) -> bool:
-        """Whether `--model` with this name downloads no weights."""
+        """Whether it can be used without a download."""
         return self.kind == "untrained" or self.directory is not None
 
 
-def available_presets() -> list[Available]:
-    """All presets in the order of `PRESETS`, found without network and without opening weights."""
-    return [_look_for(preset) for preset in PRESETS.values()]
+def available_presets() -> list[PresetStatus]:
+    """The status of all presets in the order of `PRESETS`; uses no network, opens no weights."""
+    return [_preset_status(preset) for preset in PRESETS.values()]
 
 
-def _look_for(preset: Preset) -> Available:
+def _preset_status(preset: Preset) -> PresetStatus:
     if preset.name == BUILT_IN:
         directory = built_in_directory() if built_in_directory().is_dir() else None
         config = resolve(BUILT_IN, need_weights=False).config if directory else None
-        return _available(preset, "built-in", config, directory)
+        return _status_of(preset, "built-in", config, directory)
     if preset.repo is None:
-        return _available(preset, "untrained", preset_config(preset), None)
-    return _available(preset, "pretrained", preset_config(preset), cached(preset.repo))
+        return _status_of(preset, "untrained", preset_config(preset), None)
+    return _status_of(preset, "pretrained", preset_config(preset), cached(preset.repo))
 
 
-def _available(
+def _status_of(
     preset: Preset, kind: Kind, config: GPTConfig | None, directory: Path | None
-) -> Available:
+) -> PresetStatus:
     parameters = count(config).total if config else None
     weights = directory / WEIGHTS if directory else None
     size = weights.stat().st_size if weights and weights.is_file() else None
-    return Available(preset, kind, config, parameters, directory, size)
+    return PresetStatus(preset, kind, config, parameters, directory, size)

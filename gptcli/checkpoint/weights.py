@@ -1,11 +1,11 @@
-"""Open a checkpoint once; its tensors as arrays, for an engine.
+"""Open a checkpoint and read its tensors as arrays, for an engine.
 
-Checks run before anything is allocated, cheapest first: header, names, shapes and dtypes against
-the config, memory; the data is checked while it is read. Never unpickles.
+Checks run before anything is allocated, cheapest first: header; names, shapes and dtypes against
+the config; memory. Values are checked while they are read. Nothing is unpickled.
 
-Whether the output head is the token embedding (tied) is the file's to say: it is where the file
-has no head, or one equal to the embedding bit for bit; otherwise the file's head is used,
-whatever the config says. Only in the book's layout a missing head needs `tie_weights: true`.
+The file decides whether the output head is tied to the token embedding, whatever the config says:
+it is if the file has no head, or one equal to the embedding bit for bit. Only in the book's layout
+a missing head needs `tie_weights: true`.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import FloatDtype, Width
 from gptcli.model.parameters import BYTES, count
 
-_MARGIN = 1.2  # activations, staging, and what the allocator wastes
+_MARGIN = 1.2  # for activations, staging buffers and fragmentation
 _STORED: dict[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _DTYPES: dict[str, FloatDtype] = {"BF16": "bfloat16", "F16": "float16"}
 _QUERY, _QKV = "att.W_query.", "att.qkv."
@@ -45,14 +45,14 @@ _QUERY, _QKV = "att.W_query.", "att.qkv."
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model's tensors, each read when it is asked for.
+    """A model's tensors, each read when it is accessed.
 
     Attributes:
-        config: its shape; `tie_weights` says whether the head is the token embedding.
-        tensors: float32, float16, or uint16 for bfloat16, by the book's names; a tied head and
-            biases that are zero are left out. Query, key and value that the file has in one
-            tensor are in one here, `att.qkv.weight` (3E, E). Rounded matrices come as
-            `gptcli.checkpoint.quantized` names their parts.
+        config: of the model; `tie_weights` says whether the output head is the token embedding.
+        tensors: by the book's names, in float32, float16 or uint16 (bfloat16). A tied head and
+            absent biases are left out. Query, key and value that are fused in the file are one
+            tensor, `att.qkv.weight` (3E, E). Quantised matrices are in parts, named as in
+            `gptcli.checkpoint.quantized`.
         width: of quantised matrices, None where all are floats.
     """
 
@@ -61,7 +61,7 @@ class Weights:
     width: Width | None = None
 
     def floats(self, name: str) -> Floats:
-        """One tensor as float32, dequantised if need be."""
+        """One tensor in float32, dequantised if necessary."""
         if name + VALUES in self.tensors:
             return Int8Matrix(*(self.tensors[name + part] for part in (VALUES, SCALES))).floats()
         if name + LEVELS in self.tensors:
@@ -73,7 +73,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Weight files whose headers were parsed and found to be a config's."""
+    """Weight files whose headers match a config."""
 
     path: Path
     headers: Sequence[Header]
@@ -87,7 +87,7 @@ class Checkpoint:
 
     @property
     def dtype(self) -> FloatDtype:
-        """The dtype that holds most bytes: 16-bit floats are kept, all else becomes float32."""
+        """The dtype of most bytes if it is a 16-bit float, otherwise float32."""
         sizes: Counter[str] = Counter()
         for header in self.headers:
             for info in header.tensors.values():
@@ -95,7 +95,7 @@ class Checkpoint:
         return _DTYPES.get(max(sizes, key=sizes.__getitem__, default="F32"), "float32")
 
     def is_tied(self) -> bool:
-        """Whether the file's head is its embedding: there is none, or it is equal bit for bit."""
+        """Whether the file has no output head, or one equal to the embedding bit for bit."""
         if HEAD not in self.layout.sources:
             return True
         return not self.width and same_bytes(self.find(HEAD), self.find(EMBEDDING))
@@ -109,41 +109,41 @@ class Checkpoint:
         threads: int = 1,
         available: int | None = None,
     ) -> Weights:
-        """All tensors, to be read one by one, once it is known that there is memory for them.
+        """Check that there is enough memory → all tensors, which are read one by one on access.
 
         Args:
             dtype: of floats.
-            quantize: what they will be rounded to.
+            quantize: the width that matrices will be quantised to, for the memory check.
             check_finite: refuse NaN and infinite weights.
-            threads: that read.
-            available: bytes there are for it; None asks the system.
+            threads: number of reading threads.
+            available: bytes of memory; None asks the system.
 
         Raises:
-            RunError: too little memory. The tensors raise as `read_array` does.
+            RunError: too little memory. Access to a tensor raises as `read_array`.
         """
         available = available_bytes() if available is None else available
         width = self.width or quantize or dtype
-        least = replace(self.config, tie_weights=True)
-        require_memory(self.path, least, width, available)  # before a head is compared
+        tied = replace(self.config, tie_weights=True)
+        require_memory(self.path, tied, width, available)  # cheaper than comparing the head
         config = replace(self.config, tie_weights=self.is_tied())
         require_memory(self.path, config, width, available)
-        tensors = _Tensors(self, config, dtype, check_finite, threads)
+        tensors = _LazyTensors(self, config, dtype, check_finite, threads)
         return Weights(config, tensors, self.width)
 
     def find(self, name: str) -> tuple[Header, TensorInfo]:
-        """Where the files have one of the book's tensors."""
-        return self.in_file(self.layout.sources[name].name)
+        """The header and entry of one of the book's tensors."""
+        return self.find_in_file(self.layout.sources[name].name)
 
-    def in_file(self, name: str) -> tuple[Header, TensorInfo]:
-        """Where a tensor of this name is."""
+    def find_in_file(self, name: str) -> tuple[Header, TensorInfo]:
+        """The header and entry of a tensor, by its name in the file."""
         return next((h, h.tensors[name]) for h in self.headers if name in h.tensors)
 
 
 def open_checkpoint(path: Path, config: GPTConfig | None) -> Checkpoint:
-    """Parse the headers of a weights file or of the shards of an index, and check them.
+    """Parse the headers of a weights file, or of the shards of an index, and check them.
 
     Raises:
-        InputError: the file is damaged, needs a config, or is not this config's.
+        InputError: the file is damaged, needs a config, or does not match the config.
     """
     headers = read_headers(path)
     layout = detect_layout(headers)
@@ -156,18 +156,18 @@ def open_checkpoint(path: Path, config: GPTConfig | None) -> Checkpoint:
 
 
 def require_memory(where: object, config: GPTConfig, width: str, available: int | None) -> None:
-    """Weights, a cache for the full context, and a fifth more must fit.
+    """Check that weights, key/value cache of a full context, and a fifth more fit into memory.
 
     Raises:
-        RunError: they do not.
+        RunError: they do not fit.
     """
     size = BYTES.get(width, 1)
     cache = 2 * config.n_layers * config.emb_dim * config.context_length * size
     require(shown(where), (count(config).total * size + cache) * _MARGIN, available)
 
 
-class _Tensors(Mapping[str, Array]):
-    """As `Weights.tensors`."""
+class _LazyTensors(Mapping[str, Array]):
+    """`Weights.tensors` of a checkpoint: reads the file on every access."""
 
     def __init__(
         self,
@@ -179,11 +179,11 @@ class _Tensors(Mapping[str, Array]):
     ) -> None:
         self._checkpoint, self._dtype = checkpoint, _STORED[dtype]
         self._check_finite, self._threads = check_finite, threads
-        self._sources = dict(_sources(checkpoint, config))
+        self._sources = dict(_tensor_sources(checkpoint, config))
 
     def __getitem__(self, name: str) -> Array:
         source = self._sources[name]
-        header, info = self._checkpoint.in_file(source.name)
+        header, info = self._checkpoint.find_in_file(source.name)
         array = read_array(
             header,
             info,
@@ -205,7 +205,9 @@ class _Tensors(Mapping[str, Array]):
         return len(self._sources)
 
 
-def _sources(checkpoint: Checkpoint, config: GPTConfig) -> Iterator[tuple[str, TensorSource]]:
+def _tensor_sources(
+    checkpoint: Checkpoint, config: GPTConfig
+) -> Iterator[tuple[str, TensorSource]]:
     if checkpoint.width:
         yield from ((name, TensorSource(name)) for name in all_tensors(checkpoint.headers))
         return

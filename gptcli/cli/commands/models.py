@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gptcli.checkpoint.resolve import Available, available_presets
+from gptcli.checkpoint.resolve import PresetStatus, available_presets
 from gptcli.cli.command import CommandFunction
 from gptcli.cli.options import Json
 from gptcli.cli.render import console
@@ -28,7 +28,7 @@ def models(json: Json = False) -> None:
     Report().rows([Row(_TITLES, style=HEADING), *rows], right=(1,))
 
 
-def _cells(one: Available) -> tuple[str, ...]:
+def _cells(one: PresetStatus) -> tuple[str, ...]:
     return (
         one.preset.name,
         f"{one.parameters:,}" if one.parameters else "",
@@ -37,7 +37,7 @@ def _cells(one: Available) -> tuple[str, ...]:
     )
 
 
-def _weights(one: Available) -> str:
+def _weights(one: PresetStatus) -> str:
     if one.kind == "untrained":
         return "none needed"
     if one.directory is None:
@@ -45,7 +45,7 @@ def _weights(one: Available) -> str:
     return bytes_text(one.weight_bytes) if one.weight_bytes else "yes"
 
 
-def _document(one: Available) -> dict[str, Any]:
+def _document(one: PresetStatus) -> dict[str, Any]:
     """What --json prints for one preset: parameters and bytes are integers."""
     return {
         "name": one.preset.name,
