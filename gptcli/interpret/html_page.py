@@ -15,8 +15,8 @@ from typing import Any
 from gptcli.version import __version__
 
 MOST_MAP_BYTES = 1 << 24  # of attention weights; more than this is slow to open on a phone
-# In the order they are run.
-SCRIPTS = ("base", "charts", "text", "attention", "numbers", "treemap", "main")
+# In the order in which they run.
+SCRIPTS = ("base", "charts", "text", "attention", "blocks", "treemap", "main")
 
 
 def page(

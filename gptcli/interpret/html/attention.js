@@ -1,13 +1,13 @@
-// Attention maps: small ones of every head, a large one, and the text in its light.
+// Attention maps: a thumbnail of every head, the chosen head, and the text coloured by its weights.
 
-/** Weights of the page: for each block bytes, head after head, row after row up to the diagonal. */
+/** A block's weights as `packed_attention` makes them: bytes, the lower triangle of each head by row. */
 function unpack(base64) {
   const raw = atob(base64), bytes = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
   return bytes;
 }
 
-const looking = { layer: 0, head: 0, token: 0 };
+const selected = { layer: 0, head: 0, token: 0 };
 
 function attentionSection() {
   if (!PROBE) return;
@@ -21,8 +21,8 @@ function attentionSection() {
   const T = PROBE.tokens.length, heads = PROBE.config.n_heads, size = (T * (T + 1)) / 2;
   const bytes = Object.fromEntries(keys.map((layer) => [layer, unpack(DATA.maps[layer])]));
   const weight = (layer, head, i, j) => (j > i ? 0 : (bytes[layer][head * size + (i * (i + 1)) / 2 + j] / 255) ** 2);
-  looking.token = T - 1;
-  // The first tokens have few to look at: their weights would hide all the others.
+  selected.token = T - 1;
+  // The first tokens attend to few others: their large weights would set the scale for all.
   const from = Math.max(1, Math.floor(T / 4));
   const largest = Object.fromEntries(keys.map((layer) => [layer, Array.from({ length: heads }, (_, h) => {
     let most = 0;
@@ -33,14 +33,14 @@ function attentionSection() {
 
   const grid = el("table", { class: "heads" });
   grid.style.setProperty("--heads", heads);
-  const contrast = el("input", { type: "checkbox", on: { change: () => { drawSmall(); light(looking.token); } } });
+  const contrast = el("input", { type: "checkbox", on: { change: () => { drawSmall(); light(selected.token); } } });
   contrast.checked = Math.max(...Object.values(largest).flat()) < 0.5;
   const high = el("span"), title = el("h3"), stats = el("p", { class: "quiet" });
   const canvas = el("canvas", { class: "map", tabindex: 0, role: "img" });
   const text = el("div", { class: "text" });
   const holder = el("div", {}, [title, canvas, stats]);
   const step = (by) => {
-    const at = keys.indexOf(looking.layer) * heads + looking.head + by;
+    const at = keys.indexOf(selected.layer) * heads + selected.head + by;
     const to = (at + keys.length * heads) % (keys.length * heads);
     choose(keys[Math.floor(to / heads)], to % heads);
   };
@@ -69,7 +69,7 @@ function attentionSection() {
   }
   const tokens = PROBE.tokens.map((token, i) => {
     const made = el("span", { class: "token", text: plain(token.text), on: { click: () => light(i) } });
-    tells(made, () => (i > looking.token ? "comes later" : `${percent(weight(looking.layer, looking.head, looking.token, i))} of the attention of ${quoted(PROBE.tokens[looking.token].text)}`));
+    tells(made, () => (i > selected.token ? "comes later" : `${percent(weight(selected.layer, selected.head, selected.token, i))} of the attention of ${quoted(PROBE.tokens[selected.token].text)}`));
     return made;
   });
   text.append(...tokens);
@@ -79,15 +79,15 @@ function attentionSection() {
     return `block ${layer}, head ${head}\nentropy ${number(h.entropy)} nats\n${percent(h.first)} on the first token\n${percent(h.previous)} on the one before\n${percent(h.itself)} on itself`;
   }
   function choose(layer, head) {
-    Object.assign(looking, { layer, head });
+    Object.assign(selected, { layer, head });
     drawLarge();
-    light(looking.token);
+    light(selected.token);
     for (const s of small) s.button.setAttribute("aria-pressed", s.layer === layer && s.head === head);
   }
   function light(token) {
-    looking.token = token;
+    selected.token = token;
     tokens.forEach((made, i) => {
-      paint(made, i > token ? 0 : tone(looking.layer, looking.head, token, i));
+      paint(made, i > token ? 0 : tone(selected.layer, selected.head, token, i));
       made.style.opacity = i > token ? 0.45 : 1;
       made.classList.toggle("chosen", i === token);
     });
@@ -115,12 +115,12 @@ function attentionSection() {
     brush.scale(ratio, ratio);
     const style = getComputedStyle(document.documentElement), gap = cell > 6 ? 1 : 0;
     for (let i = 0; i < T; i++) for (let j = 0; j <= i; j++) {
-      brush.fillStyle = rgb(heat(tone(looking.layer, looking.head, i, j)));
+      brush.fillStyle = rgb(heat(tone(selected.layer, selected.head, i, j)));
       brush.fillRect(left + j * cell, top + i * cell, cell - gap, cell - gap);
     }
     brush.strokeStyle = style.getPropertyValue("--orange");
     brush.lineWidth = 2;
-    brush.strokeRect(left, top + looking.token * cell, (looking.token + 1) * cell - gap, cell - gap);
+    brush.strokeRect(left, top + selected.token * cell, (selected.token + 1) * cell - gap, cell - gap);
     brush.fillStyle = style.getPropertyValue("--soft");
     brush.font = `${Math.min(12, Math.max(8, cell))}px system-ui, sans-serif`;
     brush.textBaseline = "middle";
@@ -137,9 +137,9 @@ function attentionSection() {
       brush.restore();
     }
     high.textContent = contrast.checked ? "the most a later token gives" : "1";
-    title.textContent = `Block ${looking.layer}, head ${looking.head}`;
-    stats.textContent = headFacts(looking.layer, looking.head).split("\n").slice(1).join(" · ");
-    canvas.setAttribute("aria-label", `Attention map of block ${looking.layer}, head ${looking.head}`);
+    title.textContent = `Block ${selected.layer}, head ${selected.head}`;
+    stats.textContent = headFacts(selected.layer, selected.head).split("\n").slice(1).join(" · ");
+    canvas.setAttribute("aria-label", `Attention map of block ${selected.layer}, head ${selected.head}`);
   }
   const at = (e) => {
     const box = canvas.getBoundingClientRect();
@@ -150,15 +150,15 @@ function attentionSection() {
     const found = at(e);
     if (!found) return hideTip();
     const [i, j] = found;
-    showTip(`${quoted(PROBE.tokens[i].text)} (${i}) looks at ${quoted(PROBE.tokens[j].text)} (${j})\n${percent(weight(looking.layer, looking.head, i, j))}`, e.clientX, e.clientY);
+    showTip(`${quoted(PROBE.tokens[i].text)} (${i}) looks at ${quoted(PROBE.tokens[j].text)} (${j})\n${percent(weight(selected.layer, selected.head, i, j))}`, e.clientX, e.clientY);
   });
   canvas.addEventListener("pointerleave", hideTip);
   canvas.addEventListener("click", (e) => { const found = at(e); if (found) light(found[0]); });
   canvas.addEventListener("keydown", (e) => {
-    const by = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), ArrowUp: () => light(Math.max(0, looking.token - 1)), ArrowDown: () => light(Math.min(T - 1, looking.token + 1)) }[e.key];
+    const by = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), ArrowUp: () => light(Math.max(0, selected.token - 1)), ArrowDown: () => light(Math.min(T - 1, selected.token + 1)) }[e.key];
     if (by) { e.preventDefault(); by(); }
   });
-  redraws.push(() => { drawSmall(); light(looking.token); });
+  redraws.push(() => { drawSmall(); light(selected.token); });
   drawSmall();
   choose(keys[keys.length - 1], 0);
 }

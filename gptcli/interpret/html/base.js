@@ -1,11 +1,11 @@
 "use strict";
-// What every picture uses: elements, numbers as text, colours of the theme, the tip.
+// Shared by all sections: elements, numbers as text, the theme's colours, the tooltip.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PROBE = DATA.probe && DATA.probe.prompt ? DATA.probe : null;
 const redraws = []; // called when the theme or the width changes
 
-/** An element; `attributes` may hold text, class, on (event to function) and any attribute. */
+/** Make an element; `attributes` may have text, css, on ({event: function}) and any HTML attribute. */
 function el(tag, attributes = {}, children = []) {
   const made = tag.startsWith("svg:")
     ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4))
@@ -20,7 +20,7 @@ function el(tag, attributes = {}, children = []) {
   return made;
 }
 
-/** A numbered part of the page, with its link in the navigation. */
+/** Add a section to the page, and a link to it in the navigation. */
 function section(id, title, explanation) {
   const made = el("section", { id, "aria-labelledby": id + "-title" }, [
     el("h2", { id: id + "-title", text: title }),
@@ -33,7 +33,7 @@ function section(id, title, explanation) {
 
 const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
 
-/** A token for the eye: what would not show, or would turn the line around, is spelt out. */
+/** A token with control, bidirectional and invisible characters escaped. */
 function plain(text) {
   return text.replace(/\n/g, "↵").replace(/\t/g, "⇥")
     .replace(UNSAFE, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
@@ -58,7 +58,7 @@ const RAMPS = {
   dark: [[28, 36, 47], [32, 78, 140], [84, 156, 240], [226, 241, 255]],
 };
 
-/** 0 to 1 → [r, g, b] of the sequential scale of this theme; small values spread by the root. */
+/** 0 to 1 → [r, g, b] of the theme's colour scale; the square root spreads small values. */
 function heat(value) {
   const ramp = RAMPS[isDark() ? "dark" : "light"];
   const at = Math.sqrt(Math.min(Math.max(value, 0), 1)) * (ramp.length - 1);
@@ -66,7 +66,7 @@ function heat(value) {
   return ramp[low].map((a, i) => Math.round(a + (ramp[low + 1][i] - a) * (at - low)));
 }
 const rgb = (parts) => `rgb(${parts.join(" ")})`;
-/** Black or white, whichever reads better on a colour. */
+/** Black or white text, whichever has more contrast. */
 const inkOn = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#10141a" : "#ffffff");
 
 function paint(cell, value) {
@@ -98,7 +98,7 @@ function showTip(text, x, y) {
   tip.style.top = (y + 16 + box.height > innerHeight ? y - box.height - 12 : y + 16) + "px";
 }
 const hideTip = () => { tip.hidden = true; };
-/** Tell something about an element when it is pointed at, tapped or reached by the keyboard. */
+/** Show a tooltip when an element is pointed at, tapped or focused. */
 function tells(element, text) {
   element.addEventListener("pointermove", (e) => showTip(text(), e.clientX, e.clientY));
   element.addEventListener("pointerleave", hideTip);

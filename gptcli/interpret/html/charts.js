@@ -1,6 +1,6 @@
-// Line charts and small heat maps, drawn as SVG at the width there is.
+// Line charts (SVG, as wide as their container) and small heat maps.
 
-/** Round numbers from at most low to at least high, about `count` of them. */
+/** About `count` round numbers that span low to high. */
 function ticks(low, high, count) {
   const rough = (high - low || 1) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -21,7 +21,7 @@ const short = (x) => (x !== 0 && (Math.abs(x) < 0.001 || Math.abs(x) >= 10000) ?
 
 /**
  * A line for each of `series` ({name, color, values}) over the labels `x`. With `log` the axis is
- * logarithmic and what is not above 0 is left out; otherwise it begins at 0 where all are above.
+ * logarithmic and values <= 0 are left out; otherwise it includes 0.
  */
 function lineChart(parent, { title, note, x, xName, series, log = false, format = number, mark = short }) {
   const holder = el("div", { class: "plot" });
@@ -90,7 +90,7 @@ function drawing(holder, c) {
   return svg;
 }
 
-/** The parts of one line, broken where there is no number, and a dot for each number. */
+/** One line, interrupted where a value is missing, and a dot for each value. */
 function strokes(s, c, across, down) {
   const drawable = (v) => v !== null && (!c.log || v > 0);
   const found = [];
@@ -107,7 +107,7 @@ function strokes(s, c, across, down) {
   return found;
 }
 
-/** Rows of numbers as coloured cells, from the least to the most; `tell(row, column)` explains. */
+/** A table whose cells are coloured from its least to its greatest value; `tell` gives the tooltip. */
 function heatTable(parent, { title, note, rows, rowName, columns, values, tell, digits = 2 }) {
   const all = values.flat().filter((v) => v !== null);
   const low = Math.min(...all), high = Math.max(...all);

@@ -1,4 +1,4 @@
-// The page from top to bottom.
+// Build the page from top to bottom.
 
 function heading() {
   const config = (DATA.probe || DATA.files).config || {}, seed = DATA.probe ? DATA.probe.seed : null;

@@ -1,4 +1,4 @@
-// The text by its tokens, what may follow it, and the logit lens.
+// The text's tokens, the next token's candidates, and the logit lens.
 
 function textSection() {
   if (!PROBE) return;

@@ -1,6 +1,6 @@
-// The parameters as areas, and the files they are in.
+// A treemap of the parameters, and the weight files.
 
-/** Leaves {name, count, group} of the architecture; the equal blocks one by one. */
+/** Leaves {name, count, group} of the architecture, with every block. */
 function leaves(part, path = "", group = "") {
   const inner = part.parts || [];
   if (part.kind === "TransformerBlock") {
@@ -15,7 +15,7 @@ function leaves(part, path = "", group = "") {
   return inner.flatMap((p) => leaves(p, own, group));
 }
 
-/** Squarified layout (Bruls, Huizing and van Wijk 2000): [item, x, y, width, height] for each. */
+/** Squarified treemap layout (Bruls, Huizing and van Wijk 2000): [item, x, y, width, height] of each. */
 function squarified(items, x, y, width, height, size) {
   const sorted = [...items].sort((a, b) => size(b) - size(a)).filter((item) => size(item) > 0);
   let total = sorted.reduce((sum, item) => sum + size(item), 0);
@@ -92,7 +92,7 @@ function filesPart(made) {
   }
 }
 
-/** A row for each tensor; the histogram has 12 equal ranges from the least value to the largest. */
+/** A row for each tensor, with a histogram of 12 equal ranges from minimum to maximum. */
 function valuesTable(stats) {
   const made = table(["tensor", "least", "largest", "mean", "deviation", "norm", "zeros", "not finite", "histogram"],
     stats.map((s) => [plain(s.name), ...[s.minimum, s.maximum, s.mean, s.deviation, s.norm].map(number), whole(s.zeros), whole(s.nan + s.infinite), ""]));

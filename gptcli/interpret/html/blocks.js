@@ -1,4 +1,4 @@
-// Activations by block, and gradients with and without shortcuts.
+// Each block's activations, and gradients with and without shortcuts.
 
 function activationsSection() {
   if (!PROBE) return;
