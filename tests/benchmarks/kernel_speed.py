@@ -1,4 +1,4 @@
-"""The kernels alone, by width: `python tests/benchmarks/kernels.py`.
+"""The kernels alone, by width: `python tests/benchmarks/kernel_speed.py`.
 
 Random weights of a GPT-2 shape; tokens per second of decoding after a prompt of 32, of a prompt of
 512 and of 32 texts side by side, and which share decoding reaches of what a plain read of its
