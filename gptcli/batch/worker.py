@@ -137,7 +137,7 @@ class BatchWorker:
         jobs = _JobQueue(self._jobs(records, emit))
         scheduler = Scheduler(self._engine, self._rows, self._prefixes, self._shrunk)
         self.active = self.held_tokens = 0
-        while not jobs.is_exhausted:
+        while not jobs.is_out_of_memory:
             for job in scheduler.run(jobs):
                 self._end(job, scheduler, emit)
 
@@ -331,7 +331,7 @@ class _JobQueue:
     """An iterator that knows whether it has ended, so that the scheduler may stop and come back."""
 
     def __init__(self, jobs: Iterator[Job | None]) -> None:
-        self._jobs, self.is_exhausted = jobs, False
+        self._jobs, self.is_out_of_memory = jobs, False
 
     def __iter__(self) -> Iterator[Job | None]:
         return self
@@ -340,5 +340,5 @@ class _JobQueue:
         try:
             return next(self._jobs)
         except StopIteration:
-            self.is_exhausted = True
+            self.is_out_of_memory = True
             raise

@@ -186,13 +186,13 @@ def _bounded_json(text: str, path: Path) -> dict[str, Any]:
             _refuse(path, "the header holds a negative number")
     if marks > _MAX_MARKS:
         _refuse(path, f"holds more values than {MAX_TENSORS:,} tensors need")
-    parsed = strict_json(text, path, _twice)
+    parsed = strict_json(text, path, _duplicate)
     if not isinstance(parsed, dict):
         _refuse(path, "not a JSON object")
     return parsed
 
 
-def _twice(_line: int, key: str) -> str:
+def _duplicate(_line: int, key: str) -> str:
     return f'{"key" if key in _FIELDS else "tensor"} "{shown(key)}" is listed twice'
 
 

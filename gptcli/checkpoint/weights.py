@@ -29,7 +29,7 @@ from gptcli.checkpoint.layouts import (
     implied_config,
 )
 from gptcli.checkpoint.quantized import LEVELS, SCALES, VALUES, ZEROS
-from gptcli.core.errors import InputError, one_message
+from gptcli.core.errors import InputError, join_problems
 from gptcli.core.escape import shown
 from gptcli.core.memory import available_bytes, require
 from gptcli.engine.quantize import Floats, Int4Matrix, Int8Matrix, widened
@@ -151,7 +151,7 @@ def open_checkpoint(path: Path, config: GPTConfig | None) -> Checkpoint:
         raise _no_config(path, implied_config(headers, layout))
     if problems := find_mismatches(headers, layout, config):
         hint = "Is this the config of these weights?"
-        raise InputError(shown(path), one_message(problems), hint)
+        raise InputError(shown(path), join_problems(problems), hint)
     return Checkpoint(path, headers, layout, config)
 
 

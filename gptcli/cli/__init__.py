@@ -68,9 +68,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
 def _unexpected(problem: BaseException) -> int:
     from gptcli.cli.render import console
     from gptcli.core.errors import RunError
-    from gptcli.core.memory import is_exhausted
+    from gptcli.core.memory import is_out_of_memory
 
-    if is_exhausted(problem):
+    if is_out_of_memory(problem):
         hint = "Choose a smaller model, --dtype bfloat16, or a shorter context"
         console.error(RunError("memory", "exhausted", hint))
     else:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from gptcli.cli.shell_completion import completer_of
-from gptcli.core.errors import GptcliError, UsageError, spelled, spelled_text
+from gptcli.core.errors import GptcliError, UsageError, rename_fields, rename_fields_in_text
 from gptcli.core.escape import shown
 from gptcli.core.options import Argument, OptionField
 
@@ -88,7 +88,7 @@ class CommandFunction:
         context = inspect.Parameter("_context", kind, annotation=typer.Context)
         names = {field.name: option_name(field) for field in self.fields.values()}
         parameters = [
-            _typer_parameter(name, field, spelled_text(field.option.help, names))
+            _typer_parameter(name, field, rename_fields_in_text(field.option.help, names))
             for name, field in self.fields.items()
         ]
         self.__signature__ = inspect.Signature([context, *parameters])
@@ -108,7 +108,7 @@ class CommandFunction:
         try:
             return self._group.build(values, **extra)
         except GptcliError as problem:
-            raise spelled(problem, self.spelling(_context)) from None
+            raise rename_fields(problem, self.spelling(_context)) from None
 
     def spelling(self, context: typer.Context) -> dict[str, str]:
         """Each field's name for the user: its option, or the environment variable that set it."""
@@ -234,7 +234,7 @@ def _convert_with(parameter: Any, field: OptionField) -> None:
             field.check(result)
         except UsageError as problem:
             names = {field.name: _spelled_here(parameter.name, field, context)}
-            raise spelled(problem, names) from None
+            raise rename_fields(problem, names) from None
         return result
 
     parameter.process_value = process_value

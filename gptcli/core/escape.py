@@ -1,6 +1,6 @@
-"""Make text safe to show: control, bidirectional and invisible characters become visible.
+"""Escape control, bidirectional and invisible characters, so that text is safe to show.
 
-Files and models can hold escape sequences that a terminal would obey.
+Files and model output can contain escape sequences, which a terminal would execute.
 """
 
 import re
@@ -17,12 +17,12 @@ _UNSAFE_IN_LINE = re.compile(f"[\t\n{_UNSAFE}]")
 
 
 def visible(text: str) -> str:
-    r"""Text for a terminal: unsafe characters, newline and tab apart, become `\x1b` or `\u202e`."""
+    r"""Text for a terminal: unsafe characters become `\x1b` or `\u202e`; newline and tab stay."""
     return _UNSAFE_IN_TEXT.sub(_name, text)
 
 
 def shown(value: object, limit: int = 200) -> str:
-    """One line for a message: newline and tab escaped too, cut at `limit` characters."""
+    """A value as one line of a message: as `visible`, with newline and tab escaped, and cut."""
     text = str(value)
     cut = text[:limit]
     more = f"... (+{len(text) - limit} more)" if len(text) > limit else ""
@@ -37,7 +37,7 @@ def listed(items: Iterable[object], limit: int = 5) -> str:
 
 
 def described(value: object) -> str:
-    """A value for `expected ..., found ...`: its type in words and, if short, the value."""
+    """A value for `expected ..., found ...`: its type in words, and a text or number itself."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

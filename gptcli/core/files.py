@@ -1,7 +1,7 @@
-"""Read untrusted files and write files atomically.
+"""Read untrusted files, and write files atomically.
 
-Reading: regular files only, of bounded size, strict JSON; every problem is an `InputError` that
-names the file. Writing: temporary file, fsync, rename; a problem is a `RunError`.
+Reading: regular files of bounded size, strict JSON; every problem is an `InputError` that names the
+file. Writing: temporary file, fsync, rename; a problem is a `RunError`.
 """
 
 import errno
@@ -31,7 +31,7 @@ _KEY_OR_BRACE = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?|[{}]'
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[int]:
-    """A descriptor for reading a regular file; a FIFO or a device is refused, never waited for."""
+    """Context with a file descriptor for reading; a FIFO or device is refused without blocking."""
     name = shown(path)
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -57,7 +57,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def read_exactly(fd: int, count: int, offset: int) -> bytes:
-    """`count` bytes at `offset`, fewer only if the file ends."""
+    """`count` bytes at `offset`; fewer at the end of the file."""
     pieces = []
     while count > 0 and (piece := os.pread(fd, min(count, 1 << 30), offset)):
         pieces.append(piece)
@@ -67,7 +67,7 @@ def read_exactly(fd: int, count: int, offset: int) -> bytes:
 
 
 def sha256_of(paths: Iterable[Path]) -> str:
-    """The sha256 of all bytes of regular files, one after the other, in hexadecimal."""
+    """The sha256 of the concatenated contents of regular files, in hexadecimal."""
     hash = sha256()
     for path in paths:
         with open_regular(path) as fd:
@@ -77,7 +77,7 @@ def sha256_of(paths: Iterable[Path]) -> str:
 
 
 def decode_utf8(data: bytes, path: object) -> str:
-    """Strict UTF-8, a byte-order mark dropped; the error names the line and the byte."""
+    """Decode strict UTF-8 and drop a byte-order mark; an error names the line and the byte."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -86,20 +86,22 @@ def decode_utf8(data: bytes, path: object) -> str:
         raise InputError(shown(path), f"line {line}: not UTF-8 (byte 0x{byte:02x})") from None
 
 
-def _duplicate(line: int, key: str) -> str:
+def _duplicate_key(line: int, key: str) -> str:
     return f'line {line}: duplicate key "{shown(key)}"'
 
 
-def strict_json(text: str, path: object, twice: Callable[[int, str], str] = _duplicate) -> Any:
-    """JSON as the standard has it: no duplicate keys, no NaN, no deep nesting.
+def strict_json(
+    text: str, path: object, duplicate: Callable[[int, str], str] = _duplicate_key
+) -> Any:
+    """Parse JSON, refusing duplicate keys, NaN and deep nesting.
 
-    `twice` words the problem of a duplicate key from its line and name.
+    `duplicate` makes the message for a duplicate key of its line and name.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         mapping = dict(pairs)
         if len(mapping) < len(pairs):
-            raise _RefusedError(twice(*next(_duplicates(text))))
+            raise _RefusedError(duplicate(*next(_duplicates(text))))
         return mapping
 
     def refuse(constant: str) -> NoReturn:
@@ -113,17 +115,17 @@ def strict_json(text: str, path: object, twice: Callable[[int, str], str] = _dup
         problem = "nested too deeply"
     except _RefusedError as error:
         problem = str(error)
-    except ValueError:  # Python's limit, for the time it would take
+    except ValueError:  # Python's limit against quadratic parsing time
         problem = "an integer has more than 4,300 digits"
     raise InputError(shown(path), problem)
 
 
 class _RefusedError(ValueError):
-    """JSON that Python's parser accepts but the standard forbids."""
+    """JSON that Python accepts and we do not."""
 
 
 def _duplicates(text: str) -> Iterator[tuple[int, str]]:
-    """Line and name of each duplicate key; the JSON must be valid up to the first one."""
+    """Line and name of each duplicate key in valid JSON."""
     objects: list[set[str]] = []
     for match in _KEY_OR_BRACE.finditer(text):
         if match.group() == "{":
@@ -148,10 +150,10 @@ def _why(error: OSError | ValueError) -> str:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory, and those above it, if it does not exist.
+    """Create a directory and its parents if they do not exist.
 
     Raises:
-        RunError: it cannot be made.
+        RunError: it cannot be created.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -160,11 +162,11 @@ def make_directory(directory: Path) -> None:
         raise RunError(shown(directory), f"cannot be created ({why})") from None
 
 
-def refuse_filled(output: Path) -> None:
-    """Refuse an output directory that is not empty.
+def require_empty_directory(output: Path) -> None:
+    """Refuse an output directory that exists and is not empty.
 
     Raises:
-        UsageError: there is a file of that name, or a directory that is not empty.
+        UsageError: it is not empty, or is a file.
         RunError: it cannot be listed.
     """
     try:
@@ -173,18 +175,18 @@ def refuse_filled(output: Path) -> None:
         raise RunError(shown(output), error.strerror or str(error)) from None
     if filled:
         hint = "Remove it, or name another"
-        raise UsageError("output", f"{shown(output)} is there already, and not empty", hint)
+        raise UsageError("output", f"{shown(output)} exists and is not empty", hint)
 
 
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> None:
     """Write a temporary file beside `path`, fsync it and rename it to `path`.
 
-    `content` is the bytes, or a function that writes the file whose path it gets.
+    `content` is the bytes, or a function that writes the file at the path it is called with.
 
     Raises:
         RunError: the disk is full or the directory cannot be written; the old file is intact.
     """
-    temporary = path.with_name(f".{path.name}.part")  # one name: a killed writer leaves one at most
+    temporary = path.with_name(f".{path.name}.part")  # fixed, so that killed writers leave one file
     try:
         if isinstance(content, bytes):
             temporary.write_bytes(content)
@@ -197,9 +199,7 @@ def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> N
         with suppress(OSError):
             temporary.unlink()
         why = error.strerror or str(error)
-        raise RunError(
-            shown(path), f"cannot write ({why})", "What was there is unchanged"
-        ) from None
+        raise RunError(shown(path), f"cannot write ({why})", "An older file is unchanged") from None
 
 
 def _sync(path: Path) -> None:

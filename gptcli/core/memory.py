@@ -1,4 +1,4 @@
-"""Memory used and available, and a check before large allocations."""
+"""Memory in use and available, and a check before large allocations."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from gptcli.core.units import bytes_text
 
 try:
     import resource
-except ImportError:  # not Unix: nothing is known, nothing is refused
+except ImportError:  # not Unix: no limit is known
     resource = None  # type: ignore[assignment]
 
 _NO_MEMORY = ("allocate", "out of memory")  # in PyTorch's messages, CPU and GPU
@@ -16,7 +16,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int | None:
-    """Memory available: the least of machine, container (cgroup) and RLIMIT_AS; None if unknown."""
+    """Available memory: the least of machine, container (cgroup) and RLIMIT_AS; None if unknown."""
     return min(_limits(), default=None)
 
 
@@ -31,7 +31,7 @@ def require(where: object, needed: float, available: int | None) -> None:
         raise RunError(where, problem, "A smaller model or `dtype=bfloat16` needs less")
 
 
-def is_exhausted(problem: BaseException) -> bool:
+def is_out_of_memory(problem: BaseException) -> bool:
     """Whether an exception means out of memory: Python's, PyTorch's or CUDA's."""
     if isinstance(problem, MemoryError):
         return True
@@ -39,12 +39,12 @@ def is_exhausted(problem: BaseException) -> bool:
 
 
 def resident_bytes() -> int | None:
-    """Resident memory of the process; None where the system does not tell."""
+    """Resident memory of the process; None if unknown."""
     return _kilobytes("VmRSS:")
 
 
 def peak_bytes() -> int | None:
-    """Peak resident memory of the process; None where the system does not tell."""
+    """Peak resident memory of the process; None if unknown."""
     return _kilobytes("VmHWM:")
 
 
@@ -58,7 +58,7 @@ def _limits() -> Iterator[int]:
         yield free * 1024
     limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
     if limit is not None and used is not None:
-        cached = _field(_CGROUP / "memory.stat", "file") or 0  # given back when it is needed
+        cached = _field(_CGROUP / "memory.stat", "file") or 0  # page cache, freed on demand
         yield max(0, limit - used + cached)
     if resource is not None:
         soft = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -68,7 +68,7 @@ def _limits() -> Iterator[int]:
 
 
 def _number(path: Path) -> int | None:
-    """The first word of a small system file, if it is a number (it can be "max")."""
+    """The first word of a small system file as a number; None for another word, such as "max"."""
     words = _text(path).split(maxsplit=1)
     return int(words[0]) if words and words[0].isdigit() else None
 

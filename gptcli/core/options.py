@@ -1,9 +1,10 @@
-"""Option fields: a dataclass field with its help and its limits, declared once.
+"""Option fields: dataclass fields that declare their help and limits.
 
     top_k: Annotated[int | None, Option("Keep the K best tokens.", short="-k", ge=1)] = None
 
-The dataclass checks itself with `check(self)`; `gptcli.cli.command` makes a command line option of
-the same declaration. Errors name the field (`top_k`); the command line spells it (`--top-k`).
+The dataclass validates itself with `check(self)`, and `gptcli.cli.command` makes a command line
+option of the same declaration. Errors name the field (`top_k`), the command line the option
+(`--top-k`).
 """
 
 import math
@@ -25,18 +26,18 @@ SEEDS = 2**64  # seeds are 64-bit unsigned integers
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What a field's type and default do not say.
+    """Help and limits of an option, beside the type and default of its field.
 
     Attributes:
         help: one sentence.
-        panel: the group it is listed in.
-        short: further spellings, such as `-k`.
-        metavar: stands for the value in the help.
-        name: the long spelling without dashes, where it is not the field's name.
+        panel: the group in the help that lists it.
+        short: further names, such as `-k`.
+        metavar: name of the value in the help.
+        name: of the option without dashes, if it is not the field's name.
         ge, gt, le, lt: limits of a number.
-        parse: typed text → value (for a list, one item); raises UsageError.
-        default: words for the default in the help, where the value does not say it.
-        suffixes: of the files that a shell completes.
+        parse: makes the value (of a list, one item) of the text; raises UsageError.
+        default: the default as the help shows it, if it is not the field's default.
+        suffixes: of the files that shell completion lists.
     """
 
     help: str
@@ -55,19 +56,21 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Argument(Option):
-    """A positional argument of a command; errors name its metavar."""
+    """A positional argument of a command; the command line's errors name its metavar."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptionField:
-    """An option with its name, its type taken apart, and its default.
+    """An option with its name, type and default.
 
     Attributes:
-        kind: bool, int, float, str, Path; object where `option.parse` makes the value.
-        choices: the texts it may be; empty for any.
-        is_optional: whether None is a value.
+        name: of the field.
+        option: its declaration.
+        kind: bool, int, float, str or Path; object if `option.parse` makes the value.
+        choices: of a Literal; empty for other types.
+        is_optional: whether it may be None.
         is_list: whether it is a tuple of values.
-        default: MISSING where a value is required.
+        default: MISSING if a value is required.
     """
 
     name: str
@@ -80,7 +83,7 @@ class OptionField:
 
     @classmethod
     def of(cls, name: str, annotation: Any, default: Any) -> "OptionField | None":
-        """The option that an annotation declares; None if it declares none."""
+        """The option that an annotation declares; None for one without an `Option`."""
         plain, *marks = get_args(annotation) if _is_annotated(annotation) else (annotation,)
         option = next((mark for mark in marks if isinstance(mark, Option)), None)
         if option is None:
@@ -108,10 +111,10 @@ class OptionField:
         return f"{words} {' and '.join(ends)}" if ends else words
 
     def check(self, value: object) -> None:
-        """Refuse a value of another type or beyond the limits.
+        """Check the type and limits of a value.
 
         Raises:
-            UsageError: with the field's name and what was found.
+            UsageError: it is of another type or out of range.
         """
         if value is None and self.is_optional:
             return
@@ -150,10 +153,10 @@ class OptionField:
 
 
 def check(instance: Any) -> None:
-    """Check every option field of a dataclass instance, for its `__post_init__`.
+    """Check every option field of a dataclass instance; called by its `__post_init__`.
 
     Raises:
-        UsageError: a value of the wrong type or out of range; `where` is the field's name.
+        UsageError: a value is of the wrong type or out of range; `where` is the field's name.
     """
     cls: Any = type(instance)
     for field in option_fields(cls):
@@ -161,7 +164,7 @@ def check(instance: Any) -> None:
 
 
 def check_value(name: str, annotation: Any, value: object) -> None:
-    """Check one argument of a function by the annotation that declares its option.
+    """Check one argument of a function against its annotation.
 
     Raises:
         UsageError: as `check`; `where` is `name`.
@@ -172,10 +175,10 @@ def check_value(name: str, annotation: Any, value: object) -> None:
 
 
 def make(cls: type[_Made], **values: Any) -> _Made:
-    """`cls(**values)`; an unknown name is a UsageError that suggests the nearest field.
+    """`cls(**values)`, with an error that suggests the nearest field for an unknown one.
 
     Raises:
-        UsageError: as `check`; or there is no such field.
+        UsageError: as `check`; or a field does not exist.
     """
     known: Any = cls
     names = [field.name for field in fields(known)]
@@ -187,7 +190,7 @@ def make(cls: type[_Made], **values: Any) -> _Made:
 
 @cache
 def option_fields(cls: Any) -> tuple[OptionField, ...]:
-    """The option fields of a dataclass, in order; fields of other kinds are left out."""
+    """The fields of a dataclass that declare an option, in order."""
     return tuple(_option_fields(cls))
 
 

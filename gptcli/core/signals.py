@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP: exit at once, or after the current token or record.
 
-The process exits with 128 + the signal's number (130, 143, 129). It does not die by the signal, so
-output stays whole and a script sees the same code on every path.
+The process exits with 128 + the signal's number (130, 143, 129) instead of dying by the signal, so
+that output is complete and scripts see the same code in both cases.
 """
 
 import os
@@ -16,13 +16,13 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 class _State:
     """State of the signal handlers of this process."""
 
-    received = 0  # the signal's number, 0 before the first
-    patient = False  # whether someone is polling `received`
-    farewell = ""  # what to leave on the terminal when leaving at once
+    received = 0  # number of the first signal, 0 before it
+    is_deferred = False  # whether the first signal only sets `received`
+    exit_text = ""  # for stderr, when a signal ends the process
 
 
 def install() -> None:
-    """Install the handlers. A signal that was inherited as ignored (nohup) stays ignored."""
+    """Install the handlers. A signal that is ignored from the start (nohup) stays ignored."""
     for name in _NAMES:
         number = getattr(signal, name, None)  # SIGHUP is missing on Windows
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
@@ -30,31 +30,31 @@ def install() -> None:
 
 
 @contextmanager
-def patience() -> Iterator[Callable[[], bool]]:
-    """Context in which the first signal only sets a flag; yields a function that reads it.
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Context in which the first signal only sets a flag; yields the function that reads it.
 
-    Poll it after each piece of work. The second signal exits at once, as every signal does outside:
-    while a model loads there is no output to keep.
+    Call it after each piece of work. The second signal exits at once, as every signal does outside
+    of the context, where there is no output to complete.
     """
-    _State.patient = True
+    _State.is_deferred = True
     try:
         yield interrupted
     finally:
-        _State.patient = False
+        _State.is_deferred = False
 
 
 @contextmanager
-def farewell(text: str) -> Iterator[None]:
-    """Context in which a signal writes this to stderr before it ends the process."""
-    before, _State.farewell = _State.farewell, text
+def written_at_exit(text: str) -> Iterator[None]:
+    """Context in which a signal writes this to stderr before it ends the process at once."""
+    before, _State.exit_text = _State.exit_text, text
     try:
         yield
     finally:
-        _State.farewell = before
+        _State.exit_text = before
 
 
 def interrupted() -> bool:
-    """Whether a signal has asked the process to end."""
+    """Whether a signal was received."""
     return _State.received != 0
 
 
@@ -64,11 +64,11 @@ def exit_code() -> int:
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:
-    if _State.patient and not _State.received:
+    if _State.is_deferred and not _State.received:
         _State.received = number
     else:
-        if _State.farewell:
-            os.write(2, _State.farewell.encode())
-        # No flush: every piece of text was flushed when it was written, and a reader that
-        # has stopped reading would hold us here for ever.
+        if _State.exit_text:
+            os.write(2, _State.exit_text.encode())
+        # No flush: text is flushed as it is written, and a flush would block for ever on a reader
+        # that has stopped reading.
         os._exit(128 + number)

@@ -1,8 +1,8 @@
-"""Read untrusted YAML: one small plain document, scalars as in YAML 1.2.
+"""Read untrusted YAML: one small document without anchors, tags and merge keys.
 
-Events are checked before values are built, so that anchors, merge keys, tags and deep nesting have
-no effect. Numbers are those JSON can write,
-booleans are `true` and `false`; `yes`, `010`, `1_000`, `1:30` and dates are text.
+The parser's events are checked before values are built, so that what is refused has no effect.
+Scalars are as in YAML 1.2: numbers as in JSON, booleans `true` and `false`; `yes`, `010`, `1_000`,
+`1:30` and dates are text.
 """
 
 import re
@@ -41,10 +41,7 @@ def parse_yaml(text: str, source: object) -> object:
         problem = f"line {line}: not YAML (character {shown(chr(error.character))})"
     except _RefusedError as error:
         problem = str(error)
-    except (
-        ValueError,
-        OverflowError,
-    ):  # an escape or a version that PyYAML cannot turn to a number
+    except (ValueError, OverflowError):  # PyYAML, of a character escape or a version
         problem = "not YAML (a character escape or a version is out of range)"
     raise InputError(shown(source), problem)
 
@@ -56,7 +53,7 @@ class _RefusedError(Exception):
 def _plain_events(
     events: Iterator[yaml.Event],
 ) -> Iterator[yaml.NodeEvent | yaml.CollectionEndEvent]:
-    """The nodes of the first document; whatever is not plain, deep or long is refused."""
+    """The events of the only document; refuses what is unsupported, too deep or too long."""
     depth = nodes = documents = 0
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
@@ -92,7 +89,7 @@ def _refuse(event: yaml.Event, problem: str) -> NoReturn:
 
 
 class _Builder:
-    """Values from checked events; recursion no deeper than MAX_DEPTH."""
+    """Build values from checked events, recursing at most MAX_DEPTH deep."""
 
     def __init__(self, events: list[yaml.NodeEvent | yaml.CollectionEndEvent]) -> None:
         self._events = iter(events)
@@ -136,7 +133,7 @@ def _key(event: yaml.Event) -> str:
 
 
 def _scalar(event: yaml.ScalarEvent) -> object:
-    """YAML 1.2 core, narrowed to what JSON writes; quoted and block scalars are text."""
+    """A plain scalar as in JSON, otherwise as text; quoted and block scalars are text."""
     text = event.value
     if not event.implicit[0]:  # quoted, or a block scalar
         return text
@@ -150,5 +147,5 @@ def _scalar(event: yaml.ScalarEvent) -> object:
 def _integer(event: yaml.ScalarEvent) -> int:
     try:
         return int(event.value)
-    except ValueError:  # Python refuses more than 4,300 digits, for the time it would take
+    except ValueError:  # Python's limit of 4,300 digits, against quadratic parsing time
         _refuse(event, f"an integer of {len(event.value):,} digits")

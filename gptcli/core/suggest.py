@@ -5,28 +5,27 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 _SEPARATORS = re.compile(r"[-_.\s]+")
-_SHORTEST = 3  # a piece of a name says nothing below this
-_LONGEST = 200
-_TYPING_ERROR = 0.9  # difflib's ratio for one letter too many or too few in a name of ten
+_MIN_PART = 3  # letters of a part of a name that is looked for in other names
+_MAX_WORD = 200  # letters that are compared
+_TYPO = 0.9  # difflib's ratio of names of ten letters that differ by one more or one less
 
 
 def nearest(word: str, names: Iterable[str], meant: Mapping[str, str] | None = None) -> str | None:
-    """The name nearest to `word`, None where none is near.
+    """The name nearest to `word`, None if none is near. Case, dashes and underscores are ignored.
 
-    Tried in this order: `meant`, a table of other programs' names; the same letters; a single
-    typing error; the shortest name that begins with the word; the shortest that contains it; a
-    similar name. Case, dashes and underscores are ignored.
+    In this order: a synonym in `meant` (other programs' name → ours), the same letters, a single
+    typo, the shortest name that begins with the word, the shortest that contains it, a similar one.
     """
     by_letters = {_letters(name): name for name in sorted(names, key=len, reverse=True)}
-    wanted = _letters(word[:_LONGEST])
+    wanted = _letters(word[:_MAX_WORD])
     for other, name in (meant or {}).items():
         if _letters(other) == wanted and name in by_letters.values():
             return name
     if wanted in by_letters:
         return by_letters[wanted]
-    if typo := get_close_matches(wanted, by_letters, n=1, cutoff=_TYPING_ERROR):
+    if typo := get_close_matches(wanted, by_letters, n=1, cutoff=_TYPO):
         return by_letters[typo[0]]
-    if len(wanted) >= _SHORTEST:
+    if len(wanted) >= _MIN_PART:
         beginning = [letters for letters in by_letters if letters.startswith(wanted)]
         holding = [letters for letters in by_letters if wanted in letters]
         if near := beginning or holding:
@@ -36,7 +35,7 @@ def nearest(word: str, names: Iterable[str], meant: Mapping[str, str] | None = N
 
 
 def did_you_mean(name: str | None, quoted: str = '"{}"') -> str:
-    """A hint; empty without a name."""
+    """`Did you mean "name"?`; empty without a name."""
     return "" if name is None else f"Did you mean {quoted.format(name)}?"
 
 

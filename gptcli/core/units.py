@@ -11,7 +11,7 @@ _POWERS = "kmgt"
 
 
 def bytes_text(count: float, unit: str | None = None, digits: int = 1) -> str:
-    """`5.9 GiB`, `621.8 MiB`, `12 bytes`; in `unit` where sizes are to be compared."""
+    """`5.9 GiB`, `621.8 MiB`, `12 bytes`; `unit` fixes the unit, for sizes in a table."""
     unit = unit or next((name for name, size in _SIZES.items() if count >= size), None)
     if unit is None:
         return plural(round(count), "byte")
@@ -19,7 +19,7 @@ def bytes_text(count: float, unit: str | None = None, digits: int = 1) -> str:
 
 
 def parse_bytes(text: str, field: str) -> int:
-    """`8GB` (10^9), `8gib` (2^30), `512 M`, `1000000` in bytes.
+    """Parse `8GB` (10^9), `8gib` (2^30), `512 M` or `1000000` → bytes.
 
     Raises:
         UsageError: not a size; `where` is `field`.

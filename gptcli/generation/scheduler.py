@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gptcli.core.errors import RunError
-from gptcli.core.memory import is_exhausted
+from gptcli.core.memory import is_out_of_memory
 from gptcli.engine.interface import Engine, Logits, Span
 from gptcli.generation.prefix_cache import PrefixCache
 from gptcli.generation.sequence import Sequence, Token, check_prompt
@@ -103,7 +103,7 @@ class Scheduler:
             try:
                 return work()
             except (MemoryError, RuntimeError) as problem:
-                if not is_exhausted(problem):
+                if not is_out_of_memory(problem):
                     raise
             self._shrink()  # here, where the exception no longer holds what was allocated
 
@@ -133,7 +133,7 @@ class Scheduler:
             if len(sequence.prompt) <= sequence.context:  # else its beginning is cut off
                 self._prefixes.begin(sequence.prompt, job.cache)
         except (MemoryError, RuntimeError) as problem:
-            if not is_exhausted(problem):
+            if not is_out_of_memory(problem):
                 raise
         else:
             return
@@ -194,7 +194,7 @@ class Scheduler:
         try:
             return self._engine.step(spans)
         except (MemoryError, RuntimeError) as problem:
-            if not is_exhausted(problem):
+            if not is_out_of_memory(problem):
                 raise
         self._shrink()  # here, where the exception no longer holds what the step had allocated
         return None

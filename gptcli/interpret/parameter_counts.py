@@ -13,12 +13,12 @@ from gptcli.interpret.model_files import read_model_files
 from gptcli.interpret.weight_summary import FileTotals, file_totals
 from gptcli.model.config import KEYS, GPTConfig
 from gptcli.model.memory_estimate import (
-    Running,
-    Training,
-    largest,
-    relative,
-    running,
-    training,
+    GenerationMemory,
+    TrainingMemory,
+    generation_memory,
+    largest_model,
+    scaled_to_heads,
+    training_memory,
 )
 from gptcli.model.parameters import Counts, count
 
@@ -45,13 +45,13 @@ class Usage:
         """Tokens of each sequence."""
         return config.context_length if self.tokens is None else self.tokens
 
-    def running(self, config: GPTConfig) -> Running:
+    def generation_memory(self, config: GPTConfig) -> GenerationMemory:
         """Memory to generate."""
-        return running(config, self.dtype, self.texts, self.length(config))
+        return generation_memory(config, self.dtype, self.texts, self.length(config))
 
-    def training(self, config: GPTConfig) -> Training:
+    def training_memory(self, config: GPTConfig) -> TrainingMemory:
         """Memory to train."""
-        return training(config, self.texts, self.length(config))
+        return training_memory(config, self.texts, self.length(config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +192,18 @@ def largest_fit(name: str, config: GPTConfig, usage: Usage, budget: int, *, trai
     """
 
     def cost(one: GPTConfig) -> int:
-        return usage.training(one).total if train else usage.running(one).total
+        return usage.training_memory(one).total if train else usage.generation_memory(one).total
 
     like = with_context(config, usage.tokens)
-    found = largest(like, cost, budget)
+    found = largest_model(like, cost, budget)
     if found is None:
-        needs = cost(relative(like, 1))
+        needs = cost(scaled_to_heads(like, 1))
         problem = (
             f"nothing like {shown(name)} is as small as this (the smallest needs {needs:,} bytes)"
         )
         raise UsageError("fit", problem)
     presets = tuple((n, cost(with_context(c, usage.tokens))) for n, c in _sizes())
-    return Fit(name, budget, found, cost(found), usage.running(found).loading, presets)
+    return Fit(name, budget, found, cost(found), usage.generation_memory(found).loading, presets)
 
 
 def _sizes() -> Iterable[tuple[str, GPTConfig]]:

@@ -1,7 +1,7 @@
 """GPTConfig: a model's hyperparameters, read from YAML or JSON.
 
-A file has the book's keys, spelt exactly so, or is the config of a Hugging Face GPT-2 or of a
-nanoGPT (`gptcli.model.hf_config`).
+A file has the book's keys, or is the config of a Hugging Face GPT-2 or of nanoGPT
+(`gptcli.model.hf_config`).
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -10,7 +10,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from gptcli.core.errors import MAX_PROBLEMS, InputError, one_message
+from gptcli.core.errors import MAX_PROBLEMS, InputError, join_problems
 from gptcli.core.escape import described, shown
 from gptcli.core.files import decode_utf8, read_bounded, strict_json
 from gptcli.core.strict_yaml import parse_yaml
@@ -37,8 +37,8 @@ _BOOLEANS = (
 _RATES = ("drop_rate_emb", "drop_rate_attn", "drop_rate_shortcut")
 
 ACTIVATIONS = ("gelu_new", "gelu", "relu", "silu", "quick_gelu")
-"""What the network can compute, by transformers' names."""
-_ALIASES = {  # other names of transformers for the same function, within rounding
+"""The activations that the network supports, by transformers' names."""
+_ALIASES = {  # transformers' other names of the same functions (up to rounding)
     "gelu_pytorch_tanh": "gelu_new",
     "gelu_python_tanh": "gelu_new",
     "gelu_accurate": "gelu_new",
@@ -49,7 +49,7 @@ _ALIASES = {  # other names of transformers for the same function, within roundi
 
 
 class DropRates(NamedTuple):
-    """Dropout while training: of embeddings, of attention weights, before each addition."""
+    """Dropout rates: of embeddings, of attention weights, and of what a block adds to its input."""
 
     emb: float
     attn: float
@@ -62,23 +62,23 @@ class GPTConfig:
 
     Attributes:
         vocab_size: tokens of the vocabulary, rows of the token embedding.
-        context_length: the most tokens the positional embedding can place.
-        emb_dim: width of a token's embedding.
+        context_length: maximum number of tokens, rows of the position embedding.
+        emb_dim: width of an embedding.
         n_heads: attention heads; divides emb_dim.
         n_layers: transformer blocks.
         drop_rate: dropout while training, in [0, 1).
         qkv_bias: whether query, key and value have a bias.
-        tokenizer: a tiktoken name, or a file beside the config; None: the files that are there.
+        tokenizer: a tiktoken encoding, or a file beside the config; None looks for files there.
         tie_weights: whether the output head is the token embedding.
-        drop_rate_emb, drop_rate_attn, drop_rate_shortcut: instead of drop_rate, where one of the
-            three is another (the book's exercise 4.3).
-        activation: of the feed-forward network, by transformers' names. Any name can be counted;
-            `ACTIVATIONS` can be computed.
+        drop_rate_emb, drop_rate_attn, drop_rate_shortcut: each replaces drop_rate in one place (the
+            book's exercise 4.3).
+        activation: of the feed-forward network, by transformers' names. Parameters are counted for
+            any name; only `ACTIVATIONS` can be run.
         n_inner: width of the feed-forward network's hidden layer; None is 4 emb_dim.
-        layer_norm_epsilon: what a LayerNorm adds to the variance.
-        scale_attn_weights: whether scores are divided by sqrt(head_dim).
-        scale_attn_by_inverse_layer_idx: whether block i, from 0, divides them by i + 1 too.
-        bias: whether the other linear layers and the norms have biases; nanoGPT can be without.
+        layer_norm_epsilon: added to the variance in a LayerNorm.
+        scale_attn_weights: whether attention scores are divided by sqrt(head_dim).
+        scale_attn_by_inverse_layer_idx: whether block i, from 0, also divides them by i + 1.
+        bias: whether the other linear layers and the norms have biases, which nanoGPT can lack.
 
     Raises:
         InputError: values that no model can have, all of them in one message.
@@ -105,8 +105,8 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         if problems := _value_problems({f.name: getattr(self, f.name) for f in fields(self)}):
-            raise InputError("GPTConfig", one_message(problems))
-        # One spelling for each model, so that equal ones have equal configs.
+            raise InputError("GPTConfig", join_problems(problems))
+        # Equal models must have equal configs.
         activation = _ALIASES.get(self.activation, self.activation)
         object.__setattr__(self, "activation", activation)
         if self.n_inner == 4 * self.emb_dim:
@@ -124,12 +124,12 @@ class GPTConfig:
 
     @property
     def drop_rates(self) -> DropRates:
-        """Each of the three: its own, else drop_rate."""
+        """The three dropout rates; where one is None it is drop_rate."""
         own = (self.drop_rate_emb, self.drop_rate_attn, self.drop_rate_shortcut)
         return DropRates(*(self.drop_rate if rate is None else rate for rate in own))
 
     def with_drop_rate(self, rate: float) -> "GPTConfig":
-        """The same with one dropout everywhere."""
+        """A copy with the same dropout everywhere."""
         none: dict[str, Any] = dict.fromkeys(_RATES)
         return replace(self, drop_rate=rate, **none)
 
@@ -139,10 +139,10 @@ class GPTConfig:
         return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
     def require_computable(self, where: object = "GPTConfig") -> None:
-        """Raise `InputError` naming `where` if the model can be counted but not run."""
+        """Raise `InputError` for `where` if the model cannot be run, only counted."""
         if self.activation not in ACTIVATIONS:
             expected = f"expected {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}"
-            problem = f'the activation "{shown(self.activation)}" cannot be computed ({expected})'
+            problem = f'the activation "{shown(self.activation)}" is not supported ({expected})'
             raise InputError(shown(where), problem, "count-params and inspect still work")
 
     def to_huggingface(self) -> dict[str, Any]:
@@ -210,13 +210,13 @@ def parse_config(mapping: object, source: object) -> GPTConfig:
     elif is_huggingface(mapping):
         problems = unsupported(mapping)
         if problems and "model_type" in problems[0]:  # another architecture
-            raise InputError(shown(source), one_message(problems))
+            raise InputError(shown(source), join_problems(problems))
         values, names = from_huggingface(mapping)
     if values.get("drop_rate_shortcut") is not None and not {*_RATES} - values.keys():
         values.setdefault("drop_rate", values["drop_rate_shortcut"])  # never read then
     problems += _key_problems(values, names) + _value_problems(values, names)
     if problems:
-        raise InputError(shown(source), one_message(problems))
+        raise InputError(shown(source), join_problems(problems))
     return GPTConfig(**{key: _as_kept(key, value) for key, value in values.items()})
 
 
@@ -226,7 +226,7 @@ def _as_kept(key: str, value: Any) -> Any:
 
 
 def _key_problems(values: Mapping[str, object], names: Mapping[str, str]) -> list[str]:
-    """Unknown keys, each with the nearest real one, then missing keys that no unknown one meant."""
+    """Unknown keys, each with the nearest real one; then missing keys, without these real ones."""
     problems: list[str] = []
     meant: set[str] = set()
     real = {names.get(key, key): key for key in KEYS}
@@ -266,7 +266,7 @@ def _value_problems(
 
 
 def _expected(key: str, value: object) -> str:
-    """What `key` expects if `value` is invalid, otherwise nothing."""
+    """What is expected of `key` if `value` is invalid; empty if it is valid."""
     if value is None and key in _MAY_BE_NONE:
         return ""
     if key in _INTEGERS:
@@ -283,14 +283,14 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _is_file_name(value: object) -> bool:
-    """Whether it stays beside the config when joined to its directory."""
+    """Whether it names a file in the config's own directory."""
     if not isinstance(value, str) or not 0 < len(value) <= 255 or value in {".", ".."}:
         return False
     return not any(letter in "/\\\0" for letter in value)
 
 
 _MAY_BE_NONE = {*_RATES, "n_inner", "tokenizer"}
-_INTEGERS = {  # the largest value of each; totals are counted in Python's unbounded integers
+_INTEGERS = {  # key → its largest value
     "vocab_size": 1 << 24,
     "context_length": 1 << 24,
     "emb_dim": 1 << 20,

@@ -1,6 +1,6 @@
-"""The book's DummyGPTModel: a GPT whose blocks and norms are identities.
+"""The book's DummyGPTModel: a GPT whose blocks and norms return their input.
 
-It shows the data flow, and what everything but the transformer blocks costs.
+It shows the data flow, and the cost of everything but the transformer blocks.
 """
 
 import torch
@@ -32,7 +32,7 @@ class DummyLayerNorm(nn.Module):
 
 
 class DummyGPTModel(nn.Module):
-    """Token and position embedding, dropout, idle blocks, idle norm, output head without bias."""
+    """Token and position embedding, dropout, dummy blocks, dummy norm, output head without bias."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

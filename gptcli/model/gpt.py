@@ -1,8 +1,8 @@
 """The book's GPT: the network of chapter 4 and its key/value cache.
 
 Names, construction order and initialisation are those of "Build a Large Language Model (From
-Scratch)", so an untrained model reproduces what the book prints. The optional keys of a config
-change what is computed, never the order of random draws.
+Scratch)", so that an untrained model reproduces the book's numbers. The optional keys of a config
+never change the order of random draws.
 
 Shapes: B batch, T new tokens, S cached + new tokens, E emb_dim, H heads, D head_dim, V vocabulary.
 """
@@ -56,7 +56,7 @@ ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
 
 
 class FeedForward(nn.Module):
-    """(B, T, E) → (B, T, E) through a hidden layer, four times as wide unless n_inner says so."""
+    """(B, T, E) → (B, T, E) through a hidden layer, four times as wide unless n_inner is given."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -72,10 +72,10 @@ class FeedForward(nn.Module):
 
 
 class KVCache:
-    """Keys and values of the tokens a model has seen, so that each is computed once.
+    """Keys and values of the tokens so far, so that each is computed once.
 
-    An argument of `forward`, never hidden in the model: two generations cannot share state.
-    `length` is the number of positions held; `capacity` the most it can hold.
+    It is an argument of `forward` and not part of the model, so that generations share no state.
+    `length` is the number of positions in it, `capacity` their maximum.
     """
 
     def __init__(
@@ -92,21 +92,21 @@ class KVCache:
         self.length = 0
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, T, D) new keys and values → (B, H, S, D) all of this layer so far."""
+        """(B, H, T, D) new keys and values of a layer → (B, H, S, D) all of this layer."""
         end = self.length + keys.shape[2]
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} positions, {end} are needed")
-        held = self.store[layer, ..., :end, :]
-        held[0, :, :, self.length :] = keys
-        held[1, :, :, self.length :] = values
-        return held[0], held[1]
+        stored = self.store[layer, ..., :end, :]
+        stored[0, :, :, self.length :] = keys
+        stored[1, :, :, self.length :] = values
+        return stored[0], stored[1]
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` positions."""
+        """Drop all but the first `length` positions."""
         self.length = min(self.length, length)
 
     def copy_prefix(self, other: "KVCache", length: int) -> None:
-        """Hold the first `length` positions of another cache, and nothing else."""
+        """Replace the contents by the first `length` positions of another cache."""
         if not 0 <= length <= min(other.length, self.capacity):
             raise ValueError(f"{length} positions of {other.length} do not fit in {self.capacity}")
         self.store[..., :length, :] = other.store[..., :length, :]
@@ -114,7 +114,7 @@ class KVCache:
 
 
 class MultiHeadAttention(nn.Module):
-    """(B, T, E) → (B, T, E): each position attends to itself and to those before it."""
+    """(B, T, E) → (B, T, E): each position attends to itself and the positions before it."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class MultiHeadAttention(nn.Module):
         self.scale = config.attention_scale
 
     def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """softmax(scale Q K^T + causal mask) V, heads side by side, projected.
+        """softmax(scale Q K^T + causal mask) V, heads concatenated, then projected.
 
         The scale is 1 / sqrt(D) unless the config says otherwise.
         """
@@ -151,7 +151,7 @@ class MultiHeadAttention(nn.Module):
             queries,
             keys,
             values,
-            attn_mask=None if T in {1, S} else late_mask(T, S, queries.device),
+            attn_mask=None if T in {1, S} else causal_mask(T, S, queries.device),
             is_causal=1 < T == S,
             dropout_p=self.drop_rate if self.training else 0.0,
             scale=self.scale(layer),
@@ -162,13 +162,13 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)  # → (B, H, T, D)
 
 
-def late_mask(T: int, S: int, device: torch.device) -> Tensor:
-    """(T, S), true where the i-th of the last T positions may look."""
+def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
+    """(T, S) mask of the last T of S positions: true where row i may attend to column j."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward, each on normalised input and added to what came in."""
+    """Attention, then feed-forward, each on normalised input and added to it (pre-LayerNorm)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -189,10 +189,10 @@ def _norm(config: GPTConfig) -> LayerNorm:
 
 
 class GPTModel(nn.Module):
-    """The full model: ids in, logits out.
+    """The full model: ids → logits.
 
     Raises:
-        InputError: a config that can be counted but not run.
+        InputError: the config has an activation that is not supported.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -211,7 +211,7 @@ class GPTModel(nn.Module):
     def forward(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
         """(B, T) ids → (B, T, V) logits, or (B, 1, V) of the last position if `last`.
 
-        With a cache, the ids follow those it holds, and it holds them too afterwards.
+        With a cache, the ids continue those in it, and are added to it.
 
         Raises:
             ValueError: if the positions go past `context_length` or the cache's capacity.
@@ -230,7 +230,7 @@ class GPTModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.pos_emb.weight.device
 
     def _positions(self, past: int, ids: Tensor) -> Tensor:
@@ -241,9 +241,9 @@ class GPTModel(nn.Module):
 
 
 def untrained(config: GPTConfig, seed: int) -> GPTModel:
-    """A model with PyTorch's default initialisation drawn from `seed`, ready to generate.
+    """A model in evaluation mode, with PyTorch's default initialisation drawn from `seed`.
 
-    The caller's own random state is left as it was.
+    The caller's random state is restored.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,7 +1,7 @@
 """Convert configs of Hugging Face GPT-2 and nanoGPT to the book's keys, and back.
 
-A Hugging Face file holds many keys that do not shape the network, which are ignored. A key that
-does is translated, or is a problem if our network cannot do what it says.
+Keys of a Hugging Face config that change the network are translated, or are a problem if the
+network does not support them. All others are ignored.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 from gptcli.core.escape import described
 
-# The book's key: what a Hugging Face file calls it. GPT2Config knows some by two names.
+# The book's key → Hugging Face's. GPT2Config has second names for some, in _OTHER_NAMES.
 _HUGGINGFACE = {
     "vocab_size": "vocab_size",
     "context_length": "n_positions",
@@ -32,7 +32,7 @@ _OTHER_NAMES = {
     "n_head": ("num_attention_heads",),
     "n_layer": ("num_hidden_layers",),
 }
-# What GPT2Config has where the file is silent.
+# GPT2Config's defaults for missing keys.
 _GPT2: dict[str, object] = {
     "vocab_size": 50257,
     "n_positions": 1024,
@@ -44,8 +44,8 @@ _GPT2: dict[str, object] = {
     "attn_pdrop": 0.1,
     "tie_word_embeddings": True,
 }
-# Keys that make another network unless they have one of these values. reorder_and_upcast_attn is
-# not among them: it changes no more than rounding.
+# Keys of unsupported features, with the values that switch these off. reorder_and_upcast_attn is
+# ignored: it changes only rounding.
 _REFUSED: dict[str, tuple[str, tuple[object, ...]]] = {
     "add_cross_attention": ("false", (False,)),
     "quantization_config": ("nothing", (None,)),
@@ -64,7 +64,7 @@ _BOOK_ONLY = frozenset({"context_length", "emb_dim", "n_heads", "n_layers"})
 
 
 def is_huggingface(mapping: Mapping[str, object]) -> bool:
-    """Whether the keys are Hugging Face's; one of the book's own sizes says that they are not."""
+    """Whether the keys are Hugging Face's, and none is one of the book's own."""
     marks = {"model_type", "architectures", "n_embd"}
     return not marks.isdisjoint(mapping) and _BOOK_ONLY.isdisjoint(mapping)
 
@@ -78,9 +78,9 @@ def is_nanogpt(mapping: Mapping[str, object]) -> bool:
 
 
 def unsupported(mapping: Mapping[str, object]) -> list[str]:
-    """Settings of a Hugging Face file that our network does not support.
+    """Problems: settings of a Hugging Face config that the network does not support.
 
-    Another model_type is reported alone: its other keys are not ours.
+    Another model_type is the only problem reported: its other keys mean other things.
     """
     model = mapping.get("model_type", "gpt2")
     if model != "gpt2":
@@ -98,7 +98,7 @@ def unsupported(mapping: Mapping[str, object]) -> list[str]:
 
 
 def from_huggingface(mapping: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str]]:
-    """Values by the book's keys, and the file's name of each key."""
+    """Values by the book's keys, and the name of each key in the file."""
     names = dict(_HUGGINGFACE)
     for key, name in _HUGGINGFACE.items():
         if name not in mapping:
@@ -112,10 +112,10 @@ def from_huggingface(mapping: Mapping[str, object]) -> tuple[dict[str, object], 
 
 
 def from_nanogpt(mapping: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str]]:
-    """As `from_huggingface`, for nanoGPT; unknown keys stay, for the caller to refuse.
+    """As `from_huggingface`, for nanoGPT; unknown keys are kept, for the caller to refuse.
 
-    Its models use erf's GELU; only the oldest had GPT-2's, which no checkpoint tells. Such a
-    config needs `activation: gelu_new` beside the others.
+    nanoGPT uses the exact GELU. Its oldest models used GPT-2's, which no file tells: their config
+    needs `activation: gelu_new`.
     """
     found = mapping.get("model_args")
     given = dict(found if isinstance(found, Mapping) else mapping)

@@ -1,9 +1,9 @@
 """Estimate the memory to run or train a model, and the largest model that fits.
 
-Arithmetic alone. The figures follow what our own code keeps on a CPU (`gptcli.engine`,
-`gptcli.train.trainer`); a test holds each against a measured run.
+The figures are computed, not measured. They follow what `gptcli.engine` and `gptcli.train.trainer`
+allocate on a CPU; a test compares each with a measured run.
 
-Letters in formulas: those of `gptcli.model.parameters`, H n_heads, B texts, S tokens of each,
+Letters in formulas: those of `gptcli.model.parameters`, H n_heads, B sequences, S tokens of each,
     N = B S.
 """
 
@@ -16,9 +16,11 @@ from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import GROUP
 from gptcli.model.parameters import BYTES, cache_bytes, count
 
-PROGRAM = 50 << 20  # Python with what a command imports, roughly; training takes 250 with PyTorch
-_BLOCK = 16  # outputs, positions or numbers of a head that the kernels keep side by side
-PROMPT_TOKENS = 512  # of all texts that are computed in one call
+PROCESS_BYTES = (
+    50 << 20
+)  # Python with what a command imports, roughly; training takes 250 with PyTorch
+_BLOCK = 16  # the kernels pad outputs, positions and head_dim to multiples of this
+PREFILL_TOKENS = 512  # most tokens of a call to the engine, over all sequences
 
 DTYPES = (*BYTES, "int8", "int4")
 _FLOAT = 4
@@ -28,18 +30,17 @@ _ROWS_SHARE = 0.5  # of what is left once the model is loaded
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class GenerationMemory:
     """Bytes to generate B sequences of S tokens with the native engine.
 
     Attributes:
-        weights: in the dtype they are kept in; the token embedding and the output head of int4 are
-            int8, and the positions of both are float32.
-        cache: keys and values of all positions, float32 whatever the weights are.
+        weights: in their dtype. With int4, token embedding and output head are int8; with int8 and
+            int4, positions are float32.
+        cache: keys and values of all positions, always float32.
         activations: of the longest call, a prefill: 3 E + F floats a token.
         logits: of the B sequences, and a copy to sample from.
-        loading: the most that is held before the first token, weights being read from a file: all
-            of them and the floats of one layer, or the token embedding in float beside what it is
-            rounded to.
+        loading: peak while weights are read from a file: all weights and one layer in float, or the
+            token embedding both in float and quantised.
     """
 
     weights: int
@@ -50,20 +51,20 @@ class Running:
 
     @property
     def total(self) -> int:
-        """Total during generation, without PROGRAM."""
+        """Total during generation, without PROCESS_BYTES."""
         return self.weights + self.cache + self.activations + self.logits
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
-    """Bytes to train in float32 with AdamW on B rows of S tokens at once.
+class TrainingMemory:
+    """Bytes to train in float32 with AdamW on B sequences of S tokens at once.
 
     Attributes:
-        weights: P parameters.
-        gradients: as many.
-        optimizer: AdamW's two averages of each parameter.
-        activations: what the backward pass needs of the forward one.
-        loss: gradients of the logits, and the logits they come from, where the two meet.
+        weights: all parameters.
+        gradients: as many bytes.
+        optimizer: AdamW's two moments of each parameter.
+        activations: that the forward pass keeps for the backward pass.
+        loss: logits and their gradients, at the start of the backward pass.
     """
 
     weights: int
@@ -74,48 +75,50 @@ class Training:
 
     @property
     def total(self) -> int:
-        """Total with everything held at once, as in gradient accumulation."""
+        """Total if all exist at once, as they do with gradient accumulation."""
         fixed = self.weights + self.gradients + self.optimizer
         return fixed + self.activations + self.loss
 
 
-def running(config: GPTConfig, dtype: str, texts: int, tokens: int) -> Running:
+def generation_memory(config: GPTConfig, dtype: str, texts: int, tokens: int) -> GenerationMemory:
     """The memory to generate `texts` sequences at a time, each of `tokens`, prompt included."""
     V, E, F = config.vocab_size, config.emb_dim, config.hidden_dim
-    D, rounded = config.head_dim, dtype not in BYTES
-    outer = _matrix(V, E, "int8" if rounded else dtype)
-    heads = 1 if config.tie_weights else 2
-    weights = (heads * outer + _matrices(config, dtype)) + _others(config, dtype)
-    layer = E * max(3 * E, F) * (_FLOAT if rounded else BYTES[dtype])
-    head_in_float = heads * outer + V * E * _FLOAT if rounded else 0
+    D, is_quantized = config.head_dim, dtype not in BYTES
+    embedding = _matrix(V, E, "int8" if is_quantized else dtype)  # or an output head
+    embeddings = embedding if config.tie_weights else 2 * embedding
+    weights = embeddings + _block_matrices(config, dtype) + _positions_and_vectors(config, dtype)
+    layer = E * max(3 * E, F) * (_FLOAT if is_quantized else BYTES[dtype])
+    while_quantizing = embeddings + V * E * _FLOAT if is_quantized else 0
     positions = 2 * config.n_layers * config.n_heads * _padded(tokens, _BLOCK)
-    step = min(texts * tokens, PROMPT_TOKENS)
-    return Running(
+    step = min(texts * tokens, PREFILL_TOKENS)
+    return GenerationMemory(
         weights=weights,
         cache=texts * positions * (D + _padded(D, _BLOCK)) // 2 * _FLOAT,
         activations=step * (3 * E + F) * _FLOAT,
         logits=2 * texts * V * _FLOAT,
-        loading=max(head_in_float, weights + layer),
+        loading=max(while_quantizing, weights + layer),
     )
 
 
-def _matrices(config: GPTConfig, dtype: str) -> int:
+def _block_matrices(config: GPTConfig, dtype: str) -> int:
     """Bytes of the linear layers' weights in all blocks."""
     E, F = config.emb_dim, config.hidden_dim
     shapes = (*((E, E),) * 4, (F, E), (E, F))
     return config.n_layers * sum(_matrix(outputs, inputs, dtype) for outputs, inputs in shapes)
 
 
-def _others(config: GPTConfig, dtype: str) -> int:
-    """Bytes of positions, and of biases and norms, which are always float32."""
+def _positions_and_vectors(config: GPTConfig, dtype: str) -> int:
+    """Bytes of the position embedding, and of biases and norms, which are always float32."""
     counts = count(config)
     vectors = counts.blocks - counts.matrices + counts.final_norm
     return counts.position_embedding * BYTES.get(dtype, _FLOAT) + vectors * _FLOAT
 
 
 def _matrix(outputs: int, inputs: int, dtype: str) -> int:
-    """Bytes of one matrix. A rounded one is kept in tiles of 16 outputs by 32 inputs: int8 with a
-    scale for each output, int4 with a scale and a zero, two bytes each, for each group of inputs.
+    """Bytes of one matrix. A quantised one is stored in tiles of 16 outputs by 32 inputs.
+
+    int8 has a scale for each output; int4 a scale and a zero, two bytes each, for each group of
+    inputs.
     """
     if dtype in BYTES:
         return outputs * inputs * BYTES[dtype]
@@ -129,14 +132,14 @@ def _padded(n: int, to: int) -> int:
     return -(-n // to) * to
 
 
-def training(config: GPTConfig, rows: int, tokens: int) -> Training:
-    """The memory to train on `rows` rows of `tokens` tokens at once.
+def training_memory(config: GPTConfig, rows: int, tokens: int) -> TrainingMemory:
+    """The memory to train on `rows` sequences of `tokens` tokens at once.
 
-    A block keeps 8 E + 2 F numbers a token: both norms' inputs and outputs (4 E), query, key and
-    value (3 E), what attention gives (E), the hidden layer before and after the activation (2 F);
-    and for each token mean and deviation of two norms and a sum of each head's. Dropout adds 2 E
-    and, inside the attention, which is then no longer fused, 3 B H S^2. Outside of the blocks: the
-    last norm's input and output, dropout of the embeddings, the log-probabilities.
+    For each token a block keeps 8 E + 2 F floats: inputs and outputs of both norms (4 E), query,
+    key and value (3 E), the output of attention (E), the hidden layer before and after the
+    activation (2 F); and 4 + H more: mean and deviation of both norms, and each head's log-sum-exp.
+    Dropout adds 2 E, and 3 B H S^2 inside the attention, which is then not fused. Outside of the
+    blocks: input and output of the last norm, dropout of the embeddings, the log-probabilities.
     """
     N, E, L = rows * tokens, config.emb_dim, config.n_layers
     rates, H = config.drop_rates, config.n_heads
@@ -144,7 +147,7 @@ def training(config: GPTConfig, rows: int, tokens: int) -> Training:
     block += 2 * N * E * (rates.shortcut > 0) + (3 * N * tokens - N) * H * (rates.attn > 0)
     outside = N * (2 * E + 2 + config.vocab_size) + N * E * (rates.emb > 0)
     weights = _FLOAT * count(config).total
-    return Training(
+    return TrainingMemory(
         weights=weights,
         gradients=weights,
         optimizer=2 * weights,
@@ -153,8 +156,8 @@ def training(config: GPTConfig, rows: int, tokens: int) -> Training:
     )
 
 
-def default_rows(config: GPTConfig) -> int:
-    """Default batch size: as many sequences as fit into half of the free memory.
+def default_batch_size(config: GPTConfig) -> int:
+    """Default batch size: the sequences whose cache fits into half of the free memory.
 
     At least 1 and at most 32; more gain little on a CPU.
     """
@@ -166,11 +169,11 @@ def default_rows(config: GPTConfig) -> int:
 
 
 def weight_bytes(config: GPTConfig, width: str) -> int:
-    """Bytes of weights that one step reads, whatever its batch size.
+    """Bytes of weights that one decode step reads, whatever its batch size.
 
-    All linear layers, the output head among them, and biases and norms. Of the embeddings a step
-    looks up its own rows, which are left out. `width` is a dtype, "int8" or "int4"; next to both
-    of these, what is no matrix stays float32, and int4 has an int8 head.
+    All linear layers with the output head, biases and norms; not the few looked-up rows of the
+    embeddings. `width` is a dtype, "int8" or "int4"; with these two all but matrices are float32,
+    and the head of int4 is int8.
     """
     counts = count(config)
     outputs = (5 * config.emb_dim + config.hidden_dim) * config.n_layers  # of all matrices
@@ -185,21 +188,23 @@ def weight_bytes(config: GPTConfig, width: str) -> int:
 
 
 def decode_bytes(config: GPTConfig, width: str, seen: float, cache: str = "float32") -> float:
-    """Bytes read to decode one token that attends to `seen`: weights, keys and values."""
+    """Bytes of weights, keys and values read to decode one token that attends to `seen` tokens."""
     return weight_bytes(config, width) + cache_bytes(config, 1, cache) * seen
 
 
-def largest(like: GPTConfig, cost: Callable[[GPTConfig], int], budget: int) -> GPTConfig | None:
-    """The widest model of `like`'s family within `budget`; None if even the narrowest is not.
+def largest_model(
+    like: GPTConfig, cost: Callable[[GPTConfig], int], budget: int
+) -> GPTConfig | None:
+    """The widest model of the proportions of `like` with a cost of at most `budget`.
 
-    `cost` must grow with the size. A family has a member for each number of heads, as far as a
-    config can have its sizes.
+    Searches over `scaled_to_heads`; `cost` must grow with the size. None if even one head costs
+    more.
     """
 
     def fits(n_heads: int) -> bool:
         try:
-            return cost(relative(like, n_heads)) <= budget
-        except InputError:  # a size beyond what a config may have
+            return cost(scaled_to_heads(like, n_heads)) <= budget
+        except InputError:  # a size beyond the limits of a config
             return False
 
     few, many = 0, 1  # `few` heads fit, `many` do not
@@ -208,14 +213,14 @@ def largest(like: GPTConfig, cost: Callable[[GPTConfig], int], budget: int) -> G
     while many - few > 1:
         middle = (few + many) // 2
         few, many = (middle, many) if fits(middle) else (few, middle)
-    return relative(like, few) if few else None
+    return scaled_to_heads(like, few) if few else None
 
 
-def relative(like: GPTConfig, n_heads: int) -> GPTConfig:
-    """The member of the family of `like` with this many heads.
+def scaled_to_heads(like: GPTConfig, n_heads: int) -> GPTConfig:
+    """The config of the proportions of `like` with this many heads.
 
-    A family keeps the vocabulary, the context, the width of a head, the ratio of width to depth
-    and that of the feed-forward network's width to the model's.
+    Vocabulary, context and head_dim stay, and so do the ratios of emb_dim to n_layers and of
+    n_inner to emb_dim.
 
     Raises:
         InputError: no config can have such sizes.

@@ -1,6 +1,4 @@
-"""Parameter counts, memory and FLOPs of a config, by arithmetic alone.
-
-No model is built: a GPT-3 is counted as fast as a toy.
+"""Parameter counts, memory and FLOPs of a config, by arithmetic and without building a model.
 
 Letters in formulas: V vocab_size, C context_length, E emb_dim, F hidden_dim (4 E unless n_inner
     says otherwise), L n_layers.
@@ -30,10 +28,10 @@ class Part:
         name: its attribute in the parent, as in the state dict.
         kind: the class of a module, empty for a tensor.
         shape: of a tensor, empty for a module.
-        parts: what is inside a module; of equal copies, the inside of one.
-        copies: how many equal ones there are, side by side.
-        detail: hyperparameters that the shapes do not show.
-        is_shared: a tensor that is counted elsewhere.
+        parts: of a module; of one copy where there are several.
+        copies: number of equal modules in a row.
+        detail: what the shapes do not show.
+        is_shared: whether it is a tied tensor, which is counted elsewhere.
     """
 
     name: str
@@ -46,7 +44,7 @@ class Part:
 
     @property
     def count(self) -> int:
-        """Parameters in all copies; none if they are counted elsewhere."""
+        """Parameters in all copies; 0 for a tied tensor."""
         if self.is_shared:
             return 0
         one = prod(self.shape) if self.shape else sum(part.count for part in self.parts)
@@ -76,7 +74,7 @@ def architecture(config: GPTConfig) -> Part:
 
 
 def tensors(part: Part) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The tensors of an architecture by state-dict name, shared ones too."""
+    """Name in the state dict and shape of each tensor, tied ones too."""
     for child in part.parts:
         for index in range(child.copies):
             name = f"{child.name}.{index}" if child.kind == "TransformerBlock" else child.name
@@ -133,10 +131,10 @@ class Counts:
     norms: int
     n_layers: int
     final_norm: int
-    output_head: int  # what a head of its own holds, V E, tied or not
+    output_head: int  # V E, tied or not
     is_tied: bool
     matrices: int  # weights of the linear layers in all blocks, L (4 E^2 + 2 E F)
-    masks: int  # elements of the causal masks a file of the book's class holds, L C^2
+    masks: int  # elements of the causal masks, buffers in files of the book's model, L C^2
 
     @property
     def block(self) -> int:
@@ -150,42 +148,42 @@ class Counts:
 
     @property
     def tied(self) -> int:
-        """The model whose output head is its token embedding."""
+        """Parameters if the output head is the token embedding."""
         return self.token_embedding + self.position_embedding + self.blocks + self.final_norm
 
     @property
     def untied(self) -> int:
-        """The model with an output head of its own."""
+        """Parameters with an output head of its own."""
         return self.tied + self.output_head
 
     @property
     def own_head(self) -> int:
-        """The output head, if it is not the token embedding."""
+        """Parameters of the output head, 0 if it is the token embedding."""
         return 0 if self.is_tied else self.output_head
 
     @property
     def total(self) -> int:
-        """This model: `tied` or `untied`, as its config says."""
+        """Parameters of this model: `tied` or `untied`, by its config."""
         return self.tied + self.own_head
 
     @property
     def without_positions(self) -> int:
-        """`total` less the position embedding."""
+        """`total` without the position embedding."""
         return self.total - self.position_embedding
 
     @property
     def without_embeddings(self) -> int:
-        """Blocks and final norm: no embedding of either kind and no output head."""
+        """Blocks and final norm, without both embeddings and the output head."""
         return self.blocks + self.final_norm
 
     @property
     def with_masks(self) -> int:
-        """`total` and the mask buffers, which are no parameters."""
+        """`total` and the mask buffers, which are not parameters."""
         return self.total + self.masks
 
 
 def count(config: GPTConfig) -> Counts:
-    """Count the parameters of a config: no model is built, any size takes the same time."""
+    """Count the parameters of a config."""
     model = architecture(config)
     block = model["trf_blocks"]
     L = config.n_layers
@@ -216,7 +214,7 @@ def cache_bytes(config: GPTConfig, tokens: int, dtype: str = "float32") -> int:
 
 
 def forward_flops(config: GPTConfig, seen: int) -> int:
-    """FLOPs to push one token through the model when it attends to `seen` tokens, itself too.
+    """FLOPs of the forward pass of one token that attends to `seen` tokens, itself included.
 
     2 (L (4 E^2 + 2 E F) + V E) + 4 L E seen: two (multiply, add) for every weight of a linear
     layer, the output head included, then the scores and the weighted sum of attention. Embedding
@@ -229,22 +227,22 @@ def forward_flops(config: GPTConfig, seen: int) -> int:
 
 
 def mean_forward_flops(config: GPTConfig) -> int:
-    """`forward_flops` averaged over a full context, where the token at i sees i + 1 tokens."""
+    """Mean of `forward_flops` over a full context, where token i attends to i + 1 tokens."""
     first, last = forward_flops(config, 1), forward_flops(config, config.context_length)
     return (first + last) // 2  # exact: it is linear in `seen`, and both are even
 
 
 def training_flops(config: GPTConfig) -> int:
-    """FLOPs to train on one token of a full context: a backward pass costs two forward ones."""
+    """FLOPs to train on one token of a full context: a backward pass costs two forward passes."""
     return 3 * mean_forward_flops(config)
 
 
 def prefill_flops(config: GPTConfig, tokens: int) -> int:
-    """FLOPs of prefill: token i attends to i + 1 tokens, and only the last needs logits."""
+    """FLOPs to prefill `tokens` tokens: token i attends to i + 1, and only the last has logits."""
     each = (forward_flops(config, 1) + forward_flops(config, tokens)) * tokens // 2
     return each - (tokens - 1) * 2 * config.vocab_size * config.emb_dim
 
 
 def decode_flops(config: GPTConfig, past: int, tokens: int) -> int:
-    """FLOPs to decode `tokens` tokens, one by one, after `past`."""
+    """FLOPs to decode `tokens` tokens one by one, after `past` tokens."""
     return (forward_flops(config, past + 1) + forward_flops(config, past + tokens)) * tokens // 2

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gptcli.model.gpt import GELU
 
-# What the book prints for seed 123 and the input 1, 0, -1, by `use_shortcut`.
+# As the book prints them for seed 123 and the input 1, 0, -1; by `use_shortcut`.
 BOOK_GRADIENTS = {
     False: (0.00020173587836325169, 0.0001201116101583466, 0.0007152041653171182,
             0.001398873864673078, 0.005049646366387606),
@@ -40,7 +40,7 @@ class ExampleDeepNeuralNetwork(nn.Module):
 
 
 def mean_gradients(model: nn.Module, x: Tensor) -> dict[str, float]:
-    """Mean absolute gradient of each weight, by name: squared error of model(x) against 0."""
+    """Mean absolute gradient of each weight, by name, for the squared error of model(x) from 0."""
     output = model(x)
     model.zero_grad()
     F.mse_loss(output, torch.zeros_like(output)).backward()
@@ -52,9 +52,9 @@ def mean_gradients(model: nn.Module, x: Tensor) -> dict[str, float]:
 
 
 def demonstration(use_shortcut: bool) -> tuple[float, ...]:
-    """The mean absolute gradients of the five layers, computed as the book does.
+    """The mean absolute gradients of the five layers, as the book computes them.
 
-    The caller's random state is left as it was.
+    The caller's random state is restored.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(_SEED)

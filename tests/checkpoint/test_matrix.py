@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[Kind, Damage, str]] = {
     "mish": (
         Kind(change={"activation_function": "mish"}),
         lambda _: None,
-        r'config\.json: the activation "mish" cannot be computed',
+        r'config\.json: the activation "mish" is not supported',
     ),
     "cross attention": (
         Kind(change={"add_cross_attention": True}), lambda _: None, "add_cross_attention"

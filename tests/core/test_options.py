@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from gptcli.core.errors import InputError, RunError, UsageError, spelled
+from gptcli.core.errors import InputError, RunError, UsageError, rename_fields
 from gptcli.core.options import SEEDS, Option, check, option_fields
 
 
@@ -78,9 +78,11 @@ def test_only_fields_that_declare_an_option_are_options() -> None:
 
 def test_spelling_changes_fields_and_nothing_else() -> None:
     names = {"top_p": "--top-p", "dtype": "--dtype", "model": "--model"}
-    error = spelled(UsageError("top_p", "is too much beside `top_p`", "Try `dtype=float32`"), names)
+    error = rename_fields(
+        UsageError("top_p", "is too much beside `top_p`", "Try `dtype=float32`"), names
+    )
     assert str(error) == "--top-p: is too much beside --top-p. Try --dtype float32"
     assert isinstance(error, UsageError)
-    file = spelled(InputError("model", "has no `nothing`, and top_p"), names)
+    file = rename_fields(InputError("model", "has no `nothing`, and top_p"), names)
     assert str(file) == "model: has no `nothing`, and top_p"
-    assert str(spelled(RunError("`dtype`", "is slow"), names)) == "--dtype: is slow"
+    assert str(rename_fields(RunError("`dtype`", "is slow"), names)) == "--dtype: is slow"

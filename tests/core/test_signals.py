@@ -14,7 +14,7 @@ PATIENT = """
 import os, signal, sys
 from gptcli.core import signals
 signals.install()
-with signals.patience() as interrupted:
+with signals.deferred() as interrupted:
     assert not interrupted()
     os.kill(os.getpid(), {first})
     assert interrupted()
@@ -73,14 +73,14 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 
 def test_without_handlers_nothing_is_interrupted() -> None:
-    with signals.patience() as interrupted:
+    with signals.deferred() as interrupted:
         assert not interrupted()
     assert signals.exit_code() == 0
 
 
 def test_a_farewell_is_written_only_when_leaving_at_once() -> None:
     script = "import os, signal\nfrom gptcli.core import signals\nsignals.install()\n"
-    script += "with signals.farewell('tidy'):\n    {}\n"
+    script += "with signals.written_at_exit('tidy'):\n    {}\n"
     leaving = child(script.format(f"os.kill(os.getpid(), {int(signal.SIGTERM)})"))
     assert (leaving.returncode, leaving.stderr) == (143, "tidy")
     assert child(script.format("pass")).stderr == ""

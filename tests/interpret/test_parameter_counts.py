@@ -13,7 +13,7 @@ from gptcli.core.errors import UsageError
 from gptcli.interpret.parameter_counts import config_with, parse_what_if
 from gptcli.model.config import GPTConfig
 from gptcli.model.gpt import GPTModel
-from gptcli.model.memory_estimate import running, training
+from gptcli.model.memory_estimate import generation_memory, training_memory
 from gptcli.model.parameters import count
 
 GPT2 = preset_config(PRESETS["gpt2-124m"])
@@ -76,11 +76,11 @@ def test_the_largest_that_fits_and_the_books_sizes(capsys):
     document = counted(capsys, *arguments)
     (fit,), (target,) = document["fits"], document["targets"]
     config = GPTConfig(**fit["config"])
-    assert fit["bytes"] == running(config, "int8", 1, 512).total <= 8 * 10**9
+    assert fit["bytes"] == generation_memory(config, "int8", 1, 512).total <= 8 * 10**9
     assert target["parameters"]["total"] == count(config).total
     assert target["memory"]["write"]["total"] == fit["bytes"]
     assert [one["fits"] for one in fit["presets"]] == [True] * 4
-    assert fit["loading_bytes"] == running(config, "int8", 1, 512).loading
+    assert fit["loading_bytes"] == generation_memory(config, "int8", 1, 512).loading
 
 
 def test_a_moment_that_takes_more_than_is_there_is_told(capsys):
@@ -95,7 +95,7 @@ def test_the_largest_that_can_be_trained(capsys):
     document = counted(capsys, "gpt2", "--fit", "24GiB", "--train", "--batch", "2")
     (fit,) = document["fits"]
     assert fit["purpose"] == "train"
-    assert fit["bytes"] == training(GPTConfig(**fit["config"]), 2, 1024).total <= 24 << 30
+    assert fit["bytes"] == training_memory(GPTConfig(**fit["config"]), 2, 1024).total <= 24 << 30
     assert [one["fits"] for one in fit["presets"]] == [True, True, False, False]
 
 
@@ -116,11 +116,11 @@ def test_memory_follows_the_options(capsys):
     arguments = ["--dtype", "int4", "--batch", "3", "--context", "100"]
     (one,) = counted(capsys, "gpt2", *arguments)["targets"]
     config = preset_config(PRESETS["gpt2"])
-    assert one["memory"]["write"]["total"] == running(config, "int4", 3, 100).total
-    assert one["memory"]["train"]["total"] == training(config, 3, 100).total
+    assert one["memory"]["write"]["total"] == generation_memory(config, "int4", 3, 100).total
+    assert one["memory"]["train"]["total"] == training_memory(config, 3, 100).total
     assert run(["count-params", "gpt2", *arguments]) == 0
     out = capsys.readouterr().out
-    assert f"{training(config, 3, 100).total / 2**20:,.1f} MiB" in out
+    assert f"{training_memory(config, 3, 100).total / 2**20:,.1f} MiB" in out
 
 
 @pytest.mark.parametrize(

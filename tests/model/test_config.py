@@ -383,7 +383,7 @@ def test_one_model_has_one_config() -> None:
 
 def test_an_activation_that_cannot_be_computed_is_a_config_all_the_same() -> None:
     config = parse_config({**BOOK, "activation": "mish"}, "c")
-    with pytest.raises(InputError, match=r'^c: the activation "mish" cannot be computed') as caught:
+    with pytest.raises(InputError, match=r'^c: the activation "mish" is not supported') as caught:
         config.require_computable("c")
     assert "gelu_new, gelu, relu, silu or quick_gelu" in str(caught.value)
 

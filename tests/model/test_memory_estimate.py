@@ -19,11 +19,11 @@ from gptcli.model.gpt import untrained
 from gptcli.model.memory_estimate import (
     DTYPES,
     GROUP,
-    PROMPT_TOKENS,
-    largest,
-    relative,
-    running,
-    training,
+    PREFILL_TOKENS,
+    generation_memory,
+    largest_model,
+    scaled_to_heads,
+    training_memory,
 )
 from gptcli.model.parameters import count
 
@@ -118,7 +118,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="n
 def test_running_takes_what_is_said(tmp_path, width, tie):
     config = replace(MODEL, tie_weights=tie)
     found = measured(tmp_path, "write", config, 24, 128, width=width)
-    told = running(config, width, 24, 128)
+    told = generation_memory(config, width, 24, 128)
     assert found["loaded"] == pytest.approx(told.weights, rel=0.05)
     assert found["peak"] == pytest.approx(told.total, rel=0.1)
 
@@ -129,7 +129,7 @@ def test_running_takes_what_is_said(tmp_path, width, tie):
 def test_a_large_head_takes_more_while_it_is_rounded(tmp_path, width):
     config = replace(MODEL, vocab_size=40_000, tie_weights=True)
     found = measured(tmp_path, "write", config, 2, 32, width=width)
-    told = running(config, width, 2, 32)
+    told = generation_memory(config, width, 2, 32)
     assert told.loading > told.total  # embedding and head in float
     assert found["peak"] == pytest.approx(told.loading, rel=0.1)
 
@@ -139,16 +139,16 @@ def test_a_large_head_takes_more_while_it_is_rounded(tmp_path, width):
 def test_training_takes_what_is_said(tmp_path, drop_rate):
     config = replace(MODEL, drop_rate=drop_rate, emb_dim=256, n_heads=4, n_layers=3)
     found = measured(tmp_path, "train", config, 3, 256)
-    assert found["peak"] == pytest.approx(training(config, 3, 256).total, rel=0.1)
+    assert found["peak"] == pytest.approx(training_memory(config, 3, 256).total, rel=0.1)
 
 
 def test_constants_are_those_of_the_code():
-    assert native.MAX_ROWS == PROMPT_TOKENS
+    assert native.MAX_ROWS == PREFILL_TOKENS
     assert quantize.GROUP == GROUP
 
 
 def test_the_known_shares_of_training():
-    told = training(MODEL, 1, 1)
+    told = training_memory(MODEL, 1, 1)
     assert told.weights == told.gradients == told.optimizer // 2 == 4 * count(MODEL).total
 
 
@@ -156,10 +156,19 @@ def test_memory_grows_with_every_size():
     for change in ({"n_layers": 7}, {"emb_dim": 576}, {"vocab_size": 3001}):
         larger = replace(MODEL, **change)
         for dtype in DTYPES:
-            assert running(larger, dtype, 1, 64).total > running(MODEL, dtype, 1, 64).total
-        assert training(larger, 1, 64).total > training(MODEL, 1, 64).total
-    assert running(MODEL, "int8", 2, 64).total > running(MODEL, "int8", 1, 64).total
-    assert running(MODEL, "int8", 1, 65).total > running(MODEL, "int8", 1, 64).total
+            assert (
+                generation_memory(larger, dtype, 1, 64).total
+                > generation_memory(MODEL, dtype, 1, 64).total
+            )
+        assert training_memory(larger, 1, 64).total > training_memory(MODEL, 1, 64).total
+    assert (
+        generation_memory(MODEL, "int8", 2, 64).total
+        > generation_memory(MODEL, "int8", 1, 64).total
+    )
+    assert (
+        generation_memory(MODEL, "int8", 1, 65).total
+        > generation_memory(MODEL, "int8", 1, 64).total
+    )
 
 
 GPT2 = preset_config(PRESETS["gpt2-124m"])
@@ -168,9 +177,9 @@ SMALL = GPTConfig(vocab_size=40, context_length=16, emb_dim=24, n_heads=3, n_lay
 
 @pytest.mark.parametrize("budget", [1, 10_000, 100_000, 1_234_567, 9_999_999])
 def test_no_larger_relative_fits_and_no_smaller_is_chosen(budget):
-    all_of_them = [relative(SMALL, heads) for heads in range(1, 200)]
+    all_of_them = [scaled_to_heads(SMALL, heads) for heads in range(1, 200)]
     fitting = [one for one in all_of_them if count(one).total <= budget]
-    found = largest(SMALL, lambda one: count(one).total, budget)
+    found = largest_model(SMALL, lambda one: count(one).total, budget)
     assert found == (fitting[-1] if fitting else None)
 
 
@@ -179,27 +188,31 @@ def test_exactly_enough_is_enough():
         return count(one).total
 
     needs = cost(GPT2)
-    assert largest(GPT2, cost, needs) == GPT2
-    assert largest(GPT2, cost, needs - 1) == relative(GPT2, 11)
+    assert largest_model(GPT2, cost, needs) == GPT2
+    assert largest_model(GPT2, cost, needs - 1) == scaled_to_heads(GPT2, 11)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_fits_for_writing_fits_and_the_next_does_not(dtype):
-    found = largest(GPT2, lambda one: running(one, dtype, 1, 1024).total, 8_000_000_000)
-    assert running(found, dtype, 1, 1024).total <= 8_000_000_000
-    larger = relative(GPT2, found.n_heads + 1)
-    assert running(larger, dtype, 1, 1024).total > 8_000_000_000
+    found = largest_model(
+        GPT2, lambda one: generation_memory(one, dtype, 1, 1024).total, 8_000_000_000
+    )
+    assert generation_memory(found, dtype, 1, 1024).total <= 8_000_000_000
+    larger = scaled_to_heads(GPT2, found.n_heads + 1)
+    assert generation_memory(larger, dtype, 1, 1024).total > 8_000_000_000
     assert (found.head_dim, found.vocab_size) == (64, 50257)
     assert found.emb_dim / found.n_layers == pytest.approx(64, rel=0.02)
 
 
 def test_less_fits_for_training_than_for_writing():
-    write = largest(GPT2, lambda one: running(one, "float32", 1, 1024).total, 8_000_000_000)
-    train = largest(GPT2, lambda one: training(one, 1, 1024).total, 8_000_000_000)
+    write = largest_model(
+        GPT2, lambda one: generation_memory(one, "float32", 1, 1024).total, 8_000_000_000
+    )
+    train = largest_model(GPT2, lambda one: training_memory(one, 1, 1024).total, 8_000_000_000)
     assert count(train).total < count(write).total / 3
 
 
 def test_an_endless_budget_ends_at_what_a_config_may_have():
-    found = largest(replace(SMALL, n_layers=1), lambda one: count(one).total, 1 << 200)
+    found = largest_model(replace(SMALL, n_layers=1), lambda one: count(one).total, 1 << 200)
     assert found.emb_dim == (1 << 20) // 8 * 8
-    assert largest(replace(SMALL, n_layers=99), lambda _one: 0, 0).n_layers <= 100_000
+    assert largest_model(replace(SMALL, n_layers=99), lambda _one: 0, 0).n_layers <= 100_000

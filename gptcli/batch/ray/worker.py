@@ -22,7 +22,7 @@ from gptcli.core.errors import GptcliError, InputError, RunError, UsageError
 from gptcli.core.escape import listed
 from gptcli.generation.llm import LLM
 from gptcli.generation.model_spec import ModelSpec
-from gptcli.model.memory_estimate import default_rows
+from gptcli.model.memory_estimate import default_batch_size
 from gptcli.version import __version__
 
 Result = Answer | Failure
@@ -127,7 +127,7 @@ class RayWorker:
         plan = self._plan
         llm = LLM.open(plan.model)
         _require_same(plan, llm)
-        rows = plan.rows or max(1, default_rows(llm.config) // plan.sharing)
+        rows = plan.rows or max(1, default_batch_size(llm.config) // plan.sharing)
         most = plan.max_tokens
         worker = BatchWorker(llm.engine, llm.tokenizer, plan.spec, rows=rows, max_tokens=most)
         return worker, rows

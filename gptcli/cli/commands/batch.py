@@ -32,13 +32,13 @@ from gptcli.cli.render import console
 from gptcli.cli.render.progress import BatchProgress
 from gptcli.core import signals
 from gptcli.core.errors import GptcliError, RunError, UsageError
-from gptcli.core.memory import is_exhausted
+from gptcli.core.memory import is_out_of_memory
 from gptcli.core.options import Argument, Option, check
 from gptcli.core.units import plural
 from gptcli.generation.llm import LLM, fresh_seed
 from gptcli.generation.model_spec import MACHINE, MODEL, ModelSpec
 from gptcli.generation.text_options import INPUT
-from gptcli.model.memory_estimate import default_rows
+from gptcli.model.memory_estimate import default_batch_size
 from gptcli.sampling.params import SamplingParams
 
 FAILED_RECORDS = 4
@@ -220,7 +220,7 @@ class _BatchRun:
             progress.start()
             return backend
 
-        with signals.patience(), progress:
+        with signals.deferred(), progress:
             try:
                 run_job(
                     opened,
@@ -276,7 +276,7 @@ class _BatchRun:
             llm.engine,
             llm.tokenizer,
             self._spec,
-            rows=self._options.batch_size or default_rows(llm.config),
+            rows=self._options.batch_size or default_batch_size(llm.config),
             max_tokens=self._options.max_batch_tokens,
         )
 
@@ -304,7 +304,7 @@ class _BatchRun:
         if isinstance(problem, GptcliError):
             is_resumable = isinstance(problem, RunError) and hint
             return stopped_error(problem, self._tally, hint) if is_resumable else problem
-        if is_exhausted(problem):
+        if is_out_of_memory(problem):
             exhausted = RunError("memory", "exhausted", "A smaller `batch_size` needs less")
             return stopped_error(exhausted, self._tally, hint)
         return problem

@@ -11,7 +11,7 @@ from gptcli.cli.options import JOB, Json, Quiet, Target, with_target
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError, RunError
 from gptcli.core.escape import shown
-from gptcli.core.files import refuse_filled, write_atomically
+from gptcli.core.files import require_empty_directory, write_atomically
 from gptcli.core.options import Option
 from gptcli.generation.model_spec import ModelSpec
 
@@ -48,7 +48,7 @@ def export(
     ones become float32. Token ids and greedy texts stay the same.
     """
     console.Settings.quiet = quiet
-    refuse_filled(output)
+    require_empty_directory(output)
     from gptcli.generation.llm import LLM
 
     llm = LLM.open(with_target(model, target))

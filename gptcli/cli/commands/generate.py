@@ -97,7 +97,7 @@ def _generate(
         if options.num_samples > 1 and not options.json:
             console.notice(f"sample {sample + 1} of {options.num_samples}")
         completions.append(completion)
-        with signals.patience():
+        with signals.deferred():
             view.show(completion, sample)
         if signals.interrupted():
             break

@@ -11,7 +11,12 @@ from gptcli.cli.options import JOB, Json, Quiet, Target, with_target
 from gptcli.cli.render import console
 from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
-from gptcli.core.files import make_directory, read_bounded, refuse_filled, write_atomically
+from gptcli.core.files import (
+    make_directory,
+    read_bounded,
+    require_empty_directory,
+    write_atomically,
+)
 from gptcli.core.options import Option
 from gptcli.generation.model_spec import ModelSpec
 from gptcli.model.dtypes import Width
@@ -55,7 +60,7 @@ def quantize(
     """
     console.Settings.quiet = quiet
     spec = with_target(model, target)
-    refuse_filled(output)
+    require_empty_directory(output)
     source = find_model(spec)
     checkpoint = _float_checkpoint(source)
     before = sum(header.size for header in checkpoint.headers)

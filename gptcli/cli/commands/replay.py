@@ -29,7 +29,7 @@ from gptcli.core.options import Argument, Option
 from gptcli.core.units import plural
 from gptcli.generation.model_spec import MACHINE, Dtype, ModelSpec
 from gptcli.model.dtypes import Width
-from gptcli.model.memory_estimate import default_rows
+from gptcli.model.memory_estimate import default_batch_size
 
 _DIFFERENT = 1
 _MOST_DIFFERENCES = 20  # printed without --details
@@ -146,7 +146,7 @@ def _replay(
     full = str(header.get("weights")).startswith("full:")
     _require_same_model(header, identity(llm, full=full), name)
     load_weights(llm)
-    rows = batch_size or default_rows(llm.config)
+    rows = batch_size or default_batch_size(llm.config)
     worker = BatchWorker(llm.engine, llm.tokenizer, spec, rows=rows)
     return list(run_again(pairs, worker, llm.engine))
 

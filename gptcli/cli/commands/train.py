@@ -170,7 +170,7 @@ def _train(request: TrainRequest, group: "Group") -> None:
     if group.is_leader:
         _announce(job)
     view = TrainingProgress(job.settings.steps, progress, group.is_leader)
-    with signals.patience() as interrupted, view:
+    with signals.deferred() as interrupted, view:
         for report in job.trainer.run(interrupted):
             view.show(report)
     if progress.step < job.settings.steps and not progress.stopped:

@@ -144,7 +144,7 @@ def waiting(text: str) -> Iterator[None]:
         return
     sys.stderr.write(visible(text)[: width(sys.stderr) - 1])
     sys.stderr.flush()
-    with signals.farewell(CLEAR_LINE):
+    with signals.written_at_exit(CLEAR_LINE):
         try:
             yield
         finally:

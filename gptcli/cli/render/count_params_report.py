@@ -19,7 +19,7 @@ from gptcli.core.units import bytes_text, plural
 from gptcli.interpret.parameter_counts import Fit, ModelCount, Usage
 from gptcli.interpret.weight_summary import FileTotals
 from gptcli.model.config import OPTIONAL_KEYS, GPTConfig
-from gptcli.model.memory_estimate import PROGRAM, Running, Training
+from gptcli.model.memory_estimate import PROCESS_BYTES, GenerationMemory, TrainingMemory
 from gptcli.model.parameters import (
     BYTES,
     Counts,
@@ -68,12 +68,12 @@ def _of_file(get: Callable[[FileTotals], int]) -> Value:
     return lambda one: f"{get(one.stored):,}" if one.stored else "-"
 
 
-def _generating(get: Callable[[Running], int]) -> Value:
-    return lambda one: _estimate(get(one.usage.running(one.config)))
+def _generating(get: Callable[[GenerationMemory], int]) -> Value:
+    return lambda one: _estimate(get(one.usage.generation_memory(one.config)))
 
 
-def _training(get: Callable[[Training], int]) -> Value:
-    return lambda one: _estimate(get(one.usage.training(one.config)))
+def _training(get: Callable[[TrainingMemory], int]) -> Value:
+    return lambda one: _estimate(get(one.usage.training_memory(one.config)))
 
 
 def _estimate(size: int) -> str:
@@ -83,7 +83,7 @@ def _estimate(size: int) -> str:
 def _bytes_of_weights(one: ModelCount) -> int:
     """Bytes of the parameters; for int8 and int4, of the quantised weights in memory."""
     size = BYTES.get(one.usage.dtype)
-    return one.counts.total * size if size else one.usage.running(one.config).weights
+    return one.counts.total * size if size else one.usage.generation_memory(one.config).weights
 
 
 PARTS: Lines = [
@@ -194,7 +194,7 @@ WHY = (
     "FLOPs: forward, 2 (block matrices + V E) and 4 L E for each token seen; a multiply and an "
     "add are two (Kaplan et al. 2020, table 1). Training is three times the mean.",
     "memory to generate: what this program keeps on a CPU, prompts included, beside about "
-    f"{PROGRAM >> 20} MiB of Python and its modules. The cache is float32 with any weights; "
+    f"{PROCESS_BYTES >> 20} MiB of Python and its modules. The cache is float32 with any weights; "
     "positions stay float32 with int8 and int4. --batch, --context and --dtype change it.",
     "memory to train: float32, as many rows as --batch says. AdamW keeps two numbers a parameter; "
     "activations grow with rows x tokens and, where there is dropout, with the square of tokens.",
@@ -377,7 +377,7 @@ def document(one: ModelCount) -> dict[str, Any]:
 
 def _memory(one: ModelCount) -> dict[str, Any]:
     """Bytes to generate and to train, as `gptcli.model.memory_estimate` defines them."""
-    generate, train = one.usage.running(one.config), one.usage.training(one.config)
+    generate, train = one.usage.generation_memory(one.config), one.usage.training_memory(one.config)
     return {
         "texts": one.usage.texts,
         "tokens": one.usage.length(one.config),

@@ -53,7 +53,7 @@ def _estimates(
     dtype: str,
 ) -> dict[str, Any]:
     """Token counts and bytes of one run with `prompt` prompt tokens."""
-    from gptcli.model.memory_estimate import running
+    from gptcli.model.memory_estimate import generation_memory
     from gptcli.model.parameters import BYTES, cache_bytes, count
 
     most = params.max_new_tokens
@@ -67,7 +67,7 @@ def _estimates(
         "max_new_tokens": most if options.overflow == "slide" else min(most, room),
         "end_of_context": _outcome(prompt, most, room, config.context_length, options.overflow),
         "parameters": count(config).total,
-        "weights_bytes": running(config, dtype, 1, 1).weights,
+        "weights_bytes": generation_memory(config, dtype, 1, 1).weights,
         "cache_bytes": (options.beams or 1)
         * cache_bytes(config, min(prompt + most, config.context_length), cache_dtype),
         "dtype": dtype,

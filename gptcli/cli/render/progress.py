@@ -103,7 +103,7 @@ class ProgressLine:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._stack.enter_context(signals.farewell(console.CLEAR_LINE + _SHOW_CURSOR))
+        self._stack.enter_context(signals.written_at_exit(console.CLEAR_LINE + _SHOW_CURSOR))
         self._stack.enter_context(rich)
         self._task = rich.add_task("", total=None)
         return rich
