@@ -79,7 +79,7 @@ def _opened(path: Path, stack: ExitStack) -> _ShardOutput:
 
 
 def _require_same_job(first: _ShardOutput, part: _ShardOutput) -> None:
-    if found := differences(_unsharded(first.header), _unsharded(part.header)):
+    if found := differences(_unsharded(part.header), _unsharded(first.header)):
         raise InputError(part.name, f"not of the same job as {first.name}: {listed(found)}")
 
 
@@ -98,7 +98,7 @@ def _in_order(parts: Sequence[_ShardOutput]) -> list[_ShardOutput]:
             raise UsageError(part.name, f"is shard {part.shard}, and so is {other.name}")
     missing = [f"{index}/{count}" for index in range(1, count + 1) if index not in by_index]
     if missing:
-        raise UsageError("PARTS", f"not every shard was given (missing: {listed(missing)})")
+        raise UsageError("PARTS", f"not every shard is given (missing: {listed(missing)})")
     return [by_index[index] for index in range(1, count + 1)]
 
 

@@ -108,22 +108,25 @@ def spec_of(header: Mapping[str, Any], name: str) -> JobSpec:
         raise InputError(name, "the options in its header cannot be used") from None
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two headers, a phrase each; empty if they are of the same job."""
-    found = []
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """How a header differs from the expected one, a phrase each; empty if they are of one job."""
+    phrases = []
     for key in _IDENTITY:
-        if key == "machine" and ("machine" in old) != ("machine" in new):
-            found.append(f"{_engine(old)}, now {_engine(new)}")
-        elif old.get(key) != new.get(key):
-            found.append(f"other {key} ({_brief(old.get(key))}, now {_brief(new.get(key))})")
+        if key == "machine" and ("machine" in found) != ("machine" in expected):
+            phrases.append(f"{_engine(found)} instead of {_engine(expected)}")
+        elif found.get(key) != expected.get(key):
+            values = f"{_brief(found.get(key))} instead of {_brief(expected.get(key))}"
+            phrases.append(f"other {key} ({values})")
     # A header of an older version lacks newer options; it then did what today's default does.
     defaults = {**JobSpec().options(), "openai": None}
-    before, now = ({**defaults, **header.get("options", {})} for header in (old, new))
-    for key in dict.fromkeys((*before, *now)):
-        if before.get(key) != now.get(key):
-            option = "other defaults of OpenAI requests:" if key == "openai" else f"`{key}`"
-            found.append(f"{option} {_brief(before.get(key))}, now {_brief(now.get(key))}")
-    return found
+    given, wanted = ({**defaults, **header.get("options", {})} for header in (found, expected))
+    for key in dict.fromkeys((*given, *wanted)):
+        if given.get(key) != wanted.get(key):
+            option = "OpenAI defaults" if key == "openai" else f"`{key}`"
+            phrases.append(
+                f"{option} {_brief(given.get(key))} instead of {_brief(wanted.get(key))}"
+            )
+    return phrases
 
 
 def _engine(header: Mapping[str, Any]) -> str:

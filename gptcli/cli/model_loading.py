@@ -28,11 +28,11 @@ def find_model(spec: ModelSpec, *, need_weights: bool = True, option: str = "mod
         )
 
 
-def open_model(spec: ModelSpec) -> "LLM":
-    """Open the model without reading its weights."""
+def open_model(spec: ModelSpec, *, option: str = "model") -> "LLM":
+    """Open the model without reading its weights; errors name `option`."""
     from gptcli.generation.llm import LLM
 
-    return LLM.of_target(spec, find_model(spec))
+    return LLM.of_target(spec, find_model(spec, option=option))
 
 
 def load_weights(llm: "LLM") -> "LLM":

@@ -187,7 +187,7 @@ def test_what_differs_from_the_recorded_job_is_said(folder: Path, tmp_path: Path
     output.write_bytes(whole)
     done = run(*arguments(folder, output, "--resume", "-t", "1.1"))
     assert done.code == 3
-    assert b"made with --temperature 1.2, now 1.1" in done.err
+    assert b"made with --temperature 1.2 instead of 1.1" in done.err
     other = tiny_directory(tmp_path / "other")
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[-3] ^= 1
@@ -261,7 +261,7 @@ def test_an_output_is_resumed_by_the_engine_that_wrote_it(tmp_path: Path, format
     assert refused.code == 3
     assert refused.err.count(b"\n") == 1
     assert b"made with PyTorch (cpu, " in refused.err
-    assert b", now the native engine. Resume with" in refused.err
+    assert b" instead of the native engine. Resume with" in refused.err
     assert b"--engine torch" in refused.err
     assert (tmp_path / "out").read_bytes() == started
     assert run(*job, "-o", tmp_path / "out", "--resume", "--engine", "torch").code == 0

@@ -97,7 +97,7 @@ def test_another_input_or_job_is_refused(job: Path, tmp_path: Path) -> None:
         merged(tmp_path / "in", parts_of(job))
     other = tmp_path / "part2"
     other.write_bytes((job / "part2").read_bytes().replace(b'"seed": 7', b'"seed": 8', 1))
-    with pytest.raises(InputError, match=r"not of the same job as .*`seed` 7, now 8"):
+    with pytest.raises(InputError, match=r"not of the same job as .*`seed` 8 instead of 7"):
         merged(source, [job / "part1", other, job / "part3"])
 
 

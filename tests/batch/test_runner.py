@@ -265,7 +265,7 @@ def test_another_job_is_refused_and_what_differs_is_named(source: Path, tmp_path
     params = replace(SPEC.params, temperature=0.5)
     with pytest.raises(InputError) as caught:
         write(source, tmp_path / "out", replace(SPEC, params=params, seed=8), mode="resume")
-    assert "`temperature` 1.2, now 0.5, `seed` 7, now 8" in str(caught.value)
+    assert "`temperature` 1.2 instead of 0.5, `seed` 7 instead of 8" in str(caught.value)
     assert (tmp_path / "out").read_bytes() == before
 
 

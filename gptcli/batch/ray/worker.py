@@ -163,5 +163,5 @@ class RayWorker:
 def _require_same(plan: WorkerPlan, llm: LLM) -> None:
     full = str(plan.identity.get("weights")).startswith("full:")
     mine = {**identity(llm, full=full), "version": __version__}
-    if found := differences(plan.identity, mine):
+    if found := differences(mine, plan.identity):
         raise RunError(socket.gethostname(), f"would compute another job: {listed(found)}")

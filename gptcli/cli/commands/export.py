@@ -53,7 +53,7 @@ def export(
 
     llm = LLM.open(with_target(model, target))
     if llm.checkpoint is None:
-        raise InputError(shown(llm.name), "has no weights to export")
+        raise InputError(shown(llm.name), "has no weights to export", "Name a model with weights")
     weights = llm.checkpoint.weights(llm.checkpoint.dtype, check_finite=model.check_finite)
     with console.waiting(f"exporting {shown(llm.name, 60)} ..."):
         _write(llm, weights, output, format)

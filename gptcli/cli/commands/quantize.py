@@ -80,7 +80,9 @@ def quantize(
 def _float_checkpoint(target: "ModelTarget") -> Checkpoint:
     """The checkpoint, which must have weights that are not quantised yet."""
     if target.weights is None:
-        raise InputError(shown(target.name), "has no weights to quantise")
+        raise InputError(
+            shown(target.name), "has no weights to quantise", "Name a model with weights"
+        )
     checkpoint = open_checkpoint(target.weights, target.config)
     if checkpoint.width:
         problem = f"is quantised already (found {checkpoint.width}, expected float weights)"

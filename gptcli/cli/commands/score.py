@@ -143,8 +143,8 @@ def _load(spec: ModelSpec, name: str) -> "Model":
 
     target, at, dtype = name.rpartition("@")
     if not at or dtype not in DTYPES or Path(name).exists():
-        llm = load_weights(open_model(replace(spec, model=name or None)))
+        llm = load_weights(open_model(replace(spec, model=name or None), option="models"))
         return Model(llm.name, llm.engine, llm.tokenizer)
     choice: dict[str, Any] = {"quantize" if dtype in {"int8", "int4"} else "dtype": dtype}
-    llm = load_weights(open_model(replace(spec, model=target or None, **choice)))
+    llm = load_weights(open_model(replace(spec, model=target or None, **choice), option="models"))
     return Model(f"{llm.name}@{dtype}", llm.engine, llm.tokenizer)
