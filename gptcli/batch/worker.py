@@ -14,6 +14,7 @@ from gptcli.batch.logprobs import TokenLogprob
 from gptcli.batch.request import Failure, Record
 from gptcli.batch.result_lines import Answer, Sample
 from gptcli.core.errors import UsageError
+from gptcli.core.units import plural
 from gptcli.engine.interface import Engine, Span
 from gptcli.generation.prefix_cache import PrefixCache
 from gptcli.generation.scheduler import Job, Scheduler
@@ -132,12 +133,12 @@ class BatchWorker:
         None among the records means "none yet"; failures are passed on.
 
         Raises:
-            RunError: the model fails, not a record; or memory is short for one sequence.
+            RunError: the model fails, or memory does not suffice for one sequence.
         """
         jobs = _JobQueue(self._jobs(records, emit))
         scheduler = Scheduler(self._engine, self._rows, self._prefixes, self._shrunk)
         self.active = self.held_tokens = 0
-        while not jobs.is_out_of_memory:
+        while not jobs.is_exhausted:
             for job in scheduler.run(jobs):
                 self._end(job, scheduler, emit)
 
@@ -222,7 +223,7 @@ class BatchWorker:
         if job.problem is not None:
             pending.failure = record.failure(job.problem.code, job.problem.problem)
         elif self.spec.overflow == "error" and job.sequence.finish_reason == "context":
-            found = f"full after {len(job.sequence.ids):,} new tokens"
+            found = f"full after {plural(len(job.sequence.ids), 'new token')}"
             pending.failure = record.failure("context_full", f"the context is {found}")
 
     def _answer(self, pending: _Pending, scheduler: Scheduler) -> Answer:
@@ -331,7 +332,7 @@ class _JobQueue:
     """An iterator that knows whether it has ended, so that the scheduler may stop and come back."""
 
     def __init__(self, jobs: Iterator[Job | None]) -> None:
-        self._jobs, self.is_out_of_memory = jobs, False
+        self._jobs, self.is_exhausted = jobs, False
 
     def __iter__(self) -> Iterator[Job | None]:
         return self
@@ -340,5 +341,5 @@ class _JobQueue:
         try:
             return next(self._jobs)
         except StopIteration:
-            self.is_out_of_memory = True
+            self.is_exhausted = True
             raise

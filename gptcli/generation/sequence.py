@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptcli.core.errors import RunError, UsageError
+from gptcli.core.units import plural
 from gptcli.sampling import sampler
 from gptcli.sampling.constraint import Matcher
 from gptcli.sampling.params import SamplingParams
@@ -151,7 +152,7 @@ class Sequence:
         if self.overflow == "error":
             raise RunError(
                 "context",
-                f"full after {len(self.ids):,} new tokens ({self.context:,} positions)",
+                f"full after {plural(len(self.ids), 'new token')} ({self.context:,} positions)",
                 "Ask for fewer tokens, or choose `overflow=stop` or `overflow=slide`",
             )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from gptcli.core.errors import RunError, UsageError
 from gptcli.core.escape import shown
+from gptcli.core.units import plural
 
 try:
     import fcntl
@@ -245,8 +246,12 @@ class Journal:
     def _write_error(self, error: OSError) -> RunError:
         if error.errno in _NO_SPACE:
             hint = "Free space and use `resume`"
-            return RunError(shown(self.path), f"disk full after {self.count:,} records", hint)
-        return _system_error(self.path, f"cannot be written after {self.count:,} records", error)
+            return RunError(
+                shown(self.path), f"disk full after {plural(self.count, 'record')}", hint
+            )
+        return _system_error(
+            self.path, f"cannot be written after {plural(self.count, 'record')}", error
+        )
 
 
 def whole_lines(fd: int) -> Iterator[tuple[bytes, int]]:

@@ -124,7 +124,7 @@ class WorkerPool:
             GptcliError: a worker's model failed.
         """
         source = _ChunkSource(records, emit, self)
-        while not (source.is_out_of_memory and self.active == 0):
+        while not (source.is_exhausted and self.active == 0):
             self.on_token()
             self._dispatch(source)
             self._collect(emit)
@@ -257,7 +257,7 @@ class _ChunkSource:
         self, records: Iterator[Record | Failure | None], emit: Emit, pool: WorkerPool
     ) -> None:
         self._records, self._emit, self._pool = records, emit, pool
-        self.is_out_of_memory = False
+        self.is_exhausted = False
 
     def take(self, most: int) -> list[Record]:
         """Up to `most` records, only those that need no waiting."""
@@ -276,7 +276,7 @@ class _ChunkSource:
         try:
             return next(self._records)
         except StopIteration:
-            self.is_out_of_memory = True
+            self.is_exhausted = True
             return None
 
 

@@ -17,6 +17,7 @@ from gptcli.core import signals
 from gptcli.core.errors import RunError, UsageError
 from gptcli.core.escape import shown
 from gptcli.core.options import Option, check
+from gptcli.core.units import plural
 from gptcli.model.config import GPTConfig, read_config
 from gptcli.train.loss_plot import binned, text_curve
 from gptcli.train.options import (
@@ -186,13 +187,17 @@ def _announce(job: "PreparedTraining") -> None:
 
     total, settings = count(job.config).total, job.settings
     console.notice(
-        f"{total:,} parameters, {job.config.vocab_size:,} tokens in the vocabulary,"
-        f" {job.tokens:,} in the texts, {settings.steps:,} steps of"
-        f" {settings.batch_size * job.config.context_length:,}"
+        f"{total:,} parameters, vocabulary of {job.config.vocab_size:,}, {job.tokens:,} tokens of"
+        f" text, {plural(settings.steps, 'step')} of"
+        f" {settings.batch_size * job.config.context_length:,} tokens"
     )
     wanted = job.recipe.config.vocab_size
     if job.base is None and job.config.vocab_size != wanted:
-        why = "the texts give no more" if job.recipe.tokenizer is None else job.recipe.tokenizer
+        why = (
+            "the texts have no more pairs to merge"
+            if job.recipe.tokenizer is None
+            else job.recipe.tokenizer
+        )
         console.notice(f"vocabulary of {job.config.vocab_size:,} instead of {wanted:,}: {why}")
     if job.trainer.progress.step:
         console.notice(f"continuing after step {job.trainer.progress.step:,}")
