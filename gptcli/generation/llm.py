@@ -4,7 +4,7 @@
     for piece in llm.stream("Once upon a time", seed=1):
         print(piece, end="", flush=True)
 
-What the commands use, too. A checkpoint is opened once; PyTorch is imported only where it computes.
+The commands use it, too. A checkpoint is opened once; PyTorch is imported only if it computes.
 """
 
 import os
@@ -43,9 +43,9 @@ class LLM:
     """A model and its tokenizer.
 
     Attributes:
-        spec: what it was made from.
-        target: the files of the model.
-        checkpoint: its weights, opened; None for an untrained model.
+        spec: which model, and how it computes.
+        target: the model's files.
+        checkpoint: its open weights; None for an untrained model.
     """
 
     def __init__(self, spec: ModelSpec, target: Target, checkpoint: Checkpoint | None) -> None:
@@ -53,19 +53,19 @@ class LLM:
 
     @classmethod
     def load(cls, spec: ModelSpec, progress: Callable[..., object] | None = None) -> "LLM":
-        """The model that a spec names, ready to compute; `progress` is told of downloads.
+        """Load a model, ready to compute; `progress` is called during downloads.
 
         Raises:
-            GptcliError: whatever a user can mend, in one line.
+            GptcliError: an error that a user can correct, in one line.
         """
         llm = cls.open(spec, progress)
-        assert llm.tokenizer  # it can refuse before the weights are read
+        assert llm.tokenizer  # can fail, so it comes before the weights
         assert llm.engine
         return llm
 
     @classmethod
     def open(cls, spec: ModelSpec, progress: Callable[..., object] | None = None) -> "LLM":
-        """The same without weights: `engine` reads them when it is first asked for.
+        """Open a model; `engine` reads the weights when it is first used.
 
         Raises:
             GptcliError: as `load`.
@@ -77,7 +77,7 @@ class LLM:
 
     @classmethod
     def of_target(cls, spec: ModelSpec, target: Target) -> "LLM":
-        """The same for files that were found already."""
+        """Open a model whose files are resolved already."""
         checkpoint = None
         if target.weights is not None:
             checkpoint = open_checkpoint(target.weights, target.config)
@@ -93,32 +93,32 @@ class LLM:
 
     @property
     def name(self) -> str:
-        """What the user called the model."""
+        """The name by which the user called the model."""
         return self.target.name
 
     @property
     def config(self) -> GPTConfig:
-        """The model's shape, as its files say it."""
+        """The model's config, as its files give it."""
         config = self.checkpoint.config if self.checkpoint else self.target.config
         assert config is not None
         return config
 
     @property
     def temperature(self) -> float:
-        """Its recommended temperature."""
+        """The model's recommended temperature."""
         own = recommended_temperature(self.spec.model, self.spec.config, self.spec.weights)
         return SamplingParams().temperature if own is None else own
 
     @property
     def is_native(self) -> bool:
-        """Whether the compiled kernels compute, with the same bits on every machine."""
+        """Whether the native engine computes, with the same bits on every machine."""
         if self.spec.engine == "auto":
             return self.spec.device == "cpu" and why_unavailable() is None
         return self.spec.engine == "native"
 
     @property
     def width(self) -> str | None:
-        """int8 or int4, if the weights are rounded."""
+        """int8 or int4 if the weights are quantised, else None."""
         return (self.checkpoint and self.checkpoint.width) or self.spec.quantize
 
     @property
@@ -128,7 +128,7 @@ class LLM:
             return self.spec.dtype
         if self.width or self.checkpoint is None:
             return "float32"
-        # PyTorch is slow with halves on most CPUs, and rounds what it computes to them.
+        # On most CPUs PyTorch is slow in half precision, and it rounds activations to it.
         keeps = self.is_native or self.spec.device != "cpu"
         return self.checkpoint.dtype if keeps else "float32"
 
@@ -155,8 +155,8 @@ class LLM:
 
     @property
     def notices(self) -> list[str]:
-        """What a user should know of the files and of how they are computed, a line each."""
-        is_read = "tokenizer" in self.__dict__  # not where ids alone are computed, as by bench
+        """What a user should know about the files and the engine, a line each."""
+        is_read = "tokenizer" in self.__dict__  # bench computes ids alone and reads none
         found = list(self.tokenizer.notices) if is_read else []
         if self.checkpoint is None:
             found.append(
@@ -194,14 +194,14 @@ class LLM:
         return self._native_engine() if self.is_native else self._torch_engine()
 
     def prompt_ids(self, prompt: str | Sequence[int], *, special: bool = False) -> list[int]:
-        """A prompt's tokens; of an empty one what texts begin with, at least the end of another.
+        """A prompt's token ids; an empty prompt is the beginning-of-text or end-of-text token.
 
         Args:
             prompt: text, or token ids.
-            special: whether a special token spelt out in a text is that token.
+            special: whether special tokens spelled in the text are read as such.
 
         Raises:
-            UsageError: it has no tokens, or some that the model does not have.
+            UsageError: it has no tokens, or ids outside the vocabulary.
         """
         tokenizer = self.tokenizer
         if not isinstance(prompt, str):
@@ -219,7 +219,7 @@ class LLM:
     def prefill(
         self, prompt: str | Sequence[int], max_new_tokens: int, overflow: Overflow = "stop"
     ) -> Prompt:
-        """Compute a prompt once, for several streams."""
+        """Compute a prompt once, for several calls of `stream`."""
         return Prompt(self.engine, self.prompt_ids(prompt), max_new_tokens, overflow)
 
     def stream(
@@ -238,23 +238,23 @@ class LLM:
         logprobs: int | None = None,
         **sampling: Any,
     ) -> Completion:
-        """The text that follows a prompt: iterate over its pieces, which come as they are made.
+        """Continue a prompt: iterate over the completion for its pieces, as they are generated.
 
         Args:
-            prompt: text, in which a special token spelt out is ordinary text; or token ids; or
-                what `prefill` gave.
-            params: how tokens are chosen; without them the fields of `SamplingParams` may be given
-                by themselves, and the temperature is the model's own.
-            seed: the same seed and params give the same text; None is a fresh one.
-            sample: which of the texts that one seed gives.
-            stop: strings that end the text, left out of it unless `keep_stop`.
-            keep_stop: whether the stop string that ended the text belongs to it.
+            prompt: text, in which special tokens are ordinary text; or token ids; or the result of
+                `prefill`.
+            params: how tokens are chosen. Without it, give fields of `SamplingParams` as keywords;
+                the default temperature is then the model's own.
+            seed: the same seed and params give the same text; None is a fresh seed.
+            sample: number of the sample; each has its own draws.
+            stop: strings that end the text and are left out of it.
+            keep_stop: keep the stop string that ended the text.
             overflow: what happens at the end of the context: "stop", "slide" or "error".
             speculation, deadline, stopped, logprobs: as `Generation` has them.
-            **sampling: max_new_tokens, temperature, top_k, ..., in place of `params`.
+            **sampling: max_new_tokens, temperature, top_k, ..., instead of `params`.
 
         Raises:
-            GptcliError: whatever a user can mend, in one line; here or while it is iterated over.
+            GptcliError: an error that a user can correct, now or while iterating.
         """
         if params is None:
             params = make(SamplingParams, **{"temperature": self.temperature, **sampling})
@@ -294,7 +294,7 @@ class LLM:
         stop: Sequence[str] = (),
         keep_stop: bool = False,
     ) -> list[Completion]:
-        """The likeliest completions that a search with `beams` beams finds, the best first.
+        """The likeliest completions that a beam search finds, the best first.
 
         Args:
             prompt: text, or token ids.
@@ -303,7 +303,7 @@ class LLM:
             stop, keep_stop: as `stream` has them; a text is cut there once the search is over.
 
         Raises:
-            GptcliError: whatever a user can mend, in one line.
+            GptcliError: an error that a user can correct.
         """
         ids, context = self.prompt_ids(prompt), self.config.context_length
         if len(ids) > context:
@@ -371,10 +371,10 @@ def load(
     weights: str | Path | None = None,
     **choices: Any,
 ) -> LLM:
-    """`LLM.load` of a `ModelSpec` with these fields; nothing named is the built-in model.
+    """Load a model by the fields of `ModelSpec`; without arguments, the built-in model.
 
     Raises:
-        GptcliError: whatever a user can mend, in one line.
+        GptcliError: an error that a user can correct, in one line.
     """
     parts = {"config": config, "weights": weights}
     paths = {name: Path(part) if isinstance(part, str) else part for name, part in parts.items()}
@@ -388,7 +388,7 @@ def _check_ids(prompt: object) -> None:
 
 
 def fresh_seed() -> int:
-    """A seed for a run that was given none; short enough to type again."""
+    """A random seed, short enough to be typed again."""
     return secrets.randbits(32)
 
 

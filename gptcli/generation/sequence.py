@@ -1,7 +1,7 @@
 """One sequence: prompt, sampling parameters, new tokens, finish reason.
 
-`gptcli.generation.decode` writes one of them, `gptcli.generation.scheduler` many at a time; both
-choose tokens here, so a token is chosen in one way only.
+`gptcli.generation.decode` completes one sequence, `gptcli.generation.scheduler` many at a time. Both
+choose tokens here, so a sequence gets the same tokens either way.
 """
 
 from collections.abc import Sequence as Ids
@@ -33,18 +33,18 @@ class Token:
 
 @dataclass(slots=True, kw_only=True)
 class Sequence:
-    """A prompt and what follows it.
+    """A prompt and its new tokens.
 
     Attributes:
         prompt: ids, at least one.
         params: how tokens are chosen.
         context: the model's context_length.
-        seed, record, sample: with the position, what a draw depends on.
+        seed, record, sample: a draw depends on these and on the position.
         eos_ids: each of them ends the text and is left out of it.
-        n_vocab: ids from here on only pad the embedding and are never chosen.
+        n_vocab: ids from here on only pad the embedding; they are never chosen.
         overflow: what happens when the context is full.
-        logprobs: how many alternatives a token comes with; None: no log-probabilities at all.
-        constraint: allows tokens, and ends the text where nothing may follow.
+        logprobs: alternatives reported with each token; None: no log-probabilities.
+        constraint: which tokens may come next; ends the text when it is complete.
         ids: the new tokens so far.
         finish_reason: why it ended, once it has.
     """
@@ -129,7 +129,7 @@ class Sequence:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether the text, as it stands, falls short of its constraint."""
+        """Whether the text does not satisfy its constraint yet."""
         return self.constraint is not None and not self.constraint.is_complete(self.ids)
 
     def _allowed(self) -> NDArray[np.bool_] | None:
@@ -158,7 +158,7 @@ class Sequence:
 
 
 def check_prompt(ids: Ids[int], context: int, overflow: Overflow) -> None:
-    """Refuse a prompt that cannot be continued.
+    """Refuse a prompt that is empty or too long.
 
     Raises:
         UsageError: it is empty, or longer than the context without a sliding window.

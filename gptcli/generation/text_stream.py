@@ -1,6 +1,6 @@
-"""One completion as text: tokens in, text out, stop strings matched and held back.
+"""One completion as text: tokens in, text out, stop strings found and held back.
 
-Text is released only as whole characters that cannot begin a stop string.
+Only whole characters that cannot belong to a stop string are released.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 
 class StopFinder:
-    """Finds the first stop string to end in a text that comes in pieces of any size."""
+    """Finds the stop string that ends first, in a text that comes in pieces."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
@@ -19,25 +19,25 @@ class StopFinder:
         self.found: str | None = None
 
     def feed(self, text: str) -> str:
-        """The next piece → what can no longer be part of a stop string."""
+        """The next piece of text → the text that can no longer belong to a stop string."""
         self._held += text
         if match := self._match():
             at, self.found = match
             return self._release(at)
-        return self._release(len(self._held) - self._beginning())
+        return self._release(len(self._held) - self._partial_match())
 
     def finish(self) -> str:
-        """What was held back for a stop string that did not come."""
+        """The text that was held back, at the end of the whole text."""
         return self._release(len(self._held))
 
     def _match(self) -> tuple[int, str] | None:
-        """Where the match that ends first begins; of two that end together, the longer."""
+        """The beginning of the match that ends first; of two that end together, the longer one."""
         found = [(self._held.find(stop), stop) for stop in self._stops]
         ends = [(at + len(stop), at, stop) for at, stop in found if at >= 0]
         return min(ends)[1:] if ends else None
 
-    def _beginning(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+    def _partial_match(self) -> int:
+        """Length of the longest end of the held text with which a stop string begins."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):
@@ -50,7 +50,7 @@ class StopFinder:
 
 
 class Piece(str):
-    """Text that can be shown, perhaps empty, and the token that made it so (None at the end)."""
+    """Text to show, perhaps empty, with the token that released it (None at the end)."""
 
     token: Token | None
 
@@ -104,7 +104,7 @@ class Completion:
         *,
         after: Sequence[int] = (),
     ) -> None:
-        """`after`: the prompt's ids, on which the text of some tokenizers' first token depends."""
+        """`after` are the prompt's ids: with some tokenizers the first new text depends on them."""
         self.generation, self.score = generation, score
         self.text = ""
         self.stop: str | None = None
@@ -113,7 +113,7 @@ class Completion:
         self._finder = StopFinder(stop)
 
     def __iter__(self) -> Iterator[Piece]:
-        """Pieces as they become final; errors of the generation pass through."""
+        """The pieces as they are released; errors of the generation pass through."""
         decoder = self._tokenizer.decoder(self._after)
         for token in self.generation:
             yield self._piece(decoder.feed(token.id), token)
@@ -121,12 +121,12 @@ class Completion:
                 break
         else:
             yield self._piece(decoder.finish(), None)
-        yield self._ending()
+        yield self._last_piece()
 
     def _piece(self, text: str, token: Token | None) -> Piece:
         return self._record(self._finder.feed(text), token)
 
-    def _ending(self) -> Piece:
+    def _last_piece(self) -> Piece:
         self.stop = self._finder.found
         if self.stop is None:
             self.finish_reason = self.generation.finish_reason
