@@ -111,16 +111,18 @@ class JobSpec:
         Literal["left"] | None,
         Option("Cut a prompt's beginning to make room for the new tokens.", INPUT),
     ] = None
-    check_ids: Annotated[bool, Option("Refuse an id given twice.", INPUT, name="id-check")] = True
-    ids: Annotated[bool, Option("Put the ids of the new tokens in the output.", OUTPUT)] = False
+    check_ids: Annotated[
+        bool, Option("Fail a record whose id came before.", INPUT, name="id-check")
+    ] = True
+    ids: Annotated[bool, Option("Add the ids of the new tokens to the output.", OUTPUT)] = False
     echo: Annotated[
-        bool, Option("Put each request in the output; replay then needs no input.", OUTPUT)
+        bool, Option("Add each request to the output; replay then needs no input.", OUTPUT)
     ] = False
     openai: OpenAIDefaults | None = OpenAIDefaults()
     shard: Annotated[
         Shard | None,
         Option(
-            "Only every N-th line, from line I on; gptcli merge joins the parts.",
+            "Answer every N-th line from line I on; gptcli merge joins the shards.",
             JOB,
             metavar="I/N",
             parse=Shard.parse,

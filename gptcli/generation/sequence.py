@@ -1,7 +1,7 @@
 """One sequence: prompt, sampling parameters, new tokens, finish reason.
 
-`gptcli.generation.decode` completes one sequence, `gptcli.generation.scheduler` many at a time. Both
-choose tokens here, so a sequence gets the same tokens either way.
+`gptcli.generation.decode` completes one sequence, `gptcli.generation.scheduler` many at a time.
+Both choose tokens here, so a sequence gets the same tokens either way.
 """
 
 from collections.abc import Sequence as Ids

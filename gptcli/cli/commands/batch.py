@@ -68,14 +68,16 @@ class BatchOptions:
     output: Annotated[
         Path | None,
         Option(
-            'JSON Lines, a header first; "-" is standard output.',
+            'JSON Lines after a header line; "-" is standard output.',
             JOB,
             short="-o",
             metavar="FILE",
             parse=output_path,
         ),
     ]
-    resume: Annotated[bool, Option("Continue an output where an earlier run ended.", JOB)] = False
+    resume: Annotated[
+        bool, Option("Continue the output of an earlier run; without one, start.", JOB)
+    ] = False
     overwrite: Annotated[
         bool, Option("Replace an existing output once the new one is complete.", JOB)
     ] = False
@@ -120,11 +122,11 @@ def batch(
 ) -> None:
     """Continue many prompts.
 
-    Each line of the input gets one line of the output, in order. The output is the same to the
-    last byte whatever the batch size, and however often the job was killed and resumed.
+    Each line of the input gets one line of the output, in order. The output has the same bytes
+    whatever the batch size, and however often the job was killed and resumed.
 
-    Exit codes: 0 done, 4 done but some records failed, 1 stopped, 2 usage, 3 bad file,
-    130/143/129 interrupted; after 1 and an interruption --resume goes on.
+    Exit codes: 0 done, 4 done but some records failed, 1 failed at run time, 2 usage, 3 bad file,
+    130/143/129 interrupted. After 1 or an interruption, continue with --resume.
     """
     console.Settings.quiet = quiet
     params = sampling(context, spec.params, model, greedy=greedy)
