@@ -184,21 +184,21 @@ def run_job(
         records.check()
         opened.finish()
     except BaseException as problem:
-        # After an error of the command line no empty file is left, which would refuse the next try.
+        # A usage or input error leaves no empty file behind, which would refuse the next try.
         opened.abandon(keep_empty=not isinstance(problem, UsageError | InputError))
         raise
 
 
 def _skip_done(records: RecordStream, opened: OpenOutput, tally: Tally) -> None:
     """Skip the records that the output holds, comparing each with the input."""
-    for result in opened.done:
-        try:
+    try:
+        for result in opened.done:
             _require_same_line(_next_record(records), result, opened.name)
-        except InputError:
-            records.check()  # a truncated input is reported as such
-            raise
-        tally.add(result.line, failure_of(result))
-        tally.resumed += 1
+            tally.add(result.line, failure_of(result))
+            tally.resumed += 1
+    except InputError:
+        records.check()  # a truncated input is reported as such
+        raise
 
 
 def _answer(
