@@ -186,7 +186,7 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command line → exit code.
 
     Raises:
-        GptcliError: whatever a user can mend.
+        GptcliError: an error that a user can correct.
     """
     group = command_line()
     if not arguments:

@@ -129,7 +129,7 @@ def analyse(spec: ModelSpec, options: AnalysisOptions, *, every_map: bool = Fals
 
     Raises:
         UsageError: the text has too many tokens, or too few; there is no such head.
-        GptcliError: whatever keeps the model from being loaded.
+        GptcliError: the model cannot be loaded.
     """
     from gptcli.generation.llm import LLM
 

@@ -166,7 +166,7 @@ def run_batch(model: ModelSpec, spec: JobSpec, options: BatchOptions) -> None:
 
     Raises:
         typer.Exit: 4 with failed records, the signal's code after a signal.
-        GptcliError: whatever a user can mend.
+        GptcliError: an error that a user can correct.
     """
     if options.mode == "new" and options.output is not None:
         outputs.refuse_existing(options.output)
