@@ -109,7 +109,8 @@ def _read_piece(fd: int, info: TensorInfo, target: Array, begin: int, check: boo
 
 def _converted(raw: NDArray[np.uint8], stored: str, dtype: str) -> Array:
     """Bytes of the dtype `stored` → an array of `dtype`."""
-    with np.errstate(over="ignore"):  # `_is_finite` reports an overflow
+    # `_is_finite` reports an overflow; a signalling NaN becomes a quiet one.
+    with np.errstate(over="ignore", invalid="ignore"):
         values = to_floats(raw, stored).astype(np.float32, copy=False)
         if dtype == "BF16":
             return bfloat16(values)

@@ -99,6 +99,11 @@ def read_into(raw: NDArray[np.uint8], fd: int, offset: int, info: TensorInfo) ->
 def to_floats(raw: NDArray[np.uint8], dtype: str) -> Values:
     """Bytes of a safetensors dtype → float32 for floats that fit it, float64 for F64, integers."""
     values: NDArray[Any] = raw.view(_NUMPY[dtype])
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return _widened(values, dtype)
+
+
+def _widened(values: NDArray[Any], dtype: str) -> Values:
     if dtype == "BF16":  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
     if dtype.startswith("F8"):

@@ -193,6 +193,9 @@ class _LazyTensors(Mapping[str, Array]):
         )
         return array.T if source.transposed else array
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._sources  # Mapping's own would read the tensor
+
     def _kept(self, info: TensorInfo) -> str:
         if info.dtype in {"I8", "U8"} or info.name.endswith((SCALES, ZEROS)):
             return info.dtype

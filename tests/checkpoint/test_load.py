@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gpt2_oracle import SHAPES, book_config, copy_weights, lively_gpt2
@@ -26,6 +27,7 @@ from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.checkpoint.weights import open_checkpoint
 from gptcli.core.errors import InputError, RunError
 from gptcli.model.config import GPTConfig
+from gptcli.model.dtypes import FloatDtype
 from gptcli.model.gpt import GPTModel, untrained
 
 Weights = dict[str, Tensor]
@@ -207,6 +209,37 @@ def test_what_is_not_finite_is_counted(tmp_path: Path, chunk: int) -> None:
     problem = f'tensor "{name}" holds 3 NaN and 2 infinite values (first at [1, 95])'
     assert str(caught.value) == f"{target.weights}: {problem}"
     assert torch.isnan(load_model(target, check_finite=False)(IDS)).any()
+
+
+@pytest.mark.parametrize(("stored", "bits"), [("F16", "<u2"), ("F64", "<u8")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_signalling_nan_warns_of_nothing(
+    tmp_path: Path, stored: str, bits: str, dtype: FloatDtype
+) -> None:
+    expected = expected_shapes(CONFIG)
+    entries, end = {}, 0
+    size = {"F16": 2, "F64": 8}[stored]
+    for name, shape in expected.items():
+        start, end = end, end + size * math.prod(shape)
+        entries[name] = entry(stored, list(shape), start, end)
+    signalling = {"F16": 0x7C01, "F64": 0x7FF0_0000_0000_0001}[stored]
+    data = np.full(end // size, signalling, bits).tobytes()
+    checkpoint = open_checkpoint(write(tmp_path / "x.safetensors", raw(entries, data)), CONFIG)
+    tensors = checkpoint.weights(dtype).tensors
+    with pytest.raises(InputError, match="NaN"):
+        tensors["pos_emb.weight"]
+    if stored == "F16":
+        unchecked = checkpoint.weights(dtype, check_finite=False)
+        assert np.isnan(unchecked.floats("pos_emb.weight")).all()
+
+
+def test_asking_for_a_tensor_does_not_read_it(tmp_path: Path) -> None:
+    target = written(tmp_path, huggingface())
+    assert target.weights
+    tensors = open_checkpoint(target.weights, CONFIG).weights().tensors
+    target.weights.unlink()
+    assert "pos_emb.weight" in tensors
+    assert "nothing" not in tensors
 
 
 def test_large_values_are_refused_only_where_they_do_not_fit(tmp_path: Path) -> None:

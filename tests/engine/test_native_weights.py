@@ -125,6 +125,14 @@ def test_weights_of_any_size_are_rounded(scale: float) -> None:
         assert np.isfinite(logits(weights, width=width)).all()
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_weights_that_are_not_finite_give_no_number(width: Any) -> None:
+    for value in (np.nan, np.inf, -np.inf):
+        weights = random_weights(NETWORK)
+        weights["trf_blocks.0.ff.layers.0.weight"][5, 40] = value
+        assert np.isnan(logits(weights, width=width)).all()
+
+
 def test_int4_needs_whole_groups() -> None:
     config = GPTConfig(vocab_size=9, context_length=4, emb_dim=48, n_heads=2, n_layers=1)
     with pytest.raises(UsageError, match=r"multiple of 32 \(found 48\)\. Use int8"):

@@ -69,7 +69,7 @@ sys.exit(code)
 """
 
 
-def test_a_generation_and_a_batch_import_no_pytorch(model: Path, tmp_path: Path) -> None:
+def test_a_generation_a_batch_and_a_score_import_no_pytorch(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("one\ntwo\n")
     jobs = [
         ["generate", "-n", "5", "Once"],
@@ -77,6 +77,8 @@ def test_a_generation_and_a_batch_import_no_pytorch(model: Path, tmp_path: Path)
         ["generate", "-m", str(model), "-n", "9", "--lookup", "--json", "one one one one"],
         ["batch", str(tmp_path / "in"), "--text", "-o", str(tmp_path / "out"), "-n", "5"],
         ["replay", str(tmp_path / "out"), "-i", str(tmp_path / "in")],
+        ["score", str(tmp_path / "in"), "-m", str(model)],
+        ["score", str(tmp_path / "in"), "-m", str(model), "--quantize", "int8", "--json"],
     ]
     for job in jobs:
         words = [sys.executable, "-c", NOTHING_OF_PYTORCH, *job]
