@@ -87,10 +87,10 @@ INLINE vf as_bf16(vf x)
     return (vf)((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
 }
 
-INLINE vf nearest_level(vf x, vf zero, vf scale)  // -8 to 7
+INLINE vf nearest_level(vf x, vf zero, vf scale)  // -8 to 7, and -8 for NaN
 {
     vf level = (x - zero) / scale + 0x1.8p23f - 0x1.8p23f;
-    return choose(level < -8.0f, set(-8.0f), choose(level > 7.0f, set(7.0f), level));
+    return choose(level > -8.0f, choose(level < 7.0f, level, set(7.0f)), set(-8.0f));
 }
 
 // One group of LANES rows, `w` its weights: first its full range, then scale and zero are moved twice
