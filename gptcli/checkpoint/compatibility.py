@@ -22,7 +22,7 @@ from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import GROUP, Width
 
 SIZES = ("vocab_size", "context_length", "emb_dim", "n_layers")
-_MOST = 5  # problems of one kind
+_MAX_OF_A_KIND = 5  # problems of one kind
 
 Shape = tuple[int, ...]
 
@@ -35,7 +35,7 @@ def find_mismatches(headers: Sequence[Header], layout: Layout, config: GPTConfig
     head for another task, it is a problem unless the config has `tie_weights`.
     """
     infos = all_tensors(headers)
-    problems, config = _against_implied(implied_config(headers, layout), config)
+    problems, config = _size_mismatches(implied_config(headers, layout), config)
     expected = expected_shapes(config)
     needs_tie_weights = layout.name in {"book", "quantized"} or bool(layout.other_heads)
     may_lack_head = layout.embedding_is_head or not needs_tie_weights
@@ -45,15 +45,15 @@ def find_mismatches(headers: Sequence[Header], layout: Layout, config: GPTConfig
     if HEAD not in layout.sources and (config.tie_weights or may_lack_head):
         del expected[HEAD]
     if layout.width:
-        return problems + _quantized(infos, expected, layout.width, config)
-    if line := _names(layout, expected):
+        return problems + _quantized_mismatches(infos, expected, layout.width, config)
+    if line := _name_mismatches(layout, expected):
         problems.append(line)
-    problems += _first(_misshapen(infos, _source_shapes(layout, expected)))
-    problems += _first(_wrong_dtypes(infos, layout))
+    problems += _limited(_wrong_shapes(infos, _source_shapes(layout, expected)))
+    problems += _limited(_wrong_dtypes(infos, layout))
     return problems
 
 
-def _against_implied(implied: dict[str, Any], config: GPTConfig) -> tuple[list[str], GPTConfig]:
+def _size_mismatches(implied: dict[str, Any], config: GPTConfig) -> tuple[list[str], GPTConfig]:
     """Problems: the sizes in which config and file differ; and the config with the file's sizes."""
     usual = 4 * implied.get("emb_dim", config.emb_dim)
     implied = {"n_inner": usual, **implied}
@@ -77,7 +77,7 @@ def _against_implied(implied: dict[str, Any], config: GPTConfig) -> tuple[list[s
         return problems, config
 
 
-def _names(layout: Layout, expected: dict[str, Shape]) -> str:
+def _name_mismatches(layout: Layout, expected: dict[str, Shape]) -> str:
     """`3 tensors missing (...), 1 tensor unexpected (...)`, by the file's own names."""
     missing = [n for n in expected if n not in layout.sources and n not in layout.zero_biases]
     absent = dict.fromkeys(layout.file_name(name) for name in missing)
@@ -93,7 +93,7 @@ def _missing_and_unexpected(absent: Collection[str], extra: Collection[str]) -> 
     )
 
 
-def _quantized(
+def _quantized_mismatches(
     infos: dict[str, TensorInfo], expected: dict[str, Shape], width: Width, config: GPTConfig
 ) -> list[str]:
     """Mismatches of quantised weights, whose every tensor follows from config and width."""
@@ -112,7 +112,7 @@ def _quantized(
         if infos[name].dtype not in tensor.dtypes
     )
     shapes = {name: tensor.shape for name, tensor in present.items()}
-    return [*([names] if names else []), *_first(_misshapen(infos, shapes)), *_first(wrong)]
+    return [*([names] if names else []), *_limited(_wrong_shapes(infos, shapes)), *_limited(wrong)]
 
 
 def _source_shapes(layout: Layout, expected: dict[str, Shape]) -> dict[str, Shape]:
@@ -126,7 +126,7 @@ def _source_shapes(layout: Layout, expected: dict[str, Shape]) -> dict[str, Shap
     return shapes
 
 
-def _misshapen(infos: dict[str, TensorInfo], shapes: dict[str, Shape]) -> Iterator[str]:
+def _wrong_shapes(infos: dict[str, TensorInfo], shapes: dict[str, Shape]) -> Iterator[str]:
     for name, shape in shapes.items():
         if infos[name].shape != shape:
             found = list(infos[name].shape)
@@ -139,7 +139,11 @@ def _wrong_dtypes(infos: dict[str, TensorInfo], layout: Layout) -> Iterator[str]
             yield f'tensor "{shown(name)}" is {infos[name].dtype}; weights must be F32, F16 or BF16'
 
 
-def _first(problems: Iterator[str]) -> list[str]:
+def _limited(problems: Iterator[str]) -> list[str]:
     found = list(problems)
-    more = [f"... (+{len(found) - _MOST} more of this kind)"] if len(found) > _MOST else []
-    return [*found[:_MOST], *more]
+    more = (
+        [f"... (+{len(found) - _MAX_OF_A_KIND} more of this kind)"]
+        if len(found) > _MAX_OF_A_KIND
+        else []
+    )
+    return [*found[:_MAX_OF_A_KIND], *more]

@@ -123,7 +123,6 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def _meta_model(config: GPTConfig) -> GPTModel:
-    """A model on the meta device."""
     with torch.device("meta"), _NoInitialisation():
         return GPTModel(config)
 

@@ -14,8 +14,6 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class _State:
-    """State of the signal handlers of this process."""
-
     received = 0  # number of the first signal, 0 before it
     is_deferred = False  # whether the first signal only sets `received`
     exit_text = ""  # for stderr, when a signal ends the process

@@ -4,7 +4,7 @@ A file has the book's keys, or is the config of a Hugging Face GPT-2 or of nanoG
 (`gptcli.model.hf_config`).
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import sqrt
 from pathlib import Path
@@ -161,7 +161,7 @@ class GPTConfig:
 
 
 KEYS = tuple(f.name for f in fields(GPTConfig))
-# What GPT-2's, nanoGPT's and other configs call these keys.
+# Other programs' names of these keys.
 _MEANT = {
     "n_embd": "emb_dim",
     "hidden_size": "emb_dim",
@@ -217,10 +217,10 @@ def parse_config(mapping: object, source: object) -> GPTConfig:
     problems += _key_problems(values, names) + _value_problems(values, names)
     if problems:
         raise InputError(shown(source), join_problems(problems))
-    return GPTConfig(**{key: _as_kept(key, value) for key, value in values.items()})
+    return GPTConfig(**{key: _normalised(key, value) for key, value in values.items()})
 
 
-def _as_kept(key: str, value: Any) -> Any:
+def _normalised(key: str, value: Any) -> Any:
     """Dropout rates as floats, even where the file has integers."""
     return float(value) if "drop_rate" in key and value is not None else value
 
@@ -232,19 +232,15 @@ def _key_problems(values: Mapping[str, object], names: Mapping[str, str]) -> lis
     real = {names.get(key, key): key for key in KEYS}
     for key in values:
         if key not in KEYS:
-            near = _nearest(str(key), real) if len(problems) < MAX_PROBLEMS else []
-            meant.update(real[name] for name in near)
-            hint = f' (did you mean "{near[0]}"?)' if near else ""
+            near = nearest(str(key), real, _MEANT) if len(problems) < MAX_PROBLEMS else None
+            if near is not None:
+                meant.add(real[near])
+            hint = "" if near is None else f' (did you mean "{near}"?)'
             problems.append(f'unknown key "{shown(key)}"{hint}')
     for key in KEYS:
         if key not in values and key not in meant and key not in OPTIONAL_KEYS:
             problems.append(f'missing key "{names.get(key, key)}"')
     return problems
-
-
-def _nearest(key: str, real: Collection[str]) -> list[str]:
-    near = nearest(key, real, _MEANT)
-    return [] if near is None else [near]
 
 
 def _value_problems(

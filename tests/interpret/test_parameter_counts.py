@@ -127,7 +127,7 @@ def test_memory_follows_the_options(capsys):
     ("arguments", "said"),
     [
         (["gpt2", "--fit", "1MB"], "the smallest needs"),
-        (["gpt2", "--train"], "--train: goes with --fit"),
+        (["gpt2", "--train"], "--train: needs --fit"),
         (["gpt2", "--context", "2000"], "the context of gpt2 is 1,024, got 2,000"),
         (["gpt2", "--context", "0"], "--context: must be an integer >= 1"),
         (["gpt2", "--batch", "0"], "--batch: must be an integer >= 1"),

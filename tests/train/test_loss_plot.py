@@ -31,7 +31,7 @@ def pixels(data: bytes) -> np.ndarray:
 
 def test_a_png_holds_the_line_where_it_belongs() -> None:
     image = pixels(png(CHART))
-    x, y = (round(value) for value in CHART.place((50, 5 - 50 / 30)))
+    x, y = (round(value) for value in CHART.to_pixels((50, 5 - 50 / 30)))
     near = image[y - 2 : y + 4, x - 2 : x + 3].reshape(-1, 3)
     assert (near == [0x2F, 0x6D, 0xB5]).all(axis=1).any()
 
