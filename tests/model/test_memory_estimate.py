@@ -103,6 +103,7 @@ EXACT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "OMP_NUM_THREADS": "1",
     "THP_MEM_ALLOC_ENABLE": "0",
+    "NUMPY_MADVISE_HUGEPAGE": "0",
 }
 
 needs_kernels = pytest.mark.skipif(why_unavailable() is not None, reason="kernels are not built")
