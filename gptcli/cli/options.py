@@ -49,15 +49,16 @@ def with_target(model: ModelSpec, target: str | None) -> ModelSpec:
 def sampling(
     context: typer.Context, params: SamplingParams, model: ModelSpec, *, greedy: bool
 ) -> SamplingParams:
-    """The sampling parameters, with the model's recommended temperature unless one was given."""
-    if greedy:
-        return replace(params, temperature=0.0)
-    from gptcli.checkpoint.presets import recommended_temperature
+    """The sampling parameters, with the model's recommended values for those that were not given.
 
-    own = recommended_temperature(model.model, model.config, model.weights)
-    if own is None or was_given(context, "temperature"):
-        return params
-    return replace(params, temperature=own)
+    Greedy decoding takes the likeliest token, whatever is recommended for drawing one.
+    """
+    if greedy or (was_given(context, "temperature") and params.greedy):
+        return replace(params, temperature=0.0)
+    from gptcli.checkpoint.presets import recommended_sampling
+
+    own = recommended_sampling(model.model, model.config, model.weights)
+    return replace(params, **{n: v for n, v in own.items() if not was_given(context, n)})
 
 
 # Options of gptcli itself and of each command. They set `console.Settings` and are not passed on.

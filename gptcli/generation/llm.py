@@ -9,13 +9,13 @@ The commands use it, too. A checkpoint is opened once; PyTorch is imported only 
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from gptcli.checkpoint.presets import recommended_temperature
+from gptcli.checkpoint.presets import recommended_sampling
 from gptcli.checkpoint.quantized import refuse_other_dtype
 from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint
@@ -104,10 +104,9 @@ class LLM:
         return config
 
     @property
-    def temperature(self) -> float:
-        """The model's recommended temperature."""
-        own = recommended_temperature(self.spec.model, self.spec.config, self.spec.weights)
-        return SamplingParams().temperature if own is None else own
+    def sampling(self) -> Mapping[str, Any]:
+        """Sampling parameters recommended for the model, where the general defaults are not."""
+        return recommended_sampling(self.spec.model, self.spec.config, self.spec.weights)
 
     @property
     def is_native(self) -> bool:
@@ -244,7 +243,7 @@ class LLM:
             prompt: text, in which special tokens are ordinary text; or token ids; or the result of
                 `prefill`.
             params: how tokens are chosen. Without it, give fields of `SamplingParams` as keywords;
-                the default temperature is then the model's own.
+                their defaults are then the model's recommended ones.
             seed: the same seed and params give the same text; None is a fresh seed.
             sample: number of the sample; each has its own draws.
             stop: strings that end the text and are left out of it.
@@ -257,7 +256,9 @@ class LLM:
             GptcliError: an error that a user can correct, now or while iterating.
         """
         if params is None:
-            params = make(SamplingParams, **{"temperature": self.temperature, **sampling})
+            params = make(SamplingParams, **{**self.sampling, **sampling})
+            if params.greedy:  # the likeliest token, whatever is recommended for drawing one
+                params = make(SamplingParams, **sampling)
         elif sampling:
             raise UsageError(next(iter(sampling)), "cannot be used together with `params`")
         for name, annotation, value in (

@@ -78,18 +78,20 @@ def test_the_books_files_hold_the_seven_keys_and_no_more() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ([], 0.6),
-        (["-m", "stories"], 0.6),
-        (["-t", "1.5"], 1.5),
-        (["--greedy"], 0),
-        (["-m", "gpt2-124m"], 0.8),
-        (["-c", str(configs_directory() / "gpt2-124m.yaml")], 0.8),
+        ([], (0.6, 1.1)),
+        (["-m", "stories"], (0.6, 1.1)),
+        (["-t", "1.5"], (1.5, 1.1)),
+        (["--repetition-penalty", "1"], (0.6, 1)),
+        (["--greedy"], (0, 1)),
+        (["-t", "0"], (0, 1)),
+        (["-m", "gpt2-124m"], (0.8, 1)),
+        (["-c", str(configs_directory() / "gpt2-124m.yaml")], (0.8, 1)),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("command", ["generate", "batch"])
-def test_the_temperature_is_what_was_given_or_what_suits_the_model(
-    monkeypatch: pytest.MonkeyPatch, command: str, given: list[str], expected: float
+def test_sampling_is_what_was_given_or_what_suits_the_model(
+    monkeypatch: pytest.MonkeyPatch, command: str, given: list[str], expected: tuple[float, float]
 ) -> None:
     """Caught where the command hands its options over."""
     module = import_module(f"gptcli.cli.commands.{command}")
@@ -98,13 +100,17 @@ def test_the_temperature_is_what_was_given_or_what_suits_the_model(
                         lambda *arguments: caught.extend(arguments))  # fmt: skip
     assert run([command, "x", *given, *(["-o", "y"] if command == "batch" else [])]) == 0
     params = caught[1] if command == "generate" else caught[1].params
-    assert params.temperature == expected
+    assert (params.temperature, params.repetition_penalty) == expected
 
 
-def test_the_library_draws_at_the_same_temperature() -> None:
+def test_the_library_draws_in_the_same_way() -> None:
     loaded = gptcli.load()
-    default = "".join(loaded.stream("Once", seed=2, max_new_tokens=30))
-    texts = [
-        "".join(loaded.stream("Once", seed=2, max_new_tokens=30, temperature=t)) for t in (0.6, 0.8)
-    ]
-    assert default == texts[0] != texts[1]
+
+    def text(**sampling: float) -> str:
+        return "".join(loaded.stream("Once", seed=2, max_new_tokens=60, **sampling))
+
+    default = text()
+    assert default == text(temperature=0.6, repetition_penalty=1.1)
+    assert default != text(temperature=0.8)
+    assert default != text(repetition_penalty=1.0)
+    assert text(temperature=0.0) == text(temperature=0.0, repetition_penalty=1.0)
