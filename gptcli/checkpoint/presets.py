@@ -3,12 +3,15 @@
 `gptcli.checkpoint.resolve` turns a name into files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptcli.model.config import GPTConfig, read_config
+
+if TYPE_CHECKING:
+    from gptcli.sampling.params import SamplingParams
 
 BUILT_IN = "stories"
 _PACKAGE = Path(__file__).parents[1]
@@ -81,10 +84,18 @@ def named_preset(model: str | None, *parts: object) -> Preset | None:
     return None if any(parts) else PRESETS.get(BUILT_IN if model is None else model)
 
 
-def recommended_sampling(model: str | None, *parts: object) -> Mapping[str, Any]:
-    """The recommended sampling parameters of `named_preset`; empty without one."""
+def with_recommended(
+    params: "SamplingParams", is_given: Callable[[str], bool], model: str | None, *parts: object
+) -> "SamplingParams":
+    """`params` with what the preset of `named_preset` recommends for those that were not given.
+
+    Greedy params stay as they are: the recommended values are for drawing a token.
+    """
     preset = named_preset(model, *parts)
-    return preset.sampling if preset else {}
+    if preset is None or params.greedy:
+        return params
+    own = {name: value for name, value in preset.sampling.items() if not is_given(name)}
+    return replace(params, **own)
 
 
 def configs_directory() -> Path:

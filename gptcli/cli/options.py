@@ -49,16 +49,13 @@ def with_target(model: ModelSpec, target: str | None) -> ModelSpec:
 def sampling(
     context: typer.Context, params: SamplingParams, model: ModelSpec, *, greedy: bool
 ) -> SamplingParams:
-    """The sampling parameters, with the model's recommended values for those that were not given.
+    """The sampling parameters, with the model's recommended values for those not given."""
+    from gptcli.checkpoint.presets import with_recommended
 
-    Greedy decoding takes the likeliest token, whatever is recommended for drawing one.
-    """
-    if greedy or (was_given(context, "temperature") and params.greedy):
-        return replace(params, temperature=0.0)
-    from gptcli.checkpoint.presets import recommended_sampling
-
-    own = recommended_sampling(model.model, model.config, model.weights)
-    return replace(params, **{n: v for n, v in own.items() if not was_given(context, n)})
+    if greedy:
+        params = replace(params, temperature=0.0)
+    parts = (model.config, model.weights)
+    return with_recommended(params, lambda name: was_given(context, name), model.model, *parts)
 
 
 # Options of gptcli itself and of each command. They set `console.Settings` and are not passed on.

@@ -225,6 +225,13 @@ def choose_build(name: str | None = None) -> Build:
     raise UsageError(ISA_VARIABLE, f'{problem} (found "{shown(name, 40)}", expected {expected})')
 
 
+def available_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Pool:
     """Threads of the kernels' own; they sleep while there is no work."""
 

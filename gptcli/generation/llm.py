@@ -7,15 +7,14 @@
 The commands use it, too. A checkpoint is opened once; PyTorch is imported only if it computes.
 """
 
-import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from gptcli.checkpoint.presets import recommended_sampling
+from gptcli.checkpoint.presets import with_recommended
 from gptcli.checkpoint.quantized import refuse_other_dtype
 from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint
@@ -23,7 +22,7 @@ from gptcli.core.errors import InputError, UsageError
 from gptcli.core.escape import described, shown
 from gptcli.core.options import check_value, make
 from gptcli.engine.interface import Engine
-from gptcli.engine.library import why_unavailable
+from gptcli.engine.library import available_threads, why_unavailable
 from gptcli.generation.beam_search import BeamTokens, beam_search
 from gptcli.generation.decode import Generation, Prompt
 from gptcli.generation.model_spec import ModelSpec
@@ -102,11 +101,6 @@ class LLM:
         config = self.checkpoint.config if self.checkpoint else self.target.config
         assert config is not None
         return config
-
-    @property
-    def sampling(self) -> Mapping[str, Any]:
-        """Sampling parameters recommended for the model, where the general defaults are not."""
-        return recommended_sampling(self.spec.model, self.spec.config, self.spec.weights)
 
     @property
     def is_native(self) -> bool:
@@ -256,9 +250,9 @@ class LLM:
             GptcliError: an error that a user can correct, now or while iterating.
         """
         if params is None:
-            params = make(SamplingParams, **{**self.sampling, **sampling})
-            if params.greedy:  # the likeliest token, whatever is recommended for drawing one
-                params = make(SamplingParams, **sampling)
+            params, spec = make(SamplingParams, **sampling), self.spec
+            parts = (spec.config, spec.weights)
+            params = with_recommended(params, sampling.__contains__, spec.model, *parts)
         elif sampling:
             raise UsageError(next(iter(sampling)), "cannot be used together with `params`")
         for name, annotation, value in (
@@ -391,10 +385,3 @@ def _check_ids(prompt: object) -> None:
 def fresh_seed() -> int:
     """A random seed, short enough to be typed again."""
     return secrets.randbits(32)
-
-
-def available_threads() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

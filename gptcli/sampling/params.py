@@ -84,7 +84,13 @@ class SamplingParams:
     ] = 400
     temperature: Annotated[
         float,
-        Option("Divides the logits; 0 is greedy.", SAMPLING, short="-t", metavar="X", ge=0),
+        Option(
+            "Divides the logits; 0 is greedy. For the built-in model 0.6.",
+            SAMPLING,
+            short="-t",
+            metavar="X",
+            ge=0,
+        ),
     ] = 0.8
     top_k: Annotated[
         int | None, Option("Keep the K best tokens.", SAMPLING, short="-k", metavar="K", ge=1)
@@ -123,7 +129,7 @@ class SamplingParams:
     repetition_penalty: Annotated[
         float,
         Option(
-            "Weaken tokens already in prompt or text; 1 is off.",
+            "Weaken tokens already in prompt or text; 1 is off. For the built-in model 1.1.",
             SAMPLING,
             metavar="X",
             ge=0.01,

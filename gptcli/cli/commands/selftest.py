@@ -62,7 +62,7 @@ def _machine() -> dict[str, str]:
 
     from gptcli.diagnostics.machine import processor
     from gptcli.engine import library
-    from gptcli.generation.llm import available_threads
+    from gptcli.engine.library import available_threads
 
     reason = library.why_unavailable()
     kernels = reason or ", ".join(b.name for b in library.builds() if b.is_supported)
