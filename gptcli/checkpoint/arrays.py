@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 
 from gptcli.checkpoint.header import DTYPE_BITS, Header, TensorInfo
 from gptcli.checkpoint.tensordata import open_unchanged, read_into, to_floats
+from gptcli.core.arrays import Array, aligned
 from gptcli.core.errors import InputError
 from gptcli.core.escape import shown
 from gptcli.engine.quantize import bfloat16
 
-Array = NDArray[Any]
-
 CHUNK = 1 << 20  # bytes read at a time
-_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 _NUMPY: dict[str, type[Any]] = {
     "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I8": np.int8, "U8": np.uint8,
 }  # fmt: skip
@@ -67,14 +65,6 @@ def read_array(
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(read, begins))  # raises the first error, in the file's order
     return array
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An uninitialised array that begins at a cache line."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    space = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -space.ctypes.data % _ALIGNMENT
-    return space[start : start + size].view(dtype).reshape(shape)
 
 
 def safetensors_dtype(array: Array) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gptcli.checkpoint.arrays import Array
 from gptcli.checkpoint.layouts import expected_shapes
 from gptcli.checkpoint.save import book_tensors
 from gptcli.checkpoint.weights import Weights
+from gptcli.core.arrays import Array
 from gptcli.core.errors import UsageError
 from gptcli.engine.quantize import widened
 from gptcli.model.config import GPTConfig

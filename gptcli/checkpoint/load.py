@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gptcli.checkpoint.arrays import Array
 from gptcli.checkpoint.layouts import EMBEDDING, HEAD
 from gptcli.checkpoint.resolve import Target
 from gptcli.checkpoint.save import save_weights
 from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint, require_memory
+from gptcli.core.arrays import Array
 from gptcli.core.errors import InputError, RunError
 from gptcli.core.escape import shown
 from gptcli.core.memory import available_bytes

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptcli.checkpoint.arrays import Array, safetensors_dtype
+from gptcli.checkpoint.arrays import safetensors_dtype
 from gptcli.checkpoint.quantized import (
     LEVELS,
     SCALES,
@@ -22,6 +22,7 @@ from gptcli.checkpoint.quantized import (
     metadata,
 )
 from gptcli.checkpoint.weights import Weights
+from gptcli.core.arrays import Array
 from gptcli.core.files import make_directory, write_atomically
 from gptcli.engine.quantize import Floats, bfloat16, to_int4, to_int8, widened
 from gptcli.model.dtypes import Width

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gptcli.checkpoint.arrays import Array, read_array, same_bytes
+from gptcli.checkpoint.arrays import read_array, same_bytes
 from gptcli.checkpoint.compatibility import find_mismatches
 from gptcli.checkpoint.header import Header, TensorInfo, read_headers
 from gptcli.checkpoint.layouts import (
@@ -29,6 +29,7 @@ from gptcli.checkpoint.layouts import (
     implied_config,
 )
 from gptcli.checkpoint.quantized import LEVELS, SCALES, VALUES, ZEROS
+from gptcli.core.arrays import Array
 from gptcli.core.errors import InputError, join_problems
 from gptcli.core.escape import shown
 from gptcli.core.memory import available_bytes, require

@@ -12,8 +12,6 @@ Shapes: E emb_dim, I inner width, H heads, D head_dim, V vocabulary, C capacity,
 """
 
 import ctypes
-import math
-import os
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gptcli.core.arrays import Array, Slabs
 from gptcli.core.errors import UsageError
 from gptcli.engine import library as lib
 from gptcli.engine.interface import Span
@@ -29,11 +28,9 @@ from gptcli.engine.library import BF16, F16, F32, INT4, INT8, Pool
 from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import GROUP, Width
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 BLOCK = 16  # as in kernels/engine.h
-_SLAB, _CACHE_LINE = 16 << 20, 64  # bytes
 MAX_ROWS = 512  # of one call: a longer step is several, so that Ctrl-C is heard in between
 
 ACTIVATION_NUMBERS = {"gelu_new": 0, "gelu": 1, "relu": 2, "silu": 3, "quick_gelu": 4}
@@ -128,7 +125,7 @@ class NativeEngine:
         config.require_computable()
         self.config = config
         self.build = lib.choose_build(isa)
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or lib.available_threads()
         self._library, self._pool = lib.load(), lib.shared_pool(self.threads)
         loader = _Loader(config, tensors, width, self.build, self._pool)
         self._model = loader.model()
@@ -229,34 +226,6 @@ def _padded(n: int, to: int) -> int:
     return -(-n // to) * to
 
 
-class _Slabs:
-    """Arrays side by side in large blocks of memory.
-
-    NumPy asks for huge pages where an array has megabytes, which most of a small model's matrices
-    have not; with small pages decoding is 4 % slower (int8 and int4, GPT-2 124M).
-    """
-
-    def __init__(self) -> None:
-        self._free = np.empty(0, np.uint8)
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array that begins at a cache line.
-
-        Raises:
-            MemoryError: there is no memory for it.
-        """
-        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-        if nbytes > len(self._free):
-            try:
-                slab = np.empty(max(_SLAB, nbytes) + _CACHE_LINE, np.uint8)
-            except MemoryError:
-                raise MemoryError("no memory for weights") from None
-            self._free = slab[-slab.ctypes.data % _CACHE_LINE :]
-        found = self._free[:nbytes]
-        self._free = self._free[_padded(nbytes, _CACHE_LINE) :]
-        return found.view(dtype).reshape(shape)
-
-
 class _Loader:
     """Weights into the library's structs.
 
@@ -277,7 +246,7 @@ class _Loader:
         self.weight_bytes = 0
         self._config, self._tensors, self._width = config, tensors, width
         self._build, self._pool = build, pool
-        self._slabs = _Slabs()
+        self._slabs = Slabs()
 
     def model(self) -> lib.Model:
         """All of it."""
