@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 _PASSES = 4  # the best counts; the first only warms up
-_READ_CHUNK = 1 << 18  # bytes: READ_AT_ONCE of engine/kernels/prepare.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +56,21 @@ def measure(
     weight = np.ones((side, side), np.float32)
     with ThreadPoolExecutor(threads) as pool:
         if native:
-            read = _kernel_read(nbytes, threads)
+            read = kernel_read(nbytes, threads)
         else:
             read = source.nbytes / _best(lambda: list(pool.map(np.max, parts)))
         copy = 2 * source.nbytes / _best(lambda: list(pool.map(np.copyto, targets, parts)))
     return Machine(read, copy, 2 * side**3 / _best(lambda: weight @ weight))
 
 
-def _kernel_read(nbytes: int, threads: int) -> float:
-    """Bytes/s of the kernels' plain read of at least `nbytes`."""
+def kernel_read(nbytes: int, threads: int) -> float:
+    """Bytes/s of the kernels' plain read of `nbytes`."""
     from gptcli.engine import library  # noqa: PLC0415  # not built on every machine
 
-    chunks = max(-(-nbytes // _READ_CHUNK), threads)  # it reads whole chunks only
-    memory = np.ones(chunks * _READ_CHUNK, np.uint8)
+    memory = np.ones(nbytes, np.uint8)
     build, function = library.choose_build().number, library.load().gptcli_read
     with library.shared_pool(threads) as pool:
-        return memory.nbytes / _best(
-            lambda: function(build, pool, memory.ctypes.data, memory.nbytes)
-        )
+        return nbytes / _best(lambda: function(build, pool, memory.ctypes.data, nbytes))
 
 
 def _measure_device(nbytes: int, side: int, device: str) -> Machine:

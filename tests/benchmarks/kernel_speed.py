@@ -13,7 +13,7 @@ from time import perf_counter
 import numpy as np
 from weights import SHAPES
 
-from gptcli.engine import library
+from gptcli.diagnostics.machine import kernel_read
 from gptcli.engine.native import NativeEngine, Span
 from gptcli.model.config import GPTConfig
 
@@ -107,16 +107,8 @@ def measured(model: NativeEngine, asked: argparse.Namespace) -> dict[str, float]
     tokens = ids[:8]
     taken = [seconds(lambda i=i: model.step([Span(c, [i]) for c in caches])) for i in tokens]
     found["batch"] = asked.rows / float(np.median(taken))
-    found["read"] = model.weight_bytes / read(model) / 1e9
+    found["read"] = kernel_read(model.weight_bytes, model.threads) / 1e9
     return found
-
-
-def read(model: NativeEngine) -> float:
-    """Seconds of a plain read of as many bytes as the model's weights."""
-    memory = np.ones(model.weight_bytes, np.uint8)
-    with library.shared_pool(model.threads) as pool:
-        arguments = (model.build.number, pool, memory.ctypes.data, memory.nbytes)
-        return min(seconds(lambda: library.load().gptcli_read(*arguments)) for _ in range(5))
 
 
 def seconds(call: Callable[[], object]) -> float:

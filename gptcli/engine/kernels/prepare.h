@@ -8,7 +8,7 @@
 #include "matmul.h"
 #include "quantized.h"
 
-enum { TRANSPOSE_TILE = 32 };  // rows and columns at a time, which stay in the first cache
+enum { TILE_SIDE = 32 };  // rows and columns at a time, which stay in the first cache
 
 typedef struct {
     const char *from;
@@ -20,9 +20,9 @@ typedef struct {
 static void transpose_rows(void *context, const void *argument, int chunk, int thread)
 {
     const transposition *t = context;
-    const int64_t first = (int64_t)chunk * TRANSPOSE_TILE, end = first + TRANSPOSE_TILE < t->rows ? first + TRANSPOSE_TILE : t->rows;
-    for (int64_t begin = 0; begin < t->cols; begin += TRANSPOSE_TILE) {
-        const int64_t stop = begin + TRANSPOSE_TILE < t->cols ? begin + TRANSPOSE_TILE : t->cols;
+    const int64_t first = (int64_t)chunk * TILE_SIDE, end = first + TILE_SIDE < t->rows ? first + TILE_SIDE : t->rows;
+    for (int64_t begin = 0; begin < t->cols; begin += TILE_SIDE) {
+        const int64_t stop = begin + TILE_SIDE < t->cols ? begin + TILE_SIDE : t->cols;
         for (int64_t r = first; r < end; r++) {
             if (t->item == 4)
                 for (int64_t c = begin; c < stop; c++)
@@ -39,12 +39,12 @@ static void transpose_rows(void *context, const void *argument, int chunk, int t
 static int transpose(pool *p, const void *from, int64_t stride, int item, int rows, int cols, void *to)
 {
     transposition t = {from, to, stride, item, rows, cols};
-    const phase all = {transpose_rows, NULL, (rows + TRANSPOSE_TILE - 1) / TRANSPOSE_TILE};
+    const phase all = {transpose_rows, NULL, (rows + TILE_SIDE - 1) / TILE_SIDE};
     pool_run(p, &t, &all, 1);
     return DONE;
 }
 
-// ---- quantization ---------------------------------------------------------------------------------------
+// ---- quantising -------------------------------------------------------------------------------------
 
 typedef struct {
     const matrix *from;
@@ -228,22 +228,31 @@ static int pack(pool *p, const matrix *stored, const uint16_t *scales, const uin
 
 enum { READ_AT_ONCE = 1 << 18 };
 
+typedef struct {
+    const char *data;
+    int64_t bytes;
+} memory;
+
 static void read_chunk(void *context, const void *argument, int chunk, int thread)
 {
-    const char *from = (const char *)argument + (int64_t)chunk * READ_AT_ONCE;
+    const memory *m = argument;
+    const int64_t begin = (int64_t)chunk * READ_AT_ONCE, left = m->bytes - begin;
+    const int64_t count = left < READ_AT_ONCE ? left : READ_AT_ONCE;
+    const char *from = m->data + begin;
     vi sums[4] = {{0}};
-    for (int64_t at = 0; at < READ_AT_ONCE; at += 4 * (int64_t)sizeof(vi))
+    for (int64_t at = 0; at + 4 * (int64_t)sizeof(vi) <= count; at += 4 * (int64_t)sizeof(vi))
         for (int i = 0; i < 4; i++) sums[i] ^= (vi)load_bytes(from + at + i * (int64_t)sizeof(vi));
     sums[0] ^= sums[1] ^ sums[2] ^ sums[3];
     for (int i = 0; i < LANES; i++) atomic_fetch_xor((_Atomic int32_t *)context, sums[0][i]);
     (void)thread;
 }
 
-// Reads whole chunks once; returns something of all bytes, so that none can be left out.
+// Reads all but the last few bytes once; returns something of them, so that none can be left out.
 static int read_memory(pool *p, const void *from, int64_t bytes)
 {
     _Atomic int32_t all = 0;
-    const phase once = {read_chunk, from, (int)(bytes / READ_AT_ONCE)};
+    const memory m = {from, bytes};
+    const phase once = {read_chunk, &m, (int)((bytes + READ_AT_ONCE - 1) / READ_AT_ONCE)};
     pool_run(p, &all, &once, 1);
     return all;
 }
