@@ -82,16 +82,9 @@ static void four_rows(const float *const rows[4], int padded, const float *x, in
         const float *from = x + done * x_stride;
         float *to = y + done * y_stride;
         done += count;
-        switch (count) {
-#define CASE(c) case c: tile(c < TILE ? c : TILE, rows, padded, from, x_stride, to, y_stride); break
-        CASE(1);
-        CASE(2);
-        CASE(3);
-        CASE(4);
-        CASE(5);
-        CASE(6);
-#undef CASE
-        }
+#define CALL(c) tile(c < TILE ? c : TILE, rows, padded, from, x_stride, to, y_stride)
+        KNOWN_COUNT(count, CALL)
+#undef CALL
     }
 }
 

@@ -161,16 +161,9 @@ INLINE void q_vectors(int is_8, int V, const matrix *m, int64_t first, const int
         const int token = done, count = (n - done) / tiles;
         float *to = y + token * y_stride;
         done += count;
-        switch (count) {
-#define CASE(T) case T: q_tile(is_8, V, T < Q_TILE ? T : Q_TILE, m, first, x, token, to, y_stride); break
-        CASE(1);
-        CASE(2);
-        CASE(3);
-        CASE(4);
-        CASE(5);
-        CASE(6);
-#undef CASE
-        }
+#define CALL(T) q_tile(is_8, V, T < Q_TILE ? T : Q_TILE, m, first, x, token, to, y_stride)
+        KNOWN_COUNT(count, CALL)
+#undef CALL
     }
 }
 

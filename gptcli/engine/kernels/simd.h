@@ -55,6 +55,17 @@ INLINE float sum(const vf parts[PARTS])
     return s[0];
 }
 
+// CALL(count) for a count of 1 to 6, each compiled for itself: sums then stay in registers.
+#define KNOWN_COUNT(count, CALL) \
+    switch (count) { \
+    case 1: CALL(1); break; \
+    case 2: CALL(2); break; \
+    case 3: CALL(3); break; \
+    case 4: CALL(4); break; \
+    case 5: CALL(5); break; \
+    case 6: CALL(6); break; \
+    }
+
 // LANES weights as floats; `n` < LANES of them at the end of a row, then zeros.
 INLINE vf load_as(int type, const void *row, int64_t at)
 {

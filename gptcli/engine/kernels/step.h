@@ -193,7 +193,7 @@ static void matmul(void *context, const void *argument, int chunk, int thread)
         q_matmul(w, first, count, j->in, j->rows, y, count);
     else
         float_matmul(w, first, count, j->from, j->from_stride, j->rows, y, count,
-                      y + (int64_t)j->rows * j->width);
+                     y + (int64_t)j->rows * j->width);
     finish_rows(s, j, part, first, count, y);
 }
 
