@@ -62,9 +62,8 @@ def parse_params(given: Mapping[str, Any], default: SamplingParams) -> SamplingP
     changes = {name: given[name] for name in SAMPLING_FIELDS if name in given}
     if not changes:
         return default
-    if any(
-        changes.get(name) for name in CONSTRAINTS
-    ):  # a record's constraint replaces the job's, whatever its kind
+    # A record's constraint replaces the job's, whatever its kind.
+    if any(changes.get(name) for name in CONSTRAINTS):
         changes = {"json_schema": None, "regex": None, "choices": (), "grammar": None, **changes}
     if changes.get("choices", ()) is None:
         changes["choices"] = ()

@@ -109,9 +109,7 @@ class Sequence:
         if allowed is not None and not allowed.any():
             self.finish_reason = "stop"
             return None
-        u = 0.0
-        if not self.params.greedy:
-            u = sampler.uniform(self.seed, self.record, self.sample, len(self.ids))
+        u = sampler.uniform(self.seed, self.record, self.sample, len(self.ids))
         id = sampler.sample(self._processed(row, allowed), self.params, u)
         if id in self.eos_ids and not self.params.ignore_eos:
             self.finish_reason = "stop"

@@ -16,9 +16,8 @@ from gptcli.model.config import GPTConfig
 from gptcli.model.dtypes import GROUP
 from gptcli.model.parameters import BYTES, cache_bytes, count
 
-PROCESS_BYTES = (
-    50 << 20
-)  # Python with what a command imports, roughly; training takes 250 with PyTorch
+# Python with what a command imports, roughly; training takes 250 MiB, with PyTorch.
+PROCESS_BYTES = 50 << 20
 _BLOCK = 16  # the kernels pad outputs, positions and head_dim to multiples of this
 PREFILL_TOKENS = 512  # most tokens of a call to the engine, over all sequences
 
