@@ -42,7 +42,7 @@ def as_usage_error(problem: TyperException) -> UsageError:
     if option is not None:
         return _option_problem(problem, str(option), context.command.params if context else ())
     where = context.info_name if context is not None and context.info_name else "gptcli"
-    return UsageError(where, _sentence(problem.format_message()), _extra_hint(problem))
+    return UsageError(where, _sentence(problem.format_message()), _extra_hint(problem, context))
 
 
 def no_such_command(name: str, names: Sequence[str]) -> UsageError:
@@ -72,7 +72,9 @@ def _sentence(text: str) -> str:
     return shown(text[:1].lower() + text[1:])
 
 
-def _extra_hint(problem: TyperException) -> str:
-    if "unexpected extra argument" in problem.message:
-        return "Put an argument of several words in quotes"
-    return ""
+def _extra_hint(problem: TyperException, context: Any) -> str:
+    """The hint for too many arguments, where the command takes any."""
+    if context is None or "unexpected extra argument" not in problem.message:
+        return ""
+    takes_any = any(each.param_type_name == "argument" for each in context.command.params)
+    return "Put an argument of several words in quotes" if takes_any else ""

@@ -199,9 +199,7 @@ class LLM:
         tokenizer = self.tokenizer
         if not isinstance(prompt, str):
             _check_ids(prompt)
-            if max(prompt, default=0) >= tokenizer.n_vocab:
-                found = f"{max(prompt)}, expected below {tokenizer.n_vocab}"
-                raise UsageError("prompt_ids", f"a token id is not in the vocabulary ({found})")
+            tokenizer.require_known(prompt, "prompt_ids")
             return list(prompt)
         if ids := tokenizer.encode_prompt(prompt, special=special):
             return ids

@@ -191,6 +191,16 @@ class Tokenizer(ABC):
         longest_first = sorted(filter(None, self.special_tokens), key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
+    def require_known(self, ids: Sequence[int], field: str) -> None:
+        """Refuse an id outside the vocabulary.
+
+        Raises:
+            UsageError: there is one; it names the field.
+        """
+        if max(ids, default=0) >= self.n_vocab:
+            found = f"{max(ids)}, expected below {self.n_vocab}"
+            raise UsageError(field, f"a token id is not in the vocabulary ({found})")
+
     def decode(self, ids: Iterable[int], after: Sequence[int] = ()) -> str:
         """Ids → text, with U+FFFD where the bytes are not UTF-8. Never fails.
 

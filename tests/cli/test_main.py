@@ -65,6 +65,7 @@ USAGE = [
         "generate: got unexpected extra argument(s) (b)."
         " Put an argument of several words in quotes",
     ),
+    (["models", "a"], "models: got unexpected extra argument(s) (a)"),
     (["generate", "x", "--seed", "-1"], "--seed: must be an integer >= 0 and < 2^64, got -1"),
     (
         ["generate", "x", "--seed", str(2**64)],

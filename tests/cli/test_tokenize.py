@@ -109,6 +109,7 @@ def test_the_built_in_models_prompt_begins_with_its_end_of_text(run: Run) -> Non
         (["text", "--decode", "1"], 2, "--decode: cannot be used together with TEXT"),
         (["--count", "--decode", "1"], 2, "--decode: cannot be used together with --count"),
         (["--decode", "1 b"], 2, '--decode: "b" is not a token id'),
+        (["--decode", "1 600"], 2, "--decode: a token id is not in the vocabulary (600, expected"),
         (["--file", "gone"], 3, "gone: cannot be read (No such file or directory)"),
         (["--file", "."], 3, ".: cannot be read (Is a directory)"),
         (["ab\udcff"], 2, "not UTF-8"),

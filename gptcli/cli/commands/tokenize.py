@@ -234,6 +234,7 @@ def _print_json(
 def _show_decoded(model: ModelSpec, ids: tuple[int, ...], *, json: bool) -> None:
     target = find_model(model, need_weights=False)
     tokenizer = _tokenizer(model, target)
+    tokenizer.require_known(ids, "decode")
     text = tokenizer.decode(ids)
     if json:
         document = {"schema": SCHEMA, "model": target.name, "tokenizer": tokenizer.name}
