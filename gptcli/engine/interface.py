@@ -47,7 +47,7 @@ class Span(NamedTuple):
         n_logits: logits are computed after this many of the last ids; 0 for none.
     """
 
-    cache: Any
+    cache: Any  # of the engine's own kind
     ids: Sequence[int]
     n_logits: int = 1
 
@@ -59,7 +59,7 @@ class Engine(Protocol):
     def config(self) -> GPTConfig:
         """Its shape."""
 
-    def new_cache(self, capacity: int | None = None) -> Any:
+    def new_cache(self, capacity: int | None = None) -> Cache:
         """An empty cache; for the whole context without a capacity.
 
         Raises:

@@ -5,12 +5,12 @@ and early_stopping False.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from gptcli.core.errors import UsageError
-from gptcli.engine.interface import Engine, Logits, Span
+from gptcli.engine.interface import Cache, Engine, Logits, Span
 from gptcli.generation.sequence import Token
 from gptcli.sampling import filters
 from gptcli.sampling.params import SamplingParams
@@ -95,17 +95,19 @@ def beam_search(
     return search.found("length" if params.max_new_tokens <= room else "context")
 
 
-def _reordered(engine: Engine, caches: list[Any], rows: list[int]) -> list[Any]:
+def _reordered(engine: Engine, caches: list[Cache], rows: list[int]) -> list[Cache]:
     """A cache for each row that holds what `caches[row]` held.
 
     A cache moves to the first hypothesis that continues it; only further ones need a copy.
     """
-    found: list[Any] = [caches[row] if row not in rows[:i] else None for i, row in enumerate(rows)]
+    found: list[Cache] = []
     spare = [cache for row, cache in enumerate(caches) if row not in rows]
     for i, row in enumerate(rows):
-        if found[i] is None:
-            found[i] = spare.pop() if spare else engine.new_cache(caches[row].capacity)
-            found[i].copy_prefix(caches[row], caches[row].length)
+        cache = caches[row]
+        if row in rows[:i]:
+            cache = spare.pop() if spare else engine.new_cache(cache.capacity)
+            cache.copy_prefix(caches[row], caches[row].length)
+        found.append(cache)
     return found
 
 

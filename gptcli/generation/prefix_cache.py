@@ -9,10 +9,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gptcli.engine.interface import Cache
 
 MIN_SHARED = 16  # positions worth copying, and worth waiting a step for
 
@@ -20,7 +21,7 @@ MIN_SHARED = 16  # positions worth copying, and worth waiting a step for
 @dataclass(slots=True, eq=False)
 class _Source:
     ids: NDArray[np.int64]
-    cache: Any
+    cache: Cache
 
     def common(self, ids: NDArray[np.int64]) -> int:
         """Length of the common prefix of both prompts."""
@@ -55,7 +56,7 @@ class PrefixCache:
         coming = max((source.common(ids) for source in self._active.values()), default=0)
         return coming >= known + MIN_SHARED
 
-    def begin(self, prompt: Sequence[int], cache: Any) -> None:
+    def begin(self, prompt: Sequence[int], cache: Cache) -> None:
         """Copy a prompt's known prefix into an empty cache, which then is a source itself.
 
         The last token is never copied: computing it gives the logits of what follows.
@@ -69,7 +70,7 @@ class PrefixCache:
                 self._ended.move_to_end(id(source.cache))
         self._active[id(cache)] = _Source(ids, cache)
 
-    def end(self, cache: Any, *, keep: bool = True) -> None:
+    def end(self, cache: Cache, *, keep: bool = True) -> None:
         """Note that a cache's sequence ended; `keep` is false if the prompt is not in it."""
         source = self._active.pop(id(cache), None)
         if source is None or not keep:
@@ -89,7 +90,7 @@ class PrefixCache:
 
     @staticmethod
     def _available(source: _Source, ids: NDArray[np.int64]) -> int:
-        return min(source.common(ids), int(source.cache.length))
+        return min(source.common(ids), source.cache.length)
 
 
 def _array(ids: Sequence[int]) -> NDArray[np.int64]:

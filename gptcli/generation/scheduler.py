@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from gptcli.core.errors import RunError
 from gptcli.core.memory import is_out_of_memory
-from gptcli.engine.interface import Engine, Logits, Span
+from gptcli.engine.interface import Cache, Engine, Logits, Span
 from gptcli.generation.prefix_cache import PrefixCache
 from gptcli.generation.sequence import Sequence, Token, check_prompt
 from gptcli.sampling.processors import TextError
@@ -40,7 +40,7 @@ class Job:
     watch: Callable[[Token], bool] | None = None
     restarted: Callable[[], object] | None = None
     problem: TextError | None = None
-    cache: Any = None
+    cache: Cache | None = None
 
     def restart(self) -> None:
         """Drop the new tokens; counter-based draws will give the same ones again."""
@@ -177,6 +177,7 @@ class Scheduler:
         """What to compute of each job: one token, or as much of its prompt as the budget allows."""
         budget = PROMPT_TOKENS_PER_STEP
         for job in self._active:
+            assert job.cache is not None, "an active sequence has a cache"
             past, ids = job.sequence.uncached(job.cache.length)
             job.cache.truncate(past)
             if len(job.sequence) > job.sequence.context:  # the window slides: no position stays
