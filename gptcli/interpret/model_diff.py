@@ -7,7 +7,8 @@ at a time, so that memory does not grow with the files.
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from gptcli.checkpoint.header import DTYPE_BITS
 from gptcli.checkpoint.layouts import EMBEDDING, HEAD
 from gptcli.checkpoint.tensordata import Values, can_read
 from gptcli.interpret.canonical_weights import NamedTensor, Shape, Tying, Weights
+from gptcli.interpret.model_files import ModelFiles
 from gptcli.interpret.tensor_stats import finite_or_none
 from gptcli.model.config import GPTConfig
 
@@ -101,8 +103,40 @@ class Comparison:
         return same_names and same_tying and all(pair.is_equal for pair in self.pairs)
 
 
+def compare_models(
+    a: ModelFiles, b: ModelFiles, progress: Callable[[int], AbstractContextManager[OnRead]]
+) -> Comparison:
+    """Compare two models by the book's tensor names; by the files' own if one is no GPT-2.
+
+    Args:
+        a: the first.
+        b: the second.
+        progress: called with the bytes that will be read.
+
+    Raises:
+        RunError: a file changed, or cannot be read.
+    """
+    by_file_names = any(one.weights and one.weights.layout is None for one in (a, b))
+    weights_a, weights_b = (_weights(one, by_file_names=by_file_names) for one in (a, b))
+    with progress(bytes_to_read(weights_a, weights_b)) as on_read:
+        found = compare(weights_a, weights_b, on_read)
+    if a.config is None or b.config is None:
+        return found
+    unknown = set() if a.knows_heads and b.knows_heads else {"n_heads", "drop_rate", "tokenizer"}
+    if a.weights or b.weights:
+        unknown.add("tie_weights")  # the weights say it, in `tying`
+    return replace(found, config=_config_changes(a.config, b.config, unknown))
+
+
+def _weights(one: ModelFiles, *, by_file_names: bool) -> Weights:
+    if one.weights:
+        return Weights.of_files(one.weights.headers, None if by_file_names else one.weights.layout)
+    assert one.config is not None, "a target without weights has a config"
+    return Weights.of_config(one.config)
+
+
 def compare(a: Weights, b: Weights, on_read: OnRead = lambda _name, _read: None) -> Comparison:
-    """Compare tensors of the same name; `config` stays empty (see `config_changes`).
+    """Compare tensors of the same name; `config` stays empty.
 
     Raises:
         RunError: a file changed while it was being read, or cannot be read.
@@ -141,7 +175,7 @@ def _tensors(a: Weights, b: Weights) -> tuple[dict[str, NamedTensor], dict[str, 
     return ours, theirs
 
 
-def config_changes(
+def _config_changes(
     a: GPTConfig, b: GPTConfig, unknown: set[str]
 ) -> dict[str, tuple[object, object]]:
     """The keys whose values differ in A and B; `unknown` ones are left out."""

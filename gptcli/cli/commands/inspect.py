@@ -121,7 +121,7 @@ def inspect(
         found = analyse(model, analysis, every_map=outputs.html is not None)
     if not is_run or outputs.html is not None:
         files = read_model_files(model.model, model.config, model.weights)
-    measures = _measured(files) if files and stats else None
+    measures = _statistics(files) if files and stats else None
     outputs.write(Findings(files, measures, found, details, analysis.top))
 
 
@@ -134,19 +134,34 @@ def _refuse_beside_two(names: Sequence[str], options: Sequence[str]) -> None:
 
 
 def _compare(a: str, b: str, *, as_json: bool, details: bool) -> None:
-    from gptcli.cli.render.diff_report import compare_models, diff_document, show_diff
+    from gptcli.cli.render.diff_report import diff_document, show_diff
+    from gptcli.cli.render.progress import reading
+    from gptcli.interpret.model_diff import compare_models
 
-    found = compare_models(read_model_files(a, None, None), read_model_files(b, None, None))
+    ours, theirs = (read_model_files(name, None, None) for name in (a, b))
+    found = compare_models(ours, theirs, reading)
     if as_json:
         console.print_json(diff_document((a, b), found))
     else:
         show_diff((a, b), found, details=details)
 
 
-def _measured(files: ModelFiles) -> "list[Stats]":
-    from gptcli.cli.render.stats_report import read_statistics
+def _statistics(files: ModelFiles) -> "list[Stats]":
+    """Read every tensor.
 
-    return read_statistics(files)
+    Raises:
+        InputError: the target has no weights.
+        RunError: a file changed, or cannot be read.
+    """
+    from gptcli.cli.render.progress import reading
+    from gptcli.interpret.tensor_stats import statistics
+
+    if files.weights is None:
+        problem = "has no weights whose values could be measured"
+        raise InputError(shown(files.target.name), problem)
+    headers = files.weights.headers
+    with reading(2 * sum(header.size - header.header_bytes for header in headers)) as on_read:
+        return list(statistics(headers, on_read))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,25 +2,16 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
 from gptcli.cli.render.inspect_report import IN_BLOCK, rows_by_block, shape_text
-from gptcli.cli.render.progress import reading
 from gptcli.cli.render.table import Report, Row, body_row
 from gptcli.core.escape import listed, shown
 from gptcli.core.units import plural
-from gptcli.interpret.canonical_weights import NamedTensor, Weights
-from gptcli.interpret.model_diff import (
-    Comparison,
-    Distance,
-    Pair,
-    bytes_to_read,
-    compare,
-    config_changes,
-)
-from gptcli.interpret.model_files import ModelFiles
+from gptcli.interpret.canonical_weights import NamedTensor
+from gptcli.interpret.model_diff import Comparison, Distance, Pair
 
 MOST_ROWS, MOST_VALUES = 6, 10  # without --details
 SCHEMA = "gptcli.inspect-diff/1"
@@ -30,34 +21,6 @@ TYING = {
     "copied": "tied: the head is a copy of the embedding",
     "own": "a head of its own",
 }
-
-
-def compare_models(a: ModelFiles, b: ModelFiles) -> Comparison:
-    """Compare two targets by the book's tensor names; by the files' own if one is no GPT-2.
-
-    Raises:
-        RunError: a file changed, or cannot be read.
-    """
-    raw = any(one.weights and one.weights.layout is None for one in (a, b))
-    weights_a, weights_b = _weights(a, raw=raw), _weights(b, raw=raw)
-    with reading(bytes_to_read(weights_a, weights_b)) as on_read:
-        found = compare(weights_a, weights_b, on_read)
-    if a.config and b.config:
-        unknown = (
-            set() if a.knows_heads and b.knows_heads else {"n_heads", "drop_rate", "tokenizer"}
-        )
-        unknown.add("tie_weights")  # the weights say it, in `tying`
-        if a.weights is None and b.weights is None:
-            unknown.remove("tie_weights")
-        found = replace(found, config=config_changes(a.config, b.config, unknown))
-    return found
-
-
-def _weights(one: ModelFiles, *, raw: bool) -> Weights:
-    if one.weights:
-        return Weights.of_files(one.weights.headers, None if raw else one.weights.layout)
-    assert one.config is not None, "a target without weights has a config"
-    return Weights.of_config(one.config)
 
 
 def diff_document(names: tuple[str, str], found: Comparison) -> dict[str, Any]:

@@ -6,13 +6,11 @@ from typing import Any
 
 from gptcli.checkpoint.header import MAX_NAME
 from gptcli.cli.render.inspect_report import IN_BLOCK
-from gptcli.cli.render.progress import reading
 from gptcli.cli.render.table import WRONG, Canvas, Report, Row, body_row
-from gptcli.core.errors import InputError
 from gptcli.core.escape import listed, shown
 from gptcli.core.units import plural
 from gptcli.interpret.model_files import ModelFiles
-from gptcli.interpret.tensor_stats import Stats, merged, statistics
+from gptcli.interpret.tensor_stats import Stats, merged
 
 BARS = "▁▂▃▄▅▆▇█"
 COLUMNS = ("min", "max", "mean", "deviation", "norm")
@@ -21,21 +19,6 @@ EXPLANATION = (
     "norm the square root of the sum of squares. The bars are 12 equal ranges from min to max. "
     "Damaged values are NaN or infinite."
 )
-
-
-def read_statistics(files: ModelFiles) -> list[Stats]:
-    """Read every tensor of a target's files.
-
-    Raises:
-        InputError: the target has no weights.
-        RunError: a file changed, or cannot be read.
-    """
-    if files.weights is None:
-        problem = "has no weights whose values could be measured"
-        raise InputError(shown(files.target.name), problem)
-    headers = files.weights.headers
-    with reading(2 * sum(header.size - header.header_bytes for header in headers)) as on_read:
-        return list(statistics(headers, on_read))
 
 
 def stats_document(measures: Sequence[Stats]) -> list[dict[str, Any]]:
