@@ -57,11 +57,11 @@ def require_unicode(name: str, text: str) -> None:
         raise BadRecordError("not_unicode", f"{name}: not valid Unicode ({found})") from None
 
 
-def parse_params(given: Mapping[str, Any], default: SamplingParams) -> SamplingParams:
-    """The job's sampling parameters, changed by those of the record."""
+def parse_params(
+    given: Mapping[str, Any], default: SamplingParams, recommended: Mapping[str, float]
+) -> SamplingParams:
+    """The job's sampling parameters, changed by those of the record; then the recommended ones."""
     changes = {name: given[name] for name in SAMPLING_FIELDS if name in given}
-    if not changes:
-        return default
     # A record's constraint replaces the job's, whatever its kind.
     if any(changes.get(name) for name in CONSTRAINTS):
         changes = {"json_schema": None, "regex": None, "choices": (), "grammar": None, **changes}
@@ -72,10 +72,12 @@ def parse_params(given: Mapping[str, Any], default: SamplingParams) -> SamplingP
     if type(changes.get("ignore_eos", False)) is not bool:
         refuse_type("ignore_eos", "true or false", changes["ignore_eos"])
     try:
-        return replace(default, **changes)
+        params = replace(default, **changes) if changes else default
     except UsageError as error:
         name = error.where.lstrip("-").replace("-", "_")
         raise BadRecordError("wrong_value", f"{name}: {error.problem}") from None
+    others = {name: value for name, value in recommended.items() if name not in changes}
+    return params.with_recommended(others)
 
 
 def parse_special(given: Mapping[str, Any], default: bool) -> bool:

@@ -78,6 +78,8 @@ class JobSpec:
     Attributes:
         seed: with the record's name, the sample's number and the position it decides a draw.
         params: sampling of records that set none of their own.
+        recommended: the model's values for sampling options that neither the command line nor a
+            record gives; a greedy record does without.
         stop: strings that end a text, left out of it unless `keep_stop`.
         overflow: what happens at the end of the context; "error" fails the record.
         num_samples: completions per record.
@@ -96,6 +98,7 @@ class JobSpec:
 
     seed: int = 0
     params: SamplingParams = field(default_factory=SamplingParams)
+    recommended: Mapping[str, float] = field(default_factory=dict)
     stop: Stop = ()
     keep_stop: KeepStop = False
     overflow: Overflow = "stop"
@@ -152,6 +155,9 @@ class JobSpec:
         for name in CONSTRAINTS:
             if not sampling[name]:  # as in the headers of before there were constraints
                 del sampling[name]
+        own["recommended"] = dict(self.recommended)
+        if not self.recommended:
+            del own["recommended"]
         return {**sampling, **own, "stop": list(self.stop)}
 
     @classmethod
@@ -170,6 +176,7 @@ class JobSpec:
         biases = tuple((id, float(bias)) for id, bias in sampling.pop("logit_bias", ()))
         choices = tuple(sampling.pop("choices", ()))
         params = SamplingParams(**sampling, logit_bias=biases, choices=choices)
+        SamplingParams(**values.get("recommended", {}))  # checks the values
         stop = tuple(values.pop("stop", ()))
         openai = values.pop("openai", None)
         values["openai"] = None if openai is None else OpenAIDefaults(**openai)

@@ -190,7 +190,7 @@ def _record(
         sha256=line.sha256,
         id=id,
         prompt=_prompt(given, spec),
-        params=parse_params(given, spec.params),
+        params=parse_params(given, spec.params, spec.recommended),
         special=parse_special(given, spec.special),
         stop=parse_stop(given, spec.stop),
         num_samples=parse_num_samples(given, spec.num_samples),

@@ -6,12 +6,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptcli.model.config import GPTConfig, read_config
-
-if TYPE_CHECKING:
-    from gptcli.sampling.params import SamplingParams
 
 BUILT_IN = "stories"
 _PACKAGE = Path(__file__).parents[1]
@@ -84,18 +81,13 @@ def named_preset(model: str | None, *parts: object) -> Preset | None:
     return None if any(parts) else PRESETS.get(BUILT_IN if model is None else model)
 
 
-def with_recommended(
-    params: "SamplingParams", is_given: Callable[[str], bool], model: str | None, *parts: object
-) -> "SamplingParams":
-    """`params` with what the preset of `named_preset` recommends for those that were not given.
-
-    Greedy params stay as they are: the recommended values are for drawing a token.
-    """
+def recommended_sampling(
+    is_given: Callable[[str], bool], model: str | None, *parts: object
+) -> dict[str, float]:
+    """What the preset of `named_preset` recommends for sampling options that were not given."""
     preset = named_preset(model, *parts)
-    if preset is None or params.greedy:
-        return params
-    own = {name: value for name, value in preset.sampling.items() if not is_given(name)}
-    return replace(params, **own)
+    values = preset.sampling if preset else {}
+    return {name: value for name, value in values.items() if not is_given(name)}
 
 
 def configs_directory() -> Path:

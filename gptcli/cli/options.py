@@ -48,14 +48,14 @@ def with_target(model: ModelSpec, target: str | None) -> ModelSpec:
 
 def sampling(
     context: typer.Context, params: SamplingParams, model: ModelSpec, *, greedy: bool
-) -> SamplingParams:
-    """The sampling parameters, with the model's recommended values for those not given."""
-    from gptcli.checkpoint.presets import with_recommended
+) -> tuple[SamplingParams, dict[str, float]]:
+    """The given sampling parameters, and the model's recommended values for those not given."""
+    from gptcli.checkpoint.presets import recommended_sampling
 
     if greedy:
         params = replace(params, temperature=0.0)
     parts = (model.config, model.weights)
-    return with_recommended(params, lambda name: was_given(context, name), model.model, *parts)
+    return params, recommended_sampling(lambda name: was_given(context, name), model.model, *parts)
 
 
 # Options of gptcli itself and of each command. They set `console.Settings` and are not passed on.

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from gptcli.checkpoint.presets import with_recommended
+from gptcli.checkpoint.presets import recommended_sampling
 from gptcli.checkpoint.quantized import refuse_other_dtype
 from gptcli.checkpoint.resolve import Target, resolve
 from gptcli.checkpoint.weights import Checkpoint, Weights, open_checkpoint
@@ -250,7 +250,8 @@ class LLM:
         if params is None:
             params, spec = make(SamplingParams, **sampling), self.spec
             parts = (spec.config, spec.weights)
-            params = with_recommended(params, sampling.__contains__, spec.model, *parts)
+            values = recommended_sampling(sampling.__contains__, spec.model, *parts)
+            params = params.with_recommended(values)
         elif sampling:
             raise UsageError(next(iter(sampling)), "cannot be used together with `params`")
         for name, annotation, value in (

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -196,6 +196,10 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the token with the greatest logit is taken, and nothing is drawn."""
         return self.temperature < GREEDY_BELOW
+
+    def with_recommended(self, values: Mapping[str, Any]) -> "SamplingParams":
+        """With a model's recommended values; they are for drawing, so greedy params stay."""
+        return self if self.greedy or not values else replace(self, **values)
 
     @property
     def penalizes(self) -> bool:

@@ -256,6 +256,24 @@ def test_a_record_may_set_every_sampling_field() -> None:
     assert {*values, "logit_bias", *CONSTRAINTS} == set(SAMPLING_FIELDS)
 
 
+@pytest.mark.parametrize(
+    ("job", "given", "expected"),
+    [
+        (0.8, {}, (0.6, 1.1)),
+        (0.8, {"top_k": 3}, (0.6, 1.1)),
+        (0.8, {"temperature": 0.9}, (0.9, 1.1)),
+        (0.8, {"temperature": 0}, (0, 1)),
+        (0.8, {"temperature": 0, "repetition_penalty": 1.3}, (0, 1.3)),
+        (0, {}, (0, 1)),
+    ],
+)
+def test_a_models_recommended_values_are_for_records_that_draw(job, given, expected) -> None:
+    recommended = {"temperature": 0.6, "repetition_penalty": 1.1}
+    params = replace(SPEC.params, temperature=job)
+    found = record({"prompt": "a", **given}, params=params, recommended=recommended).params
+    assert (found.temperature, found.repetition_penalty) == expected
+
+
 def test_a_record_has_one_constraint_in_place_of_the_jobs() -> None:
     job = replace(SPEC.params, regex="a+")
     schema = {"type": "object"}

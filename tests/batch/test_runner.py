@@ -445,6 +445,7 @@ def test_a_spec_survives_its_header() -> None:
     spec = JobSpec(
         seed=3,
         params=SamplingParams(logit_bias=((1, float("-inf")), (2, 1.5)), top_k=4),
+        recommended={"temperature": 0.6},
         stop=("a", "b"),
         truncate_prompt="left",
         shard=Shard(2, 3),

@@ -129,13 +129,14 @@ def batch(
     130/143/129 interrupted. After 1 or an interruption, continue with --resume.
     """
     console.Settings.quiet = quiet
-    params = sampling(context, spec.params, model, greedy=greedy)
+    params, recommended = sampling(context, spec.params, model, greedy=greedy)
     model = replace(model, engine="auto" if cluster.engine == "ray" else cluster.engine)
     form = _form(options.input, text=text)
     spec = replace(
         spec,
         seed=seed_of(model),
         params=params,
+        recommended=recommended,
         form=form,
         column=(spec.column or "prompt") if form == "table" else None,
         openai=_openai_defaults(context, params),

@@ -56,7 +56,8 @@ def generate(
     """
     console.Settings.quiet = quiet
     options.refuse_unused(lambda name: was_given(context, name))
-    params = sampling(context, params, model, greedy=greedy)
+    params, recommended = sampling(context, params, model, greedy=greedy)
+    params = params.with_recommended(recommended)
     prompt = source.read()
     if options.beams is not None and params.constraint is not None:
         raise UsageError("beams", f"cannot be used together with `{params.constraint.kind}`")
