@@ -80,6 +80,11 @@ def test_nothing_is_lost_in_a_window_that_is_resized(text, widths, places):
     assert dense("".join(screen.display)) == dense(text)
 
 
+def test_an_accent_stays_with_its_letter_in_a_window_that_got_narrow() -> None:
+    screen = screen_of(["aaae", "\u0301", "b"], 30, [12, 3, 3])
+    assert [normalize("NFC", line) for line in lines_of(screen)[:2]] == ["aaa\xe9", "b"]
+
+
 @pytest.mark.parametrize(
     ("pieces", "lines"),
     [

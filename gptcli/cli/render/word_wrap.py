@@ -81,7 +81,7 @@ class WordWrap:
         else:
             if self._may_break_before(character, width):
                 self._end_word()
-            if self._column + width > room:
+            if width and self._column + width > room:  # an accent stays with its letter
                 self._break(width, room)
             self._send((character, style), width)
         self._before = character
