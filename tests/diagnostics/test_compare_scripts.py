@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from math import isfinite
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def test_the_engines_write_the_same_tokens_and_are_set_side_by_side(tmp_path: Pa
     assert agreed == {"gptcli": "8 of 8", "transformers": "8 of 8"}
     (ratios,) = [row for row in rows if row[0] == "32"]
     assert ratios[1:3] == ["transformers float32", "float32"]
-    assert all(isfinite(float(ratio)) for ratio in ratios[3:])
+    assert all(float(ratio) > 0 for ratio in ratios[3:])
 
 
 @pytest.mark.slow
