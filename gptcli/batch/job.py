@@ -155,8 +155,7 @@ class JobSpec:
         for name in CONSTRAINTS:
             if not sampling[name]:  # as in the headers of before there were constraints
                 del sampling[name]
-        own["recommended"] = dict(self.recommended)
-        if not self.recommended:
+        if not self.recommended:  # as in the headers of other models
             del own["recommended"]
         return {**sampling, **own, "stop": list(self.stop)}
 

@@ -246,12 +246,12 @@ class BatchWorker:
         )
 
     def _require_known(self, record: Record) -> None:
-        n_vocab = self.tokenizer.n_vocab
         ids = [id for id, _ in record.params.logit_bias]
         ids += record.prompt if isinstance(record.prompt, tuple) else ()
-        if ids and max(ids) >= n_vocab:
-            found = f"{max(ids)}, expected below {n_vocab}"
-            raise BadRecordError("wrong_value", f"a token id is not in the vocabulary ({found})")
+        try:
+            self.tokenizer.require_known(ids, "prompt")
+        except UsageError as error:
+            raise BadRecordError("wrong_value", error.problem) from None
 
     def _encode(self, record: Record) -> list[int]:
         if isinstance(record.prompt, tuple):
