@@ -38,7 +38,7 @@ class Run:
         first: time to first token, of the short prompt.
         decode: all tokens after the first.
         batch: the whole batch, its prefill too; None without a batch.
-        outside: the part of `decode` outside the engine: sampling and the loop.
+        outside_engine: the part of `decode` outside the engine: sampling and the loop.
         peak: bytes. On a CPU the peak memory of the process by the end of decoding, less what it
             held before the model was loaded; None after the first run, and where the system does
             not tell. On a GPU the peak memory that PyTorch allocated.
@@ -50,7 +50,7 @@ class Run:
     first: float
     decode: float
     batch: float | None
-    outside: float
+    outside_engine: float
     peak: int | None
     machine: Machine
 
@@ -89,10 +89,10 @@ class Report:
         decode: tokens/s.
         batch: new tokens/s; the time of the prefill is included.
         token: seconds per token of `decode`.
-        outside: seconds per token outside the engine.
+        outside_engine: seconds per token outside the engine.
         memory: bytes/s that decode must read and write.
-        products: FLOP/s of the prefill's matmuls.
-        batch_products: FLOP/s of the batch's, its prefill included.
+        prefill_matmul: FLOP/s of the prefill's matmuls.
+        batch_matmul: FLOP/s of the batch's, its prefill included.
         copy: bytes/s of the machine's copy.
         weights: bytes of weights that a token reads.
         peak: bytes, see `Run`.
@@ -104,10 +104,10 @@ class Report:
     decode: Spread
     batch: Spread | None
     token: Spread
-    outside: Spread
+    outside_engine: Spread
     memory: RateComparison
-    products: RateComparison
-    batch_products: RateComparison | None
+    prefill_matmul: RateComparison
+    batch_matmul: RateComparison | None
     copy: Spread
     weights: int
     peak: int | None
@@ -152,7 +152,7 @@ def run(
         first=first,
         decode=decode,
         batch=_batch_seconds(engine, work) if work.rows else None,
-        outside=decode - in_engine,
+        outside_engine=decode - in_engine,
         peak=_gpu_peak(device) if on_gpu else _peak_growth(before, peak_before),
         machine=machine.measure(
             weight_bytes(config, width), work.product, threads, device, native=native
@@ -215,12 +215,12 @@ def report(
         if batches
         else None,
         token=Spread.of([one.decode / decoded for one in runs]),
-        outside=Spread.of([one.outside / decoded for one in runs]),
+        outside_engine=Spread.of([one.outside_engine / decoded for one in runs]),
         memory=_compare([(moved / one.decode, one.machine.memory) for one in runs]),
-        products=_compare(
+        prefill_matmul=_compare(
             [(prefill_flops(config, work.prefill) / o.prefill, o.machine.product) for o in runs]
         ),
-        batch_products=_compare(
+        batch_matmul=_compare(
             [(work.rows * row_flops / seconds, one.machine.product) for one, seconds in batches]
         )
         if batches

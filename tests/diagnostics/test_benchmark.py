@@ -28,7 +28,14 @@ TINY = ["--prefill", "8", "-n", "3", "--rows", "2", "--row-tokens", "2", "--prod
 
 def run_of(**seconds: float | None) -> Run:
     """A run that took these seconds on a machine of 1 GB/s and 1 GFLOP/s."""
-    times = {"load": 1.0, "prefill": 2.0, "first": 0.5, "decode": 4.0, "batch": 3.0, "outside": 1.0}
+    times = {
+        "load": 1.0,
+        "prefill": 2.0,
+        "first": 0.5,
+        "decode": 4.0,
+        "batch": 3.0,
+        "outside_engine": 1.0,
+    }
     return Run(**(times | seconds), peak=None, machine=Machine(0.5e9, 1e9, 1e9))  # type: ignore[arg-type]
 
 
@@ -77,7 +84,7 @@ def test_flops_of_many_tokens_are_the_sums_of_each() -> None:
 @pytest.mark.parametrize("native", [False, pytest.param(True, marks=needs_kernels)])
 def test_a_run_measures_everything(native: bool) -> None:
     made = run(lambda: engine_of(untrained(CONFIG, 0)), WORK, "float32", 2, native=native)
-    times = [made.load, made.prefill, made.first, made.decode, made.batch, made.outside]
+    times = [made.load, made.prefill, made.first, made.decode, made.batch, made.outside_engine]
     assert all(seconds is not None and seconds > 0 for seconds in times)
     rates = [made.machine.read, made.machine.copy, made.machine.product]
     assert all(rate > 0 for rate in rates)
@@ -98,7 +105,7 @@ def test_no_rows_leave_out_the_batch() -> None:
     said = report([made], CONFIG, work, "float32")
     assert made.batch is None
     assert said.batch is None
-    assert said.batch_products is None
+    assert said.batch_matmul is None
 
 
 def test_the_report_by_hand() -> None:
@@ -106,7 +113,7 @@ def test_the_report_by_hand() -> None:
     said = report(runs, CONFIG, WORK, "float32")
     assert said.decode == Spread(1.0, 0.5, 2.0)  # 4 tokens after the first
     assert said.token == Spread(1.0, 0.5, 2.0)
-    assert said.outside == Spread(0.25, 0.25, 0.25)
+    assert said.outside_engine == Spread(0.25, 0.25, 0.25)
     assert said.prefill == Spread(8.0, 8.0, 8.0)
     assert said.batch == Spread(2.0, 1.5, 3.0)  # 9 tokens
     # Tokens 2 to 5 see 5 to 8 tokens: 4 of the prompt and those before them.
@@ -114,7 +121,7 @@ def test_the_report_by_hand() -> None:
     assert said.memory.model.median == pytest.approx(moved / 4)
     assert said.memory.machine.median == 1e9
     assert said.memory.share.median == pytest.approx(moved / 4 / 1e9)
-    assert said.products.model.median == pytest.approx(prefill_flops(CONFIG, 16) / 2)
+    assert said.prefill_matmul.model.median == pytest.approx(prefill_flops(CONFIG, 16) / 2)
 
 
 def test_a_short_context_shortens_what_was_not_asked_for() -> None:

@@ -48,15 +48,15 @@ def _rows(work: dict[str, int], summary: dict[str, Any]) -> Iterator[Row]:
     yield _speed(f"prefill of {work['prefill']}", summary["prefill"], 1, "tok/s")
     yield _speed(f"decode {work['new_tokens']}", summary["decode"], 1, "tok/s")
     yield _speed("  each token", summary["token"], 1e3, "ms")
-    yield _speed("  outside the engine", summary["outside"], 1e3, "ms")
+    yield _speed("  outside the engine", summary["outside_engine"], 1e3, "ms")
     if summary["batch"]:
         name = f"batch, {work['rows']} x {work['row_tokens']}"
         yield _speed(name, summary["batch"], 1, "tok/s")
     yield from _section("Compared with the machine", ("model", "machine", "share"))
     yield _comparison("decode, memory", summary["memory"], "GB/s")
-    yield _comparison("prefill, matmul", summary["products"], "GFLOP/s")
-    if summary["batch_products"]:
-        yield _comparison("batch, matmul", summary["batch_products"], "GFLOP/s")
+    yield _comparison("prefill, matmul", summary["prefill_matmul"], "GFLOP/s")
+    if summary["batch_matmul"]:
+        yield _comparison("batch, matmul", summary["batch_matmul"], "GFLOP/s")
     yield from _section("Memory", ("",))
     yield Row(("weights read per token", bytes_text(summary["weights"])), "  ", "  ")
     yield Row(("peak, one sequence", _peak(summary["peak"])), "  ", "  ")
