@@ -18,6 +18,12 @@ from typing import Any, NoReturn
 from gptcli.core.errors import InputError, RunError, UsageError
 from gptcli.core.escape import shown
 
+try:
+    import fcntl
+except ImportError:  # not Unix: no lock, so two writers go unnoticed
+    fcntl = None  # type: ignore[assignment]
+
+_BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _KINDS = {
     stat.S_IFDIR: "directory",
     stat.S_IFIFO: "named pipe",
@@ -208,3 +214,35 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(fd: int, path: Path) -> None:
+    """Lock an open file or directory until it is closed; a system without locks does nothing.
+
+    Raises:
+        RunError: another process has locked it.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _BUSY:
+            raise RunError(shown(path), "another process is writing it") from None
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """Context in which no other process can lock the directory.
+
+    Raises:
+        RunError: another process has locked it.
+    """
+    if os.name != "posix":  # a directory cannot be opened
+        yield
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        lock(fd, path)
+        yield
+    finally:
+        os.close(fd)

@@ -101,6 +101,18 @@ def test_a_signal_ends_it_with_its_code_and_nothing_is_lost(tmp_path: Path, text
     assert leftovers(directory) == DONE
 
 
+def test_a_second_process_does_not_train_in_the_same_directory(tmp_path: Path, text: Path) -> None:
+    directory = tmp_path / "model"
+    first = start(text, "-o", directory, "--steps", 100_000)
+    wait_for_state(directory, first)
+    code, out, err = train(text, "-o", directory, "--steps", 100_000, "--resume")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == f"gptcli: error: {directory}: another process is writing it"
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_pieces(tmp_path: Path, text: Path) -> None:
     directory = tmp_path / "model"
 

@@ -16,17 +16,12 @@ from typing import Any
 
 from gptcli.core.errors import RunError, UsageError
 from gptcli.core.escape import shown
+from gptcli.core.files import lock
 from gptcli.core.units import plural
-
-try:
-    import fcntl
-except ImportError:  # not Unix: no lock, so two writers go unnoticed
-    fcntl = None  # type: ignore[assignment]
 
 EXISTS_HINT = "Continue it with `resume`, or write it anew with `overwrite`"
 LINES_PER_SYNC, SECONDS_PER_SYNC = 64, 2.0
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _CHUNK = 1 << 20
 _MAX_LINE = 1 << 28
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -181,13 +176,7 @@ class Journal:
             raise self._write_error(error) from None
 
     def _lock(self) -> None:
-        try:
-            if fcntl is not None:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _BUSY:
-                raise RunError(shown(self.path), "another process is writing it") from None
-            # a file system without locks: go on without one
+        lock(self._fd, self.path)
         self._refuse_replaced()
 
     def _refuse_replaced(self) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from gptcli.cli.render.progress import TrainingProgress, downloads
 from gptcli.core import signals
 from gptcli.core.errors import RunError, UsageError
 from gptcli.core.escape import shown
+from gptcli.core.files import locked_directory
 from gptcli.core.options import Option, check
 from gptcli.core.units import plural
 from gptcli.model.config import GPTConfig, read_config
@@ -164,14 +166,16 @@ def run_training(request: TrainRequest) -> None:
 def _train(request: TrainRequest, group: "Group") -> None:
     from gptcli.train.setup import prepare
 
-    started = request.resume and (request.recipe.directory / STATE).exists()
+    recipe = request.recipe
+    started = request.resume and (recipe.directory / STATE).exists()
     with console.waiting("reading the texts ..."):
-        job = prepare(request.recipe, request.settings, group, resume=started)
+        job = prepare(recipe, request.settings, group, resume=started)
     progress = job.trainer.progress
     if group.is_leader:
         _announce(job)
     view = TrainingProgress(job.settings.steps, progress, group.is_leader)
-    with signals.deferred() as interrupted, view:
+    lock = locked_directory(recipe.directory) if group.is_leader else nullcontext()
+    with lock, signals.deferred() as interrupted, view:
         for report in job.trainer.run(interrupted):
             view.show(report)
     if progress.step < job.settings.steps and not progress.stopped:
