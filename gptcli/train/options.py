@@ -60,6 +60,8 @@ class TrainSettings:
         average: decay of the moving average of the weights.
         seed: of initialisation, dropout, shuffling and mixture.
         precision: auto is bfloat16 where the processor computes it fast.
+        token_dropout: probability that an input token's embedding is zeros for a step (Gal and
+            Ghahramani, arXiv 1512.05287, section 4.2; they hide a word everywhere in a sequence).
     """
 
     steps: Annotated[
@@ -121,6 +123,16 @@ class TrainSettings:
     attention_dropout: Annotated[
         bool, Option("Dropout in the attention too; without it a CPU is faster.", OPTIMIZER)
     ] = True
+    token_dropout: Annotated[
+        float,
+        Option(
+            "Share of the tokens read that is hidden: for short texts, read many times.",
+            OPTIMIZER,
+            metavar="X",
+            ge=0,
+            lt=1,
+        ),
+    ] = 0.0
     eval_every: Annotated[int, Option("Steps between validations.", CHECKS, metavar="N", ge=1)] = (
         200
     )

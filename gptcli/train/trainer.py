@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,6 +70,11 @@ class Objective(nn.Module):
         )
 
 
+def _drop_tokens(rate: float, module: nn.Module, inputs: object, embeddings: Tensor) -> Tensor:
+    """(B, T, E) embeddings → the same, while training with whole tokens set to 0."""
+    return F.dropout1d(embeddings, rate, training=module.training)
+
+
 class Trainer:
     """The training loop, and everything that a step needs.
 
@@ -98,6 +104,8 @@ class Trainer:
         if not settings.attention_dropout:
             for block in model.trf_blocks:
                 cast(TransformerBlock, block).att.drop_rate = 0.0
+        if settings.token_dropout:
+            model.tok_emb.register_forward_hook(partial(_drop_tokens, settings.token_dropout))
         self._use_bfloat16 = wants_bfloat16(settings.precision, self.group.device)
         self._average = (
             optimizers.WeightAverage(model, settings.average) if settings.average else None

@@ -176,6 +176,22 @@ def test_dropout_matters_and_can_be_kept_out_of_the_attention(tmp_path: Path, te
     assert len(set(losses.values())) == 3
 
 
+def test_token_dropout_hides_whole_tokens_while_training_only(tmp_path: Path, text: Path) -> None:
+    plain = job_in(tmp_path / "plain", text).trainer
+    hiding = job_in(tmp_path / "hiding", text, replace(SETTINGS, token_dropout=0.25)).trainer
+    model = hiding._model
+    ids = torch.randint(0, model.config.vocab_size, (64, 16))
+    embeddings = model.tok_emb.weight[ids]
+
+    torch.testing.assert_close(model.eval().tok_emb(ids), embeddings)
+    read = model.train().tok_emb(ids)
+    shown = (read != 0).any(-1)
+    assert 0.2 < 1 - shown.float().mean().item() < 0.3  # 0.013 is one standard deviation
+    torch.testing.assert_close(read[shown], embeddings[shown] / 0.75)
+
+    assert next(iter(plain.run())).loss != next(iter(hiding.run())).loss
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_can_be_stored_in_half_the_bytes(tmp_path: Path, text: Path, dtype: str) -> None:
     job = job_in(tmp_path, text, weights_dtype=dtype)
