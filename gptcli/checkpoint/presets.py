@@ -70,7 +70,7 @@ _STORIES = Preset(
     BUILT_IN,
     "short stories; inside the package",
     "",
-    sampling={"temperature": 0.6, "repetition_penalty": 1.1},
+    sampling={"temperature": 0.6, "repetition_penalty": 1.15},
 )
 
 PRESETS: dict[str, Preset] = {p.name: p for p in (_STORIES, *_UNTRAINED, *_OF_OPENAI, _DISTILLED)}

@@ -129,7 +129,7 @@ class SamplingParams:
     repetition_penalty: Annotated[
         float,
         Option(
-            "Weaken tokens already in prompt or text; 1 is off. For the built-in model 1.1.",
+            "Weaken tokens already in prompt or text; 1 is off. For the built-in model 1.15.",
             SAMPLING,
             metavar="X",
             ge=0.01,
