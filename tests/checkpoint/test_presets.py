@@ -81,7 +81,7 @@ def test_the_books_files_hold_the_seven_keys_and_no_more() -> None:
     [
         ([], (0.6, 1.15)),
         (["-m", "stories"], (0.6, 1.15)),
-        (["-t", "1.5"], (1.5, 1.1)),
+        (["-t", "1.5"], (1.5, 1.15)),
         (["--repetition-penalty", "1"], (0.6, 1)),
         (["--greedy"], (0, 1)),
         (["-t", "0"], (0, 1)),
