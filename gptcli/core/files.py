@@ -217,7 +217,9 @@ def _sync(path: Path) -> None:
 
 
 def lock(fd: int, path: Path) -> None:
-    """Lock an open file or directory until it is closed; a system without locks does nothing.
+    """Lock an open file or directory until it is closed.
+
+    Does nothing on systems and file systems without locks.
 
     Raises:
         RunError: another process has locked it.

@@ -126,7 +126,7 @@ class TrainSettings:
     token_dropout: Annotated[
         float,
         Option(
-            "Share of the tokens read that is hidden: for short texts, read many times.",
+            "Probability of hiding each input token: against overfitting on a short text.",
             OPTIMIZER,
             metavar="X",
             ge=0,

@@ -71,7 +71,7 @@ class Objective(nn.Module):
 
 
 def _drop_tokens(rate: float, module: nn.Module, inputs: object, embeddings: Tensor) -> Tensor:
-    """(B, T, E) embeddings → the same, while training with whole tokens set to 0."""
+    """(B, T, E) embeddings → the same; while training, some tokens 0, others / (1 - rate)."""
     return F.dropout1d(embeddings, rate, training=module.training)
 
 

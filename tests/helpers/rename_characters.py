@@ -1,8 +1,8 @@
 """Copy a text of stories with other names for their characters: `rename_characters.py IN OUT`.
 
 A model that reads a story again under other names learns to keep to the names it was given. Names
-are found by their capital letters; he or she is told by the pronouns that follow. A new name is of
-the same kind, half of the time one that the text seldom has.
+are found by their capital letters, their gender by the pronouns that follow. A new name has the
+same gender; half of the time it comes from the lists below, whose names are rare in the stories.
 """
 
 import gzip
@@ -10,12 +10,14 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-END = "\n<|endoftext|>\n"
+from gptcli.train.text_files import SEPARATOR, read_text
+
+END = f"\n{SEPARATOR}\n"
 SEED = 18
 LEAST = 3  # times that a word must stand as a name to be one
 SHARE = 0.85  # of the names of a story that are changed
@@ -75,14 +77,8 @@ HERS = listed(
 )
 
 
-def stories(path: str) -> list[str]:
-    """The documents of a gzip text."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [story for story in file.read().split(END) if story.strip()]
-
-
-def names_by_pronoun(texts: list[str]) -> tuple[list[str], list[str]]:
-    """The names of the texts that mostly `he`, and that mostly `she` follows."""
+def names_by_pronoun(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names that are mostly followed by `he`, and those by `she`."""
     as_name, in_lower = Counter[str](), Counter[str]()
     for text in texts:
         as_name.update(NAME_IN_A_SENTENCE.findall(text))
@@ -104,37 +100,36 @@ def names_by_pronoun(texts: list[str]) -> tuple[list[str], list[str]]:
     )
 
 
-def renamed(texts: list[str]) -> Iterator[str]:
+def renamed(texts: Sequence[str]) -> Iterator[str]:
     """Each story with new names; stories without a known name are left out."""
     draw = random.Random(SEED)
     known = names_by_pronoun(texts)
-    kind = {name: number for number in (0, 1) for name in known[number]}
+    gender = {name: number for number in (0, 1) for name in known[number]}
     for text in texts:
         words = CAPITALISED.findall(text)
         taken, new = set(words), dict[str, str]()
-        for name in sorted(taken & kind.keys()):
+        for name in sorted(taken & gender.keys()):
             if draw.random() > SHARE:
                 continue
-            seldom = (HIS, HERS)[kind[name]]
-            pool = known[kind[name]] if draw.random() < 0.5 else seldom
-            free = [other for other in pool if other not in taken] or seldom
-            new[name] = draw.choice(free)
+            rare = (HIS, HERS)[gender[name]]
+            pool = known[gender[name]] if draw.random() < 0.5 else rare
+            free = [other for other in pool if other not in taken]
+            new[name] = draw.choice(free or [other for other in rare if other not in taken])
             taken.add(new[name])
         if new:
-            pattern = r"\b(" + "|".join(new) + r")\b"
-            yield re.sub(pattern, partial(new_name, new), text)
+            yield CAPITALISED.sub(partial(new_name, new), text)
 
 
-def new_name(new: dict[str, str], match: re.Match[str]) -> str:
-    """What a name is replaced by."""
-    return new[match[0]]
+def new_name(new: Mapping[str, str], match: re.Match[str]) -> str:
+    """The new name of a renamed character; any other word itself."""
+    return new.get(match[0], match[0])
 
 
 def main() -> None:
     """Write the copy."""
-    source, target = sys.argv[1:]
-    content = "".join(story + END for story in renamed(stories(source)))
-    with Path(target).open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
+    source, target = map(Path, sys.argv[1:])
+    content = "".join(story + END for story in renamed(read_text(source).documents))
+    with target.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
         file.write(content.encode())
 
 

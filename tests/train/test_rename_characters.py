@@ -1,11 +1,12 @@
-"""The helper that renames characters, by which the built-in model reads its stories anew."""
+"""The helper that renames the characters of the built-in model's stories."""
 
 import gzip
 from pathlib import Path
 
 import pytest
+import rename_characters
 
-from tests.helpers import rename_characters
+from gptcli.train.text_files import read_text
 
 STORIES = [
     "One day, Tom lost his ball. Then Lily found it in her garden, and they all played there.",
@@ -16,20 +17,20 @@ STORIES = [
 
 
 @pytest.fixture
-def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     source, target = tmp_path / "stories.txt.gz", tmp_path / "renamed.txt.gz"
     text = "".join(story + rename_characters.END for story in STORIES * 20)
     source.write_bytes(gzip.compress(text.encode()))
     monkeypatch.setattr("sys.argv", ["rename_characters.py", str(source), str(target)])
     rename_characters.main()
-    return rename_characters.stories(str(target))
+    return read_text(target).documents
 
 
-def test_he_and_she_are_told_by_the_pronouns_that_follow() -> None:
+def test_the_gender_of_a_name_is_that_of_the_pronouns_that_follow() -> None:
     assert rename_characters.names_by_pronoun(STORIES * 20) == (["Tom"], ["Lily"])
 
 
-def test_a_story_keeps_its_words_but_for_consistent_new_names(copies: list[str]) -> None:
+def test_a_story_keeps_its_words_but_for_consistent_new_names(copies: tuple[str, ...]) -> None:
     others = {"Tom": set(rename_characters.HIS), "Lily": set(rename_characters.HERS)}
     changed = 0
     for copy in copies:
@@ -45,7 +46,7 @@ def test_a_story_keeps_its_words_but_for_consistent_new_names(copies: list[str])
     assert changed > 40
 
 
-def test_stories_without_names_are_left_out(copies: list[str]) -> None:
+def test_stories_without_names_are_left_out(copies: tuple[str, ...]) -> None:
     assert 0 < len(copies) < 61
     assert not any("Nobody" in copy for copy in copies)
 
